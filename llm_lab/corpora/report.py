@@ -1,0 +1,91 @@
+"""What a text is made of, counted: words, characters, duplicates, a sample; it does not know how that is drawn."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from llm_lab.results import CorpusReport
+
+if TYPE_CHECKING:
+    from llm_lab.corpora.corpus import Corpus
+
+_SAMPLE = 400  # characters
+_TOP = 20
+# Scripts that put no spaces between words: Han, kana, and their iteration marks.
+UNSPACED = (
+    "\u3005-\u3007\u3021-\u3029\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+
+
+def report(corpus: Corpus, train_chars: int) -> CorpusReport:
+    """Count a corpus.
+
+    A word is a run of letters, digits and marks, with apostrophes and hyphens inside it; upper and lower case are
+    the same word. Chinese characters and Japanese kana are each a word of their own, since nothing separates words
+    there. Duplicates are documents (paragraphs, where there is one document) that were there before, letter by letter.
+    """
+    words: Counter[str] = Counter()
+    characters: set[str] = set()
+    for document in corpus.documents:
+        characters.update(document)
+        for line in document.splitlines():
+            words.update(_words().findall(line.lower()))
+    single = len(corpus.documents) == 1
+    units: Iterable[str] = re.split(r"\n\s*\n", corpus.documents[0]) if single else corpus.documents
+    return CorpusReport(
+        name=corpus.name,
+        source=corpus.source,
+        n_documents=len(corpus.documents),
+        n_chars=corpus.n_chars,
+        n_bytes=corpus.n_bytes,
+        n_words=words.total(),
+        n_distinct_chars=len(characters),
+        n_distinct_words=len(words),
+        # Counter.most_common leaves ties in the order of first appearance, which is the text's own
+        top_words=words.most_common(_TOP),
+        n_duplicates=_repeats(units),
+        duplicate_unit="paragraphs" if single else "documents",
+        train_chars=train_chars,
+        val_chars=corpus.n_chars - train_chars,
+        fingerprint=corpus.fingerprint,
+        sample=_sample(corpus),
+    )
+
+
+def _repeats(texts: Iterable[str]) -> int:
+    """How many repeat an earlier one; empty ones do not count."""
+    counts = Counter(text.strip() for text in texts)
+    del counts[""]
+    return counts.total() - len(counts)
+
+
+def _sample(corpus: Corpus) -> str:
+    """About 400 characters from a third of the way in, from the start of a line where one is near."""
+    at = corpus.n_chars // 3 if corpus.n_chars > 3 * _SAMPLE else 0
+    for document in corpus.documents:
+        if at < len(document):
+            line = document.find("\n", at, at + _SAMPLE) + 1 if at else 0
+            return document[line or at :][:_SAMPLE].strip() or document.strip()[:_SAMPLE]
+        at -= len(document)
+    return ""
+
+
+@functools.cache
+def _words() -> re.Pattern[str]:
+    # `re` keeps combining marks out of \w, which would cut Hindi or Arabic words in pieces
+    letter = rf"(?:[^\W_{UNSPACED}]|[{''.join(_marks())}])"
+    return re.compile(rf"[{UNSPACED}]|{letter}+(?:['’-]{letter}+)*")
+
+
+def _marks() -> Iterator[str]:
+    """Unicode's combining marks as ranges of a character class."""
+    codes = (code for code in range(0x300, 0x20000) if unicodedata.category(chr(code))[0] == "M")
+    for _, run in itertools.groupby(enumerate(codes), key=lambda pair: pair[1] - pair[0]):
+        found = [code for _, code in run]
+        yield f"{chr(found[0])}-{chr(found[-1])}"

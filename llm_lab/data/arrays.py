@@ -1,0 +1,160 @@
+"""A corpus tokenised once into memory-mapped arrays on disk; it does not know how examples are drawn from them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from llm_lab.corpora.corpus import Corpus
+from llm_lab.errors import BadValue
+from llm_lab.tokenizers.tokenizer import Tokenizer
+
+_FORMAT = 1
+_PART = 1 << 18  # characters of one part of a long document
+_BATCH = 1 << 21  # characters encoded together: the library holds about 100 bytes a token meanwhile
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """The ids of a corpus, read from disk as they are used.
+
+    `ids` (N,) uint16 or uint32; document i is `ids[offsets[i]:offsets[i + 1]]`, its `<eos>` included where the corpus
+    has several documents. `n_chars` and `n_bytes` are the text's, without what separates documents.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray  # (n_documents + 1,) int64
+    n_chars: int
+    n_bytes: int
+    path: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def key(self) -> str:
+        """What `open` finds these arrays by."""
+        return self.path.stem if self.path else ""
+
+    @classmethod
+    def open(cls, folder: Path, key: str) -> Tokens | None:
+        """Arrays that were written before, or None where they are not there."""
+        path = folder / f"{key}.npy"
+        try:
+            facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            return _read(path, {"format": _FORMAT, "n_chars": int(facts["n_chars"]), "n_bytes": int(facts["n_bytes"])})
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+
+    @property
+    def n_documents(self) -> int:
+        return len(self.offsets) - 1
+
+
+def tokenize(corpus: Corpus, tokenizer: Tokenizer, folder: str | Path) -> Tokens:
+    """The corpus as arrays in `folder`, which is made where it is missing; reused where they are there already.
+
+    Several documents end with `<eos>` each; a single one has none. A half-written or damaged set is written again.
+    """
+    path = Path(folder) / f"{corpus.fingerprint[:16]}-{tokenizer.fingerprint[:16]}.npy"
+    facts = {
+        "format": _FORMAT,
+        "corpus": corpus.fingerprint,
+        "tokenizer": tokenizer.fingerprint,
+        "n_chars": corpus.n_chars,
+        "n_bytes": corpus.n_bytes,
+    }
+    found = _read(path, facts)
+    if found is None:
+        try:
+            _write(path, facts, corpus, tokenizer)
+        except OSError as error:
+            raise BadValue(
+                f"folder: {str(path.parent)!r} cannot be written ({error.strerror or error}); choose another"
+            ) from error
+        found = _read(path, facts)
+    assert found is not None, "what was just written is there"
+    return found
+
+
+def _read(path: Path, facts: dict[str, Any]) -> Tokens | None:
+    """The arrays at `path`, or None where they are missing, damaged or of something else."""
+    try:
+        written = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        if {key: written[key] for key in facts} != facts:
+            return None
+        ids = np.load(path, mmap_mode="r", allow_pickle=False)
+        offsets = np.load(path.with_suffix(".offsets.npy"), allow_pickle=False)
+        whole = len(ids) == offsets[-1] == written["n_tokens"] and len(offsets) == written["n_documents"] + 1
+    except (OSError, ValueError, LookupError, TypeError, EOFError):
+        return None
+    return Tokens(ids, offsets, facts["n_chars"], facts["n_bytes"], path) if whole else None
+
+
+def _write(path: Path, facts: dict[str, Any], corpus: Corpus, tokenizer: Tokenizer) -> None:
+    """Encode the corpus and put three files in place, the description last: it says that the others are whole."""
+    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
+    eos = [tokenizer.specials["eos"]] if len(corpus.documents) > 1 else []
+    parts = []
+    ends = [0]
+    total = 0
+    for ids, last in _encode(corpus, tokenizer):
+        parts.append(np.array(ids + eos if last else ids, dtype))
+        total += len(parts[-1])
+        if last:
+            ends.append(total)
+    if not total:
+        raise BadValue(f"corpus {corpus.name!r} has no tokens under this {tokenizer.kind} tokenizer; use char or byte")
+    about = dict(n_tokens=total, n_documents=len(ends) - 1, dtype=dtype.name, kind=tokenizer.kind, name=corpus.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _replacing(path) as file:
+        _save(file, parts, dtype, total)
+    with _replacing(path.with_suffix(".offsets.npy")) as file:
+        np.save(file, np.array(ends, np.int64), allow_pickle=False)
+    with _replacing(path.with_suffix(".json")) as file:
+        file.write(json.dumps({**facts, **about}, ensure_ascii=False, indent=1).encode())
+
+
+def _encode(corpus: Corpus, tokenizer: Tokenizer) -> Iterator[tuple[list[int], bool]]:
+    """The ids of each part of each document, and whether it is the document's last."""
+    batch: list[str] = []
+    last: list[bool] = []
+    size = 0
+    for document in corpus.documents:
+        for part in tokenizer.parts(document, _PART):
+            batch.append(part)
+            last.append(False)
+            size += len(part)
+            if size >= _BATCH:
+                # held back by one, since only the document's end tells which part is its last
+                yield from zip(tokenizer.encode_batch(batch[:-1]), last[:-1], strict=True)
+                batch, last, size = batch[-1:], last[-1:], len(part)
+        last[-1] = True
+    yield from zip(tokenizer.encode_batch(batch), last, strict=True)
+
+
+def _save(file: BinaryIO, parts: Iterable[np.ndarray], dtype: np.dtype[Any], total: int) -> None:
+    """An .npy file from parts, without joining them in memory first."""
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (total,)}
+    np.lib.format.write_array_header_1_0(file, header)
+    for part in parts:
+        file.write(part.tobytes())
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes `path`'s place when it is whole."""
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,38 @@
+"""Keys and values of what a model has read, in memory taken once for the whole context."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from llm_lab.models.options import ModelConfig
+
+
+class KVCache:
+    """Preallocated (layers, rows, kv heads, positions, d_head). Rows can be reordered and the end cut off."""
+
+    def __init__(self, config: ModelConfig, rows: int, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        shape = (2, config.n_layer, rows, config.kv_heads, config.max_seq_len, config.head_dim)
+        self._held = torch.zeros(shape, device=device, dtype=dtype)
+        self._last = config.n_layer - 1
+        self.length = 0
+
+    def extend(
+        self, layer: int, k: Float[Tensor, "B H T d"], v: Float[Tensor, "B H T d"]
+    ) -> tuple[Float[Tensor, "B H S d"], Float[Tensor, "B H S d"]]:
+        end = self.length + k.shape[2]
+        keys, values = self._held[0, layer], self._held[1, layer]
+        keys[:, :, self.length : end] = k
+        values[:, :, self.length : end] = v
+        if layer == self._last:
+            self.length = end
+        return keys[:, :, :end], values[:, :, :end]
+
+    def reorder(self, parents: Int[Tensor, " R"]) -> None:
+        """Row i becomes what row `parents[i]` was; more rows than before are allowed."""
+        self._held = self._held[:, :, parents]
+
+    def truncate(self, length: int) -> None:
+        """Forget all positions from `length` on."""
+        self.length = min(self.length, length)

@@ -1,0 +1,115 @@
+"""From a prompt to a Generation: text in, the loop's tokens collected as readable pieces, text out."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from llm_lab.decoding.loop import decode
+from llm_lab.decoding.options import STRATEGIES, GenerateOptions, strategy_options
+from llm_lab.decoding.strategy import Strategy
+from llm_lab.errors import BadType
+from llm_lab.options import distribute, specs
+from llm_lab.results import Generation
+from llm_lab.tokenizers.tokenizer import Tokenizer
+
+REFRESH_SECONDS = 0.4  # between two states of a stream
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """What writes: an LM."""
+
+    name: str
+    model: nn.Module
+    tokenizer: Tokenizer
+    info: dict[str, Any]
+
+    @property
+    def device(self) -> torch.device: ...
+
+
+def choose(options: dict[str, Any]) -> tuple[GenerateOptions, Strategy, dict[str, Any]]:
+    """The generation's options, the strategy made, and its own options as they are shown.
+
+    Raises BadType for an option that belongs to another strategy.
+    """
+    distribute((GenerateOptions, *strategy_options()), options, "generate")  # names and values first
+    general = GenerateOptions(**{key: value for key, value in options.items() if key in specs(GenerateOptions)})
+    entry = STRATEGIES.entry(general.strategy)
+    own = specs(entry.options) if entry.options else {}
+    given = {key: value for key, value in options.items() if key not in specs(GenerateOptions)}
+    for key in given:
+        if key not in own:
+            others = [name for name, e in STRATEGIES.items() if e.options and key in specs(e.options)]
+            raise BadType(f"{key} is an option of {' and '.join(others)}, and the strategy is {general.strategy}; add for example --strategy {others[0]}")
+    assert entry.options is not None
+    made = entry.options(**given)
+    return general, entry.load()(made), made.to_dict()
+
+
+def stream(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
+    """The generation as it grows, a few states a second; the last one is `done`. Its `seed` repeats it."""
+    general, strategy, own = choose(options)
+    seed = general.seed if general.seed is not None else secrets.randbelow(2**31)
+    tokenizer, notes = lm.tokenizer, []
+    ids = tokenizer.encode(prompt)
+    unknown = sorted({piece.text for piece in tokenizer.pieces(ids) if piece.unknown})
+    if unknown:
+        loss = tokenizer.round_trip(prompt)
+        notes.append(f"the tokenizer does not know all of the prompt ({loss})")
+    start = ids or tokenizer.encode("\n") or [tokenizer.specials["bos"]]
+    if not ids:
+        notes.append("no prompt was given: the model begins after a line break")
+    context: int = lm.model.max_seq_len  # type: ignore[assignment]
+    kept = max(1, context // 2) if "cache" in lm.model.supports else context  # type: ignore[operator]
+    if len(start) > context:
+        notes.append(f"the prompt has {len(start)} tokens and the context {context}: the model reads the last {kept}")
+    elif len(start) + general.max_new_tokens > context and kept < context:
+        notes.append(f"past the context of {context} tokens, the last {kept} are read again and the writing goes on")
+    stop = {tokenizer.specials["eos"]} if lm.info.get("ends") else set()
+    result = Generation(
+        name=lm.name, prompt=prompt, prompt_pieces=tokenizer.pieces(ids), pieces=[], logprob=[[] for _ in range(general.n)],
+        chosen_prob=[[] for _ in range(general.n)], texts=[], strategy=general.strategy, options=own, seed=seed,
+        tokens_per_second=0.0, done=False, notes=notes,
+    )
+    written: list[list[int]] = [[] for _ in range(general.n)]
+    generator = torch.Generator(lm.device).manual_seed(seed)
+    rows = torch.tensor([start] * general.n, dtype=torch.long, device=lm.device)
+    began = shown = time.perf_counter()
+    waited = 0.0  # the time that whoever shows the stream takes is not the model's
+    for token in decode(lm.model, rows, strategy, general.max_new_tokens, generator, tokenizer.special_ids, stop):
+        columns = (token.tokens.tolist(), token.logprob.tolist(), token.chosen_prob.tolist(), token.alive.tolist())
+        for row, (chosen, logprob, prob, alive) in enumerate(zip(*columns, strict=True)):
+            if alive and chosen not in stop:
+                written[row].append(chosen)
+                result.logprob[row].append(logprob)
+                result.chosen_prob[row].append(prob)
+        now = time.perf_counter()
+        if now - shown > REFRESH_SECONDS:
+            _fill(result, tokenizer, prompt, ids, written, now - began - waited)
+            yield result
+            shown = time.perf_counter()
+            waited += shown - now
+    _fill(result, tokenizer, prompt, ids, written, time.perf_counter() - began - waited)
+    result.done = True
+    yield result
+
+
+def _fill(result: Generation, tokenizer: Tokenizer, prompt: str, ids: list[int], written: list[list[int]], seconds: float) -> None:
+    result.pieces = [tokenizer.pieces(one) for one in written]
+    # Where the tokenizer cannot give the prompt back as it was, the prompt itself stands before what was written.
+    exact = tokenizer.decode(ids) == prompt
+    result.texts = [tokenizer.decode(ids + one) if exact else prompt + tokenizer.decode(one) for one in written]
+    result.tokens_per_second = sum(map(len, written)) / seconds if seconds > 0 else 0.0
+
+
+def write(lm: Writer, prompt: str, **options: Any) -> Generation:
+    """The finished generation."""
+    *_, last = stream(lm, prompt, **options)
+    return last

@@ -1,0 +1,409 @@
+"""The verbs. Each checks its arguments, calls the room that does the work, and gives a result that shows itself."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib import metadata, util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from llm_lab import machine
+from llm_lab.errors import BadType, BadValue, NotYet, listing, show, suggestion
+from llm_lab.options import REQUIRED, distribute, specs
+from llm_lab.registry import load as load_entry
+from llm_lab.results import AttentionMaps, Evaluation, Generation, Listing, Tokenization
+from llm_lab.store import runs as store
+from llm_lab.verbs import VERBS, BuildOptions, TokenizeOptions
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor, nn
+
+    from llm_lab.corpora.corpus import Corpus
+    from llm_lab.store.lm import LM
+    from llm_lab.tokenizers.tokenizer import Tokenizer
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _with_options(name: str) -> Callable[[_F], _F]:
+    """Give a verb the signature and the help of its declared options, in place of `**options`."""
+
+    def wrap(function: _F) -> _F:
+        signature = inspect.signature(function)
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        taken = {p.name for p in own}
+        declared = {key: spec for key, spec in VERBS[name].specs.items() if key not in taken}
+        added = [
+            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None if s.default is REQUIRED else s.default)
+            for key, s in declared.items()
+        ]
+        lines = [
+            f"    {key}: {s.help}" + (f" (default: {s.auto or s.default})" if s.default is not REQUIRED else "")
+            for key, s in declared.items()
+        ]
+        function.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+        function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Options:", *lines])
+        return function
+
+    return wrap
+
+
+def corpus(source: Any = None, *, column: str | None = None) -> Corpus:
+    """Text to work with: a name (`shakespeare`, `python-docs`), a path, a glob, a URL, a DataFrame, a list of str.
+
+    Shows itself as a report. Raises BadValue where there is no such text, or it is empty or not UTF-8.
+    """
+    from llm_lab.corpora.open import open_corpus
+
+    return open_corpus("shakespeare" if source is None else source, column=column)
+
+
+def tokenizer(source: Any, kind: str = "char", vocab_size: int | None = None) -> Tokenizer:
+    """A tokenizer learned from a corpus: char, byte, bpe, wordpiece or unigram."""
+    from llm_lab.corpora.open import open_corpus
+    from llm_lab.tokenizers.tokenizer import train
+
+    return train(open_corpus(source), kind, vocab_size)
+
+
+def load(name: str, model: Any = None) -> LM:
+    """A finished model: by its name, its run's id, or the folder it was saved in.
+
+    `model` is your class where it was trained with one of your own.
+    """
+    from llm_lab.pretraining import load_run
+    from llm_lab.store.lm import load_lm
+
+    if isinstance(name, str | Path) and (Path(name) / "model.json").is_file():
+        return load_lm(Path(name), model=model)
+    if not isinstance(name, str):
+        raise BadType(f"name: {show(name)} is {type(name).__name__}; a run's name or id, or a folder would do")
+    return load_run(store.find(name), model)
+
+
+def _lm(value: Any) -> LM:
+    """The LM that a verb was given: one, or the name of a finished run (announced)."""
+    from llm_lab.store.lm import LM
+
+    if isinstance(value, LM):
+        return value
+    if isinstance(value, str):
+        lm = load(value)
+        if lm.run:
+            print(f"{value}: run {lm.run.id} is used, {lm.run.status} {_ago(lm.run.read('status').get('time', 0.0))}")
+        return lm
+    raise BadType(f"model: {show(value)} is {type(value).__name__}; an LM made by pretrain, or the name of a run would do")
+
+
+def _ago(then: float) -> str:
+    seconds = max(0.0, time.time() - then)
+    for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= size:
+            count = int(seconds // size)
+            return f"{count} {unit}{'s' * (count != 1)} ago"
+    return "just now"
+
+
+@_with_options("pretrain")
+def pretrain(corpus: Any = None, name: str = "lm", *, display: bool = True, **options: Any) -> LM:
+    """Train a model from nothing on text; `display` draws a live card in a notebook, a progress line in a terminal.
+
+    Give one budget (`steps`, `seconds`, `tokens` or `epochs`; 60 seconds otherwise). An identical request that has
+    finished is restored at once. An interrupt ends the step and keeps the model. Returns the LM.
+    """
+    from llm_lab.pretraining import pretrain as carry_out
+
+    if not isinstance(name, str) or not name.isidentifier():
+        raise BadValue(f"name: {show(name)} cannot be a variable's name; letters, digits and _ would do, for example bard")
+    return carry_out(corpus, name, options, display)
+
+
+@_with_options("build")
+def build(preset: str = "modern", *, name: str = "model", **options: Any) -> nn.Module:
+    """A model with fresh weights: `lab.build("modern", vocab_size=65, n_layer=4, d_model=128)`.
+
+    It shows itself as a diagram with the parameters, FLOPs per token and training memory of each part;
+    `.report(batch_size)` gives them. Refuses what cannot fit this machine's memory before taking any.
+    """
+    import torch
+
+    from llm_lab.models import cost
+    from llm_lab.models.adapted import adapt
+    from llm_lab.models.options import PRESETS, SHAPES, ModelOptions
+
+    own, _ = distribute((BuildOptions, ModelOptions), options, "build")
+    config = PRESETS.load(preset).config(own.vocab_size, **{k: v for k, v in options.items() if k in specs(ModelOptions)})
+    weights, free = 4 * sum(part.parameters for part in cost.parts(config, 1)), machine.memory().available
+    if own.model is None and weights > free:
+        raise BadValue(f"the weights alone take {weights / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free; use a smaller --d_model or --n_layer")
+    with torch.random.fork_rng():
+        torch.manual_seed(own.seed)
+        made = SHAPES.load(config.shape)(config) if own.model is None else adapt(own.model, config)
+    words = "".join(f", {key}={value!r}" for key, value in options.items())
+    made.about = {"name": name, "batch_size": own.batch_size, "code": f"lab.build({preset!r}{words})"}
+    if own.model is None:
+        made.about["title"] = f"{preset} · {config.shape}"
+    return made  # type: ignore[no-any-return]
+
+
+@_with_options("generate")
+def generate(model: Any, prompt: str | Sequence[str] = "", *, display: bool = False, **options: Any) -> Generation:
+    """Let a model continue a text; `display` shows it as it grows. `.text`, `.texts`, `.tokens`, `.logprob`.
+
+    A random seed is drawn and reported where none is given. A prompt longer than the context is read from its end.
+    """
+    from llm_lab.decoding.writing import stream
+
+    lm = _lm(model)
+    lm.need("next_token", "generate", "a model trained with objective clm would do")
+    if not isinstance(prompt, str):
+        if len(prompt) != 1:
+            raise BadValue(f"prompt: {len(prompt)} prompts were given, and generate takes one at a time")
+        prompt = prompt[0]
+    live = None
+    for result in stream(lm, prompt, **options):
+        words = "".join(f", {key}={value!r}" for key, value in {**options, "seed": result.seed}.items())
+        result.code = f"lab.generate({lm.name}, {prompt!r}{words})"
+        if live is None and display:
+            live = load_entry("llm_lab.views.live:Live")(result)
+        elif live is not None:
+            live.update(result)
+    if live is not None:
+        live.close(result)
+    return result
+
+
+@_with_options("probe")
+def probe(model: Any, text: str | Sequence[str] = "", kind: str = "attention", **options: Any) -> AttentionMaps:
+    """Look inside a model while it reads a text. `kind="attention"`: which token reads from which, every head."""
+    from llm_lab.probes.options import PROBES, ProbeOptions
+
+    lm = _lm(model)
+    texts = [text] if isinstance(text, str) else list(text)
+    distribute((ProbeOptions,), {"kind": kind, **options}, "probe")
+    entry = PROBES.entry(kind)
+    lm.need("sites", f"probe {kind}", "a model of the lab's own parts would do (%build), or lab.record for module outputs")
+    if len(texts) != 1:
+        raise BadValue(f"text: {len(texts)} texts were given, and {kind} reads one")
+    ids = lm.tokenizer.encode(texts[0])
+    if not ids:
+        raise BadValue('text: it is empty; give something to read, for example "To be, or not to be"')
+    if len(ids) > lm.max_seq_len:
+        raise BadValue(f"text: {len(ids)} tokens do not fit the context of {lm.max_seq_len}; cut it to its first {lm.max_seq_len} tokens")
+    maps: AttentionMaps = entry.load()(lm.model, ids, lm.tokenizer.pieces(ids), lm.name)
+    maps.code = f"lab.probe({lm.name}, {texts[0]!r}, kind={kind!r})"
+    maps.actions["exact"] = lambda layer, head, query, key: float(maps.pattern(layer, head)[query, key])
+    if options.get("live"):
+        maps.actions["live"] = load_entry("llm_lab.views.widget:attention_widget")
+    return maps
+
+
+def _read(model: Any, text: Any) -> tuple[nn.Module, Any]:
+    """A model and a batch of one text (or of ids) for it."""
+    import torch
+
+    from llm_lab.data.batch import Batch
+    from llm_lab.store.lm import LM
+
+    if isinstance(model, str):
+        model = _lm(model)
+    device = next(model.model.parameters() if isinstance(model, LM) else model.parameters()).device
+    if isinstance(text, str):
+        if not isinstance(model, LM):
+            raise BadType("text: a bare module has no tokenizer; give ids, (B, T), or an LM")
+        text = torch.tensor([model.tokenizer.encode(text)])
+    ids = torch.as_tensor(text, dtype=torch.long, device=device)
+    ids = ids[None] if ids.ndim == 1 else ids
+    if ids.numel() == 0:
+        raise BadValue("text: it is empty; give something to read")
+    return (model.model if isinstance(model, LM) else model), Batch(ids)
+
+
+def record(model: Any, text: Any, sites: str | Iterable[str] = "*", grad: bool = False) -> dict[str, Tensor]:
+    """The activations of a model while it reads a text (or ids, (B, T)), by site: `lab.record(lm, text, "blocks.*.attn.pattern")`.
+
+    `lm.sites()` lists names and shapes; TransformerLens's `hook_…` names are taken. `grad=True` keeps the graph.
+    """
+    from llm_lab.probes.recording import record as run
+
+    module, batch = _read(model, text)
+    return run(module, batch, sites, grad)
+
+
+@contextlib.contextmanager
+def replace(model: Any, replacements: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """Within the `with`, activations become what the functions return: `with lab.replace(lm, {"blocks.2.attn.z": fn}): ...`"""
+    from llm_lab.probes.recording import replace as open_replacement
+
+    module = getattr(_lm(model) if isinstance(model, str) else model, "model", model)
+    with open_replacement(module, replacements):
+        yield
+
+
+@_with_options("evaluate")
+def evaluate(model: Any, data: Any = None, **options: Any) -> Evaluation:
+    """Measure one or several models on text: their own held-out split, or any corpus given as `data`.
+
+    `scores["perplexity"]`, `.to_pandas()`. Intervals are 95 %, over blocks of the context.
+    """
+    from llm_lab.corpora.open import open_corpus
+    from llm_lab.data.arrays import tokenize
+    from llm_lab.metrics.evaluate import evaluate as measure
+    from llm_lab.metrics.evaluate import likelihood
+    from llm_lab.metrics.options import EvaluateOptions
+    from llm_lab.objectives.options import OBJECTIVES
+
+    (chosen,) = distribute((EvaluateOptions,), options, "evaluate")
+    lms = [_lm(one) for one in (model if isinstance(model, list | tuple) else [model])]
+    scores, notes, told = [], [], ""
+    for lm in lms:
+        unit = "char" if lm.tokenizer.kind == "char" else "token"
+        if data is None:
+            tokens = _held_out(lm)
+            told = told or f"{lm.info.get('corpus')}, held-out {len(tokens):,} {unit}s"
+        else:
+            text = open_corpus(data)
+            tokens = tokenize(text, lm.tokenizer, store.cache())
+            told = f"{text.name}, {text.n_chars:,} characters"
+        objective = OBJECTIVES.load(lm.info.get("objective", "clm"))()
+        scores += measure(likelihood(lm.name, lm.model, objective, tokens, unit), chosen.metrics)
+    if len({lm.tokenizer.fingerprint for lm in lms}) > 1:
+        notes.append("the models cut text differently: compare bits_per_byte, not loss or perplexity")
+    if data is None and len({lm.info.get("held_out", "").split("-")[0] for lm in lms}) > 1:
+        notes.append("the models were held out different texts: give `data` to compare them on one")
+    names = [lm.name for lm in lms]
+    return Evaluation(models=names, data=told, scores=scores, notes=notes, code=f"lab.evaluate({', '.join(names)})")
+
+
+def _held_out(lm: LM) -> Any:
+    from llm_lab.data.arrays import Tokens
+
+    key = lm.info.get("held_out")
+    folders = [lm.run.path.parent.parent / "data"] if lm.run else []
+    for folder in [*folders, store.cache(make=False)]:
+        if key and (tokens := Tokens.open(folder, key)) is not None:
+            return tokens
+    raise BadValue(f"data: the held-out text of {lm.name} is not here; give a corpus, for example %evaluate {lm.name} shakespeare")
+
+
+@_with_options("tokenize")
+def tokenize(text: str | Sequence[str], **options: Any) -> Tokenization:
+    """How text is cut into tokens, by every kind side by side, or by those of `kind`, or by a model's own tokenizer."""
+    from llm_lab.corpora.open import open_corpus
+    from llm_lab.tokenizers.compare import tokenization
+    from llm_lab.tokenizers.options import TOKENIZERS
+    from llm_lab.tokenizers.tokenizer import train
+
+    (chosen,) = distribute((TokenizeOptions,), options, "tokenize")
+    text = text if isinstance(text, str) else "\n---\n".join(text)
+    if not text:
+        raise BadValue('text: it is empty; give something to cut, for example "To be, or not to be"')
+    if chosen.model is not None:
+        lm = _lm(chosen.model)
+        made, told = [lm.tokenizer], f"{lm.name}'s own tokenizer, learned from {lm.info.get('corpus', 'its corpus')}"
+    else:
+        from llm_lab.pretraining import default_corpus
+
+        notes: list[str] = []
+        learned = default_corpus(notes) if chosen.corpus is None else open_corpus(chosen.corpus)
+        made = [
+            train(learned, kind, chosen.vocab_size if "vocab_size" in TOKENIZERS.entry(kind).supports else None)
+            for kind in chosen.kind or TOKENIZERS
+        ]
+        told = learned.name
+    result = tokenization(text, made, told)
+    result.code = f"lab.tokenize({text!r}{''.join(f', {k}={v!r}' for k, v in options.items())})"
+    return result
+
+
+def runs() -> pd.DataFrame:
+    """Every run, the newest first: name, run, status, corpus, steps, loss, when, megabytes, folder."""
+    return _runs_listing().to_pandas()
+
+
+def _runs_listing() -> Listing:
+    rows = []
+    for run in store.all_runs():
+        status, request = run.read("status"), run.read("request")
+        size = sum(f.stat().st_size for f in run.path.glob("*") if f.is_file())
+        loss = (status.get("final") or {}).get("loss")
+        rows.append([run.name, run.id, run.status, request.get("corpus", {}).get("name", ""), status.get("steps"), loss, _ago(status.get("time", 0.0)), round(size / 1e6, 2), str(run.path)])
+    return Listing(
+        title="runs", facts=[f"{len(rows)} in {store.home()}"], columns=["name", "run", "status", "corpus", "steps", "held-out loss", "when", "MB", "folder"], rows=rows,
+        caption="Loss in nats per token over the whole held-out split. lab.load(name) or lab.load(run) brings a model back." if rows else "There is no run yet; %%pretrain bard makes one.",
+        code="lab.runs()",
+    )
+
+
+def lab(action: str = "", name: str | None = None, to: str | None = None) -> Any:
+    """What is here: `runs`, `show NAME` (its card), `code NAME` (the Python line that makes it); nothing: how to begin."""
+    known = VERBS["lab"].args[0].choices
+    if not action:
+        return _overview()
+    if action not in known:
+        raise BadValue(f"action {show(action)} is unknown{suggestion(action, known)}; there is: {listing(known)}")
+    if action == "runs":
+        return _runs_listing()
+    if action in ("show", "code"):
+        if not name:
+            raise BadType(f"lab {action} needs a name, for example %lab {action} bard")
+        lm = load(name)
+        return lm.report if action == "show" and lm.report is not None else _code(lm)
+    raise NotYet(f"lab {action} is not there yet; %lab runs lists the runs with their folders")
+
+
+def _code(lm: LM) -> Listing:
+    repeat = getattr(lm.report, "repeat", "")
+    return Listing(title=lm.name, facts=["code"], columns=["as", "code"], rows=[["load", f'{lm.name} = lab.load("{lm.run.id if lm.run else lm.name}")'], ["train again", repeat]])
+
+
+def _overview() -> Listing:
+    ready = [[f"%{verb.name}", verb.help, verb.example] for verb in VERBS.values() if verb.target]
+    return Listing(title="llm_lab", facts=["what is here"], columns=["verb", "what it does", "for example"], rows=ready, caption="%verb? lists a verb's options. Tab completes verbs, options, values and names.")
+
+
+def doctor() -> Listing:
+    """The machine as this process may use it, and what works here."""
+    import torch
+
+    memory = machine.memory()
+    device = machine.device()
+    there = sys.modules.get("IPython")
+    shell = type(there.get_ipython()).__name__ if there and there.get_ipython() else "none"
+    versions = [(name, _version(name)) for name in ("torch", "tokenizers", "IPython", "ipykernel", "jupyterlab", "ipywidgets", "anywidget", "plotly")]
+    free = f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free"
+    rows = [
+        ["processor", machine.cpu_name(), f"{machine.cores()} cores for this process, of {os.cpu_count()}"],
+        ["memory", free, "as the container allows"],
+        ["device", str(device), torch.cuda.get_device_name() if device.type == "cuda" else "no GPU was found" if device.type == "cpu" else ""],
+        ["bf16", "from width 256" if machine.bf16_gains(device, 256) else "not used", "where the hardware gains"],
+        ["compiler", "there" if util.find_spec("torch._inductor") and _has_compiler() else "none found", "--compile needs one on CPUs"],
+        ["python", platform.python_version(), platform.platform()],
+        *[[name, version or "not installed", ""] for name, version in versions],
+        ["shell", shell, "live cards need a notebook's kernel" if shell != "ZMQInteractiveShell" else ""],
+        ["store", str(store.home()), f"{len(store.all_runs())} runs"],
+        ["LLM_LAB_DATA", os.environ.get("LLM_LAB_DATA", "not set"), "a folder searched before any download"],
+    ]
+    return Listing(title="doctor", facts=["the machine and what works on it"], columns=["what", "here", "note"], rows=rows)
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+@functools.cache
+def _has_compiler() -> bool:
+    import shutil
+
+    return any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl"))

@@ -1,0 +1,138 @@
+"""The cores, memory and device that this process may really use: inside a container, less than the host shows."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from llm_lab.errors import BadValue
+
+if TYPE_CHECKING:
+    import torch
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _cgroup_folders(root: Path, controller: str) -> list[Path]:
+    """The folders whose limits bind this process: its own cgroup and all above it (v2, then v1)."""
+    folders = []
+    for line in _read(Path("/proc/self/cgroup")).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            base = root
+        elif controller in controllers.split(","):
+            base = root / controller
+        else:
+            continue
+        here = base / path.lstrip("/")
+        folders += [folder for folder in (here, *here.parents) if folder == base or base in folder.parents]
+    return folders or [root]
+
+
+def cores(root: Path = _CGROUP) -> int:
+    """Cores this process may use: the least of affinity and the cgroups' CPU quotas, at least 1."""
+    found = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    for folder in _cgroup_folders(root, "cpu"):
+        quota, _, period = _read(folder / "cpu.max").partition(" ")
+        if not quota:
+            quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+        if quota.isdigit() and period.isdigit() and int(period):
+            found = min(found, int(quota) / int(period))
+    return max(1, math.floor(found))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of main memory: what this process may use in all, and what is left of it."""
+
+    total: int
+    available: int
+
+
+def memory(root: Path = _CGROUP) -> Memory:
+    """Main memory within the host's and every cgroup's limit."""
+    host = psutil.virtual_memory()
+    total, available = host.total, host.available
+    for folder in _cgroup_folders(root, "memory"):
+        for limit_name, used_name in (
+            ("memory.max", "memory.current"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ):
+            limit, used = _read(folder / limit_name), _read(folder / used_name)
+            if limit.isdigit() and int(limit) < total:
+                total = int(limit)
+            if limit.isdigit() and used.isdigit():
+                # Pages of files can be dropped at once: the kernel counts them as used, but they are free to take.
+                cache = dict(line.split() for line in _read(folder / "memory.stat").splitlines() if " " in line)
+                free = int(limit) - int(used) + int(cache.get("inactive_file", 0))
+                available = min(available, max(0, free))
+    return Memory(total, min(available, total))
+
+
+def used() -> int:
+    """Bytes of main memory this process holds."""
+    return psutil.Process().memory_info().rss
+
+
+def device(wanted: str = "auto") -> torch.device:
+    """The device to train on: CUDA, then MPS, then CPU, unless told."""
+    import torch
+
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if wanted == "auto":
+        return torch.device(next(name for name, ok in there.items() if ok))
+    if not there.get(wanted.split(":")[0], False):
+        has = ", ".join(name for name, ok in there.items() if ok)
+        raise BadValue(f"device: {wanted!r} is not on this machine; it has {has}, for example --device cpu")
+    return torch.device(wanted)
+
+
+def device_memory(where: torch.device) -> Memory:
+    """Total and free bytes on the device that a model is trained on."""
+    import torch
+
+    if where.type == "cuda":
+        free, total = torch.cuda.mem_get_info(where)
+        return Memory(total, free)
+    return memory()
+
+
+def cpu_name() -> str:
+    for line in _read(Path("/proc/cpuinfo")).splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def cpu_flags() -> frozenset[str]:
+    for line in _read(Path("/proc/cpuinfo")).splitlines():
+        if line.startswith("flags"):
+            return frozenset(line.partition(":")[2].split())
+    return frozenset()
+
+
+def bf16_gains(where: torch.device, d_model: int) -> bool:
+    """Whether bfloat16 is faster here: on CUDA where the hardware has it; on a CPU with bf16 products from width 256
+    (below, converting costs more than the products gain)."""
+    import torch
+
+    if where.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return where.type == "cpu" and d_model >= 256 and bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})

@@ -1,0 +1,1 @@
+"""The transformer, its parts, and what can be seen inside it."""

@@ -1,0 +1,154 @@
+"""A user's own `nn.Module` as a model of the lab: nanoGPT's forward, a plain tensor, or an output with `.logits`.
+
+Only causal next-token models are taken: the module decides itself who attends to whom.
+"""
+
+from __future__ import annotations
+
+import inspect
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llm_lab.data.batch import Attend
+from llm_lab.errors import BadType, BadValue, LabError, show
+from llm_lab.models.cost import Described, module_parts
+from llm_lab.models.options import ModelConfig
+from llm_lab.models.transformer import ModelOutput
+from llm_lab.results import ModelPart
+
+_CONTEXT = ("max_seq_len", "block_size", "context_length", "context_size", "seq_len", "n_ctx", "n_positions", "ctx_len")
+_SIZES = {  # what others call our sizes
+    "vocab_size": ("vocab_size", "n_vocab", "num_tokens", "num_embeddings"),
+    "max_seq_len": _CONTEXT,
+    "n_layer": ("n_layer", "n_layers", "num_layers", "depth"),
+    "n_head": ("n_head", "n_heads", "num_heads", "nhead"),
+    "d_model": ("d_model", "n_embd", "embed_dim", "hidden_size", "dim"),
+    "d_ff": ("d_ff", "ffn_dim", "intermediate_size"),
+    "dropout": ("dropout",),
+    "bias": ("bias",),
+}
+
+
+class Adapted(Described):
+    """Gives a user's module our forward. It decodes uncached; its sites are the outputs of its submodules."""
+
+    supports = frozenset({"next_token", "gradients"})
+    config = None
+
+    def __init__(self, module: nn.Module, vocab_size: int, max_seq_len: int) -> None:
+        super().__init__()
+        self.module, self.vocab_size, self.max_seq_len = module, vocab_size, max_seq_len
+        names = inspect.signature(module.forward).parameters
+        # nanoGPT gives only the last position's logits unless it is also given targets.
+        self._targets = next((name for name in ("targets", "labels", "target", "y") if name in names), None)
+        self._needs_targets = False
+        self._check()
+
+    def _check(self) -> None:
+        """One tiny forward: that it gives (B, T, V), and that no logit depends on a later token."""
+        was_training = self.module.training
+        self.module.eval()
+        length = min(4, self.max_seq_len)
+        parameter = next(self.module.parameters(), None)
+        device = parameter.device if parameter is not None else "cpu"
+        ids = (torch.arange(length, device=device) % self.vocab_size)[None]
+        name = type(self.module).__name__
+        with torch.no_grad(), torch.random.fork_rng():
+            logits = self._logits(ids)
+            if logits.shape[:2] != ids.shape and self._targets:
+                self._needs_targets = True
+                logits = self._logits(ids)
+            if logits.ndim != 3 or logits.shape[:2] != ids.shape:
+                raise BadValue(f"model {name}: its forward gave {tuple(logits.shape)} for ids {tuple(ids.shape)}; it must give (B, T, vocabulary)")
+            if logits.shape[-1] < self.vocab_size:
+                raise BadValue(f"model {name}: it gives {logits.shape[-1]} logits, and the tokenizer has {self.vocab_size} tokens; build it with vocab_size={self.vocab_size}")
+            if length > 1:
+                changed = ids.clone()
+                changed[0, -1] = (changed[0, -1] + 1) % self.vocab_size
+                if not torch.allclose(self._logits(changed)[:, :-1], logits[:, :-1], atol=1e-4):
+                    raise BadValue(f"model {name}: a later token changes an earlier logit, so it sees the answer; a causal mask in its attention would do")
+        self.module.train(was_training)
+
+    def _logits(self, ids: Tensor) -> Tensor:
+        try:
+            out: Any = self.module(ids, **({self._targets: ids} if self._needs_targets and self._targets else {}))
+        except LabError:
+            raise
+        except Exception as error:
+            raise BadValue(f"model {type(self.module).__name__}: its forward failed on ids of shape {tuple(ids.shape)}: {type(error).__name__}: {error}") from error
+        if isinstance(out, tuple | list):
+            out = out[0]
+        out = getattr(out, "logits", out)
+        if not isinstance(out, Tensor):
+            raise BadType(f"model {type(self.module).__name__}: its forward gave {type(out).__name__}; a tensor of logits, (logits, loss) or an object with .logits would do")
+        return out
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attend: Attend | None = None,
+        position_ids: None = None,
+        token_type_ids: None = None,
+        cache: None = None,
+        last: bool = False,
+    ) -> ModelOutput:
+        if input_ids.shape[1] > self.max_seq_len:
+            raise BadValue(f"{input_ids.shape[1]} tokens do not fit the context of {self.max_seq_len}; cut the text")
+        logits = self._logits(input_ids)[..., : self.vocab_size].float()
+        return ModelOutput(logits[:, -1:] if last else logits)
+
+    def parts(self, batch_size: int) -> list[ModelPart]:
+        return module_parts(self.module, batch_size, self.max_seq_len)
+
+    def sites(self) -> dict[str, str]:
+        """The submodules, by their own names: each one's output can be read."""
+        return {name: f"output of {type(m).__name__}" for name, m in self.module.named_modules() if name}
+
+
+def adapt(model: Any, sizes: ModelConfig) -> Adapted:
+    """A user's module, class or factory as an `Adapted`.
+
+    A class is built from the sizes its constructor names (`vocab_size`, `block_size`, `n_embd`, …) or, where it takes
+    one `config`, from an object that has them all under every usual name.
+    """
+    if isinstance(model, nn.Module):
+        context = next((v for v in (_size_of(model, name) for name in _CONTEXT) if v), sizes.max_seq_len)
+        return Adapted(model, sizes.vocab_size, context)
+    if not callable(model):
+        raise BadType(f"model: {show(model)} is {type(model).__name__}; an nn.Module, or a class or function that makes one, would do, for example --model @MyGPT")
+    values = {alias: getattr(sizes, ours) for ours, aliases in _SIZES.items() for alias in aliases}
+    values["d_ff"] = values["ffn_dim"] = values["intermediate_size"] = sizes.ff_width
+    arguments: list[Any] = []
+    keywords: dict[str, Any] = {}
+    name = getattr(model, "__name__", "model")
+    for parameter in inspect.signature(model).parameters.values():
+        if parameter.name in values:
+            keywords[parameter.name] = values[parameter.name]
+        elif parameter.name in ("config", "cfg", "args") and parameter.default is parameter.empty:
+            keywords[parameter.name] = SimpleNamespace(**values)
+        elif parameter.default is parameter.empty and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            raise BadType(f"model {name}: its argument {parameter.name!r} has no default and is no size that the lab knows; give it one, or pass a built module with --model @instance")
+    try:
+        module = model(*arguments, **keywords)
+    except LabError:
+        raise
+    except Exception as error:
+        raise BadValue(f"model {name}: it could not be built with {listing_of(keywords)}: {type(error).__name__}: {error}") from error
+    if not isinstance(module, nn.Module):
+        raise BadType(f"model {name}: it made {type(module).__name__}, not an nn.Module")
+    return Adapted(module, sizes.vocab_size, sizes.max_seq_len)
+
+
+def _size_of(model: nn.Module, name: str) -> int | None:
+    for owner in (model, getattr(model, "config", None)):
+        value = getattr(owner, name, None)
+        if isinstance(value, int):
+            return value
+    return None
+
+
+def listing_of(keywords: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={show(value, 40)}" for key, value in keywords.items()) or "no arguments"

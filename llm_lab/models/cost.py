@@ -1,0 +1,136 @@
+"""What a model costs before it exists: parameters, FLOPs and training memory, by part.
+
+FLOPs count a multiply-add as 2, forward, for one token at the full context (half of it on average, where causal).
+Memory is that of training in float32: weights, gradients, optimiser state (two values a weight with AdamW, one with
+Muon; two are counted), and the activations that the backward pass keeps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from llm_lab import machine
+from llm_lab.models.options import MLPS, ModelConfig
+from llm_lab.results import ModelPart, ModelReport
+
+_STATE_BYTES = 16  # weight, gradient and two optimiser values in float32
+
+
+def parts(config: ModelConfig, batch_size: int) -> list[ModelPart]:
+    """The parts of a decoder from the input to the output."""
+    c = config
+    tokens = batch_size * c.max_seq_len
+    d, ff, kv = c.d_model, c.ff_width, c.kv_heads * c.head_dim
+    gated = 2 if getattr(MLPS.load(c.mlp), "gated", False) else 1
+    norm = d * (2 if c.norm == "layernorm" and c.bias else 1)
+    bias = int(c.bias)
+
+    def part(name: str, detail: str, count: int, parameters: int, flops: int, kept: int) -> ModelPart:
+        """`kept` are the float32 activations a token leaves for the backward pass, in one such part."""
+        memory = count * (parameters * _STATE_BYTES + kept * 4 * tokens)
+        return ModelPart(name, detail, count, count * parameters, count * flops, memory)
+
+    attention = d * (d + 2 * kv) + d * d + bias * (2 * d + 2 * kv)
+    mlp = d * ff * (gated + 1) + bias * (gated * ff + d)
+    heads = f"{c.n_head} heads of {c.head_dim}" + (f", {c.kv_heads} for keys and values" if c.kv_heads != c.n_head else "")
+    # On average a causal position reads half of the context.
+    looks = 2 * 2 * d * (c.max_seq_len + 1) // 2
+    found = [part("embedding", f"{c.vocab_size:,} tokens × {d}", 1, c.vocab_size * d, 0, d)]
+    if c.position == "learned":
+        found.append(part("positions", f"learned, {c.max_seq_len} × {d}", 1, c.max_seq_len * d, d, d))
+    extras = [c.position if c.position != "learned" else "", "QK norm" if c.qk_norm else ""]
+    found += [
+        part("attention norm", c.norm, c.n_layer, norm, 4 * d, d),
+        part("attention", ", ".join([heads, *filter(None, extras)]), c.n_layer, attention, 2 * (attention - bias * (2 * d + 2 * kv)) + looks, 5 * d + 4 * kv),
+        part("mlp norm", c.norm, c.n_layer, norm, 4 * d, d),
+        part("mlp", f"{c.mlp}, {d} → {ff} → {d}", c.n_layer, mlp, 2 * d * ff * (gated + 1), (2 + gated) * ff + d),
+        part("final norm", c.norm, 1, norm, 4 * d, d),
+    ]
+    tied = c.tie_embeddings
+    logits = part("output", f"{d} → {c.vocab_size:,} tokens" + (", tied to the embedding" if tied else ""), 1, 0 if tied else c.vocab_size * d, 2 * d * c.vocab_size, 4 * c.vocab_size)
+    return [*found, logits]
+
+
+def module_parts(module: nn.Module, batch_size: int, length: int) -> list[ModelPart]:
+    """The direct children of a user's module; FLOPs are counted by torch over one forward pass."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    kept: dict[str, int] = {}
+    handles = [
+        child.register_forward_hook(lambda m, i, o, name=name: kept.__setitem__(name, _size(o)))
+        for name, child in module.named_modules()
+        if not list(child.children())
+    ]
+    parameter = next(module.parameters(), None)
+    ids = torch.zeros(1, length, dtype=torch.long, device=parameter.device if parameter is not None else "cpu")
+    was_training = module.training
+    module.eval()
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            module(ids)
+    finally:
+        module.train(was_training)
+        for handle in handles:
+            handle.remove()
+    flops = counter.get_flop_counts()
+    seen: set[int] = set()
+    found = []
+    for name, child in module.named_children():
+        own = [p for p in child.parameters() if id(p) not in seen]
+        seen.update(id(p) for p in own)
+        count = len(child) if isinstance(child, nn.ModuleList) and len(child) else 1
+        spent = sum(
+            sum(ops.values()) for path, ops in flops.items() if path.split(".")[1:2] == [name] and (path.count(".") == (2 if count > 1 else 1))
+        )
+        activations = sum(size for path, size in kept.items() if path.split(".")[0] == name)
+        size = sum(p.numel() for p in own)
+        memory = size * _STATE_BYTES + activations * 4 * batch_size
+        found.append(ModelPart(name, type(child).__name__, count, size, spent // length, memory))
+    return found
+
+
+def _size(output: object) -> int:
+    if isinstance(output, torch.Tensor):
+        return output.numel()
+    if isinstance(output, tuple | list):
+        return sum(_size(item) for item in output)
+    return 0
+
+
+class Described(nn.Module):
+    """A module that shows what it is made of and what it costs. `about` holds how it was asked for: name, preset, batch_size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.about: dict[str, Any] = {}
+
+    def parts(self, batch_size: int) -> list[ModelPart]:
+        raise NotImplementedError
+
+    def report(self, batch_size: int | None = None) -> ModelReport:
+        """Parameters, FLOPs a token and the memory that training at `batch_size` takes, by part."""
+        size = batch_size or self.about.get("batch_size", 16)
+        found = self.parts(size)
+        need, there = sum(part.memory for part in found), machine.memory()
+        notes = []
+        if need > there.available:
+            notes.append(f"training needs about {need / 1e9:,.1f} GB, and {there.available / 1e9:,.1f} GB are free here")
+        config = getattr(self, "config", None)
+        return ModelReport(
+            name=self.about.get("name", "model"),
+            title=self.about.get("title", type(getattr(self, "module", self)).__name__),
+            config=config.to_dict() if config is not None else {},
+            parts=found,
+            parameters=sum(part.parameters for part in found),
+            flops=sum(part.flops for part in found),
+            memory=need,
+            batch_size=size,
+            notes=notes,
+            code=self.about.get("code", ""),
+        )
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        return self.report()._repr_mimebundle_(include, exclude)

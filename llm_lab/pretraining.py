@@ -1,0 +1,395 @@
+"""One pretraining, from request to LM: resolves the request, plans, drives the trainer, and passes its events to the
+store and to the card that is shown. It knows no notebook; who draws the card is named by an entry string."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import llm_lab
+from llm_lab import machine
+from llm_lab.corpora.corpus import Corpus
+from llm_lab.corpora.open import open_corpus
+from llm_lab.corpora.options import CorpusOptions
+from llm_lab.data.arrays import Tokens, tokenize
+from llm_lab.decoding.writing import write
+from llm_lab.errors import BadValue, LabError
+from llm_lab.metrics.evaluate import evaluate, likelihood
+from llm_lab.models import cost
+from llm_lab.models.adapted import adapt
+from llm_lab.models.options import PRESETS, SHAPES, ModelConfig, ModelOptions, PresetOptions
+from llm_lab.objectives.options import OBJECTIVES
+from llm_lab.options import distribute, specs
+from llm_lab.registry import load
+from llm_lab.results import Sample, TrainingReport
+from llm_lab.store import runs
+from llm_lab.store.lm import LM, load_lm
+from llm_lab.tokenizers.options import TokenizerOptions
+from llm_lab.tokenizers.tokenizer import Tokenizer, train
+from llm_lab.training.options import BUDGETS, BudgetOptions, SampleOptions, TrainOptions
+from llm_lab.training.plan import Plan, apply, resolve
+from llm_lab.training.trainer import TrainEvent, Trainer
+from llm_lab.verbs import VERBS, RunOptions
+
+RECIPE = 1  # raised by hand when the same request would no longer train the same model
+CHAR_LIMIT = 5_000_000  # bytes; a larger corpus is cut by bpe unless told
+SAMPLE_EVERY = 3  # validations between two samples
+FLUSH_SECONDS = 1.0
+
+
+class Request:
+    """What was asked for, checked before anything is read or trained."""
+
+    def __init__(self, name: str, options: dict[str, Any]) -> None:
+        self.name = name
+        self.given = {key: value for key, value in options.items() if value is not None}
+        made = distribute(VERBS["pretrain"].options, options, "pretrain")
+        self.by_type = {type(one): one for one in made}
+        overrides = {key: value for key, value in options.items() if key in specs(ModelOptions)}
+        preset = PRESETS.load(self[PresetOptions].preset)
+        self.config = lambda vocab_size: preset.config(vocab_size, **overrides)
+        self.config(256)  # sizes that do not fit each other are refused now
+
+    def __getitem__(self, cls: type) -> Any:
+        return self.by_type[cls]
+
+    def identity(self, corpus: Corpus) -> dict[str, Any]:
+        """What an identical cell is recognised by: everything that changes the result."""
+        run = self[RunOptions]
+        unseen = {"fresh", "model", *specs(SampleOptions)}
+        return {
+            "verb": "pretrain",
+            "recipe": RECIPE,
+            "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint},
+            "options": {
+                key: value
+                for one in self.by_type.values()
+                for key, value in one.to_dict().items()
+                if key not in unseen and key in self.given
+            },
+            "model": None if run.model is None else _source(run.model),
+        }
+
+
+def _source(model: Any) -> dict[str, Any]:
+    """A user's class by its name and its code, so that an edited class is another request."""
+    cls = type(model) if isinstance(model, nn.Module) else model
+    try:
+        code = inspect.getsource(cls)
+    except (OSError, TypeError):
+        code = ""
+    return {"class": getattr(cls, "__name__", str(cls)), "source": code, "instance": isinstance(model, nn.Module)}
+
+
+def default_corpus(notes: list[str]) -> Corpus:
+    """Shakespeare; Python's help topics where it cannot be had, and then the notes say so."""
+    try:
+        return open_corpus("shakespeare")
+    except LabError as error:
+        notes.append(f"shakespeare cannot be had ({error}); python-docs is used instead")
+        return open_corpus("python-docs")
+
+
+def pretrain(corpus: Any, name: str, options: dict[str, Any], display: bool = True) -> LM:
+    """Train a model from nothing. The clock of a time budget runs from here. `display` draws the card."""
+    started = time.perf_counter()
+    notes: list[str] = []
+    request = Request(name, options)
+    run_options: RunOptions = request[RunOptions]
+    column = request[CorpusOptions].column
+    text = default_corpus(notes) if corpus is None else open_corpus(corpus, column=column)
+    identity = request.identity(text)
+    if not run_options.fresh and (found := runs.find_identical(name, identity)) and not _is_instance(run_options.model):
+        lm = restore(found, run_options.model)
+        if display and lm.report is not None:
+            load("llm_lab.views.live:show")(lm.report)
+        return lm
+    session = _prepare(request, text, notes, started)
+    run = runs.create(name, identity)
+    try:
+        return session.carry_out(run, display)
+    except BaseException as error:
+        run.set_status("failed", why=f"{type(error).__name__}: {error}")
+        if isinstance(error, torch.OutOfMemoryError):
+            # The traceback would keep the step's tensors alive (and the device full) as long as it is looked at.
+            session.trainer.optimizers.clear()
+            raise BadValue(
+                f"the device ran out of memory at batch_size {session.plan.options.batch_size}; use a smaller one, for "
+                f"example --batch_size {max(1, session.plan.options.batch_size // 2)} --accumulate 2"
+            ) from None
+        raise
+
+
+def _is_instance(model: Any) -> bool:
+    return isinstance(model, nn.Module)
+
+
+def restore(run: runs.Run, model: Any = None) -> LM:
+    """The LM of a finished run, as it was."""
+    lm = load_run(run, model)
+    if isinstance(lm.report, TrainingReport):
+        lm.report.status = "restored"
+        lm.report.notes.append(f"restored from run {run.id}: an identical request had finished; --fresh trains again")
+    return lm
+
+
+def load_run(run: runs.Run, model: Any = None) -> LM:
+    """The LM in a run's folder, with its history and card."""
+    lm = load_lm(run.path, run.name, model)
+    lm.run = run
+    saved = run.read("report")
+    if saved:
+        known = {key: value for key, value in saved.items() if key in TrainingReport.__dataclass_fields__}
+        known["samples"] = [Sample(**one) for one in known.get("samples", [])]
+        lm.report = TrainingReport(**known)
+    return lm
+
+
+def _prepare(request: Request, corpus: Corpus, notes: list[str], started: float) -> _Session:
+    """Everything up to the first step: tokenizer, arrays, plan, memory check, model, trainer."""
+    options: TrainOptions = request[TrainOptions]
+    train_text, val_text = corpus.split(request[CorpusOptions].split)
+    tokenizer = _tokenizer(request[TokenizerOptions], corpus, train_text)
+    config: ModelConfig = request.config(tokenizer.vocab_size)
+    folder = runs.cache()
+    data, held_out = (tokenize(part, tokenizer, folder) for part in (train_text, val_text))
+    own = request[RunOptions].model
+    if own is None:
+        check_memory(config, options)
+    with torch.random.fork_rng():
+        torch.manual_seed(options.seed)
+        model = _model(own, config)
+    replay = request[RunOptions].replay
+    replayed = runs.find(replay).learning_rates() if replay else ()
+    block = min(config.max_seq_len, model.max_seq_len)  # type: ignore[call-overload]
+    plan = resolve(request[BudgetOptions], options, block, len(data), config.d_model, replayed)
+    apply(plan)
+    model.to(plan.device)
+    objective = OBJECTIVES.load(request[RunOptions].objective)()
+    trainer = Trainer(objective.attach(model), objective, data, held_out, plan, started)
+    return _Session(request, corpus, tokenizer, config, plan, trainer, data, held_out, notes)
+
+
+def _model(own: Any, config: ModelConfig) -> nn.Module:
+    """A new model; the user's own where there is one. One that `build` made is copied, so that it stays as it is."""
+    if own is None:
+        return load(SHAPES.entry(config.shape).target)(config)  # type: ignore[no-any-return]
+    if isinstance(getattr(own, "config", None), ModelConfig):
+        if own.vocab_size != config.vocab_size:
+            raise BadValue(f"model: it was built for {own.vocab_size} tokens, and the tokenizer has {config.vocab_size}; build it with --vocab_size {config.vocab_size}")
+        return copy.deepcopy(own)  # type: ignore[no-any-return]
+    return adapt(own, config)
+
+
+def _tokenizer(options: TokenizerOptions, corpus: Corpus, train_text: Corpus) -> Tokenizer:
+    kind = options.tokenizer or ("char" if corpus.n_bytes < CHAR_LIMIT else "bpe")
+    # An alphabet gives nothing of the held-out text away; learned merges would.
+    return train(corpus if kind == "char" else train_text, kind, options.vocab_size)
+
+
+def check_memory(config: ModelConfig, options: TrainOptions) -> None:
+    """Refuse a model that cannot fit before a byte of it is taken: on a CPU the system would kill the kernel."""
+    parts = cost.parts(config, options.batch_size)
+    device = machine.device(options.device)
+    need, there = sum(part.memory for part in parts), machine.device_memory(device)
+    if need > there.available:
+        size = sum(part.parameters for part in parts) / 1e6
+        raise BadValue(
+            f"the model ({size:,.1f} M parameters, batch_size {options.batch_size} × {config.max_seq_len} tokens) needs about "
+            f"{need / 1e9:,.1f} GB to train, and {there.available / 1e9:,.1f} GB of {there.total / 1e9:,.1f} GB are free on "
+            f"{device}; use a smaller --batch_size, --d_model or --n_layer"
+        )
+
+
+class _Session:
+    """The parts of one training and the loop over its events."""
+
+    def __init__(
+        self, request: Request, corpus: Corpus, tokenizer: Tokenizer, config: ModelConfig, plan: Plan, trainer: Trainer,
+        data: Tokens, held_out: Tokens, notes: list[str],
+    ) -> None:
+        self.request, self.corpus, self.tokenizer, self.plan, self.trainer = request, corpus, tokenizer, plan, trainer
+        self.data, self.held_out = data, held_out
+        self.samples: SampleOptions = request[SampleOptions]
+        model = trainer.trainee.model
+        ends = len(corpus.documents) > 1
+        self.info = {
+            "corpus": corpus.name,
+            "objective": request[RunOptions].objective,
+            "ends": ends,
+            "held_out": held_out.key,
+            "folder": "data",
+            "sizes": {key: value for key, value in config.to_dict().items() if key != "vocab_size"},
+        }
+        self.lm = LM(request.name, model, tokenizer, info=self.info)
+        unit = "char" if tokenizer.kind == "char" else "token"
+        size = sum(p.numel() for p in model.parameters()) / 1e6
+        own = request[RunOptions].model
+        self.card = TrainingReport(
+            name=request.name,
+            status="training",
+            facts=[
+                request[PresetOptions].preset if own is None else type(getattr(model, "module", model)).__name__,
+                f"{size:.3g} M parameters",
+                f"{corpus.name}, {tokenizer.kind}",
+                f"{plan.device} {plan.threads} thread{'s' * (plan.threads != 1)}, {plan.precision}" if plan.device == "cpu" else f"{plan.device}, {plan.precision}",
+                f"seed {plan.options.seed}",
+            ],
+            unit=f"nats/{unit}",
+            val_on=f"the first {min(plan.options.eval_tokens, len(held_out)):,} of {len(held_out):,} held-out {unit}s",
+            by_time=plan.seconds is not None,
+            budget_steps=plan.steps,
+            budget_seconds=plan.seconds,
+            schedule=plan.options.schedule if not plan.learning_rates else f"as in {request[RunOptions].replay}",
+            memory_total=machine.device_memory(torch.device(plan.device)).total,
+            notes=notes,
+        )
+
+    def carry_out(self, run: runs.Run, display: bool) -> LM:
+        """Train, save, and give the LM."""
+        self.lm.run, self.lm.report = run, self.card
+        self.card.facts.insert(-1, f"run {run.id}")
+        run.write("plan", {**self.plan.to_dict(), "data": {"train": self.data.key, "held_out": self.held_out.key}})
+        run.write("environment", environment())
+        live = load("llm_lab.views.live:Live")(self.card) if display else None
+        with _interrupt_is_stop(self.trainer), (run.path / "events.jsonl").open("a", encoding="utf-8") as log:
+            flushed = time.monotonic()
+            for event in self.trainer.events():
+                log.write(json.dumps(_as_json(event)) + "\n")
+                self._update(event)
+                if live is not None:
+                    live.update(self.card)
+                if time.monotonic() - flushed > FLUSH_SECONDS:
+                    log.flush()
+                    flushed = time.monotonic()
+        self._finish(run)
+        if live is not None:
+            live.close(self.card)
+        return self.lm
+
+    def _update(self, event: TrainEvent) -> None:
+        card = self.card
+        card.step, card.tokens, card.seconds = event.step, event.tokens, event.seconds
+        card.epochs = event.tokens / len(self.data)
+        card.tokens_per_second = event.tokens / event.seconds if event.seconds else 0.0
+        if event.kind == "step":
+            card.train.append((event.step, event.seconds, event.loss))
+            card.lr = event.lr * max(g["peak_lr"] for o in self.trainer.optimizers for g in o.param_groups)
+            if card.by_time and card.budget_seconds:
+                card.budget_steps = round(event.step * card.budget_seconds / event.seconds)
+            if event.step % 25 == 1:
+                on_gpu = self.plan.device.startswith("cuda")
+                card.memory = torch.cuda.memory_allocated() if on_gpu else machine.used()
+        elif event.kind == "validation":
+            card.val.append((event.step, event.seconds, event.loss))
+            if self.samples.sample_tokens and len(card.val) % SAMPLE_EVERY == 1:
+                card.samples.append(self._sample(event))
+        else:
+            card.status = {"diverged": "failed"}.get(event.reason, event.reason)
+
+    def _sample(self, event: TrainEvent) -> Sample:
+        prompt = self.samples.sample_prompt
+        if prompt is None:
+            prompt = self.tokenizer.decode([int(i) for i in self.held_out.ids[:12]]).strip("\n") or "\n"
+        text = write(self.lm, prompt, max_new_tokens=self.samples.sample_tokens, seed=self.plan.options.seed).text
+        return Sample(event.step, event.seconds, prompt, text.removeprefix(prompt))
+
+    def _finish(self, run: runs.Run) -> None:
+        """After the clock: the whole validation split, then everything to disk."""
+        card = self.card
+        model = self.trainer.objective.deliver(self.trainer.trainee)
+        model.eval()
+        self.lm.model = model
+        if card.status == "failed":
+            card.notes.append(f"the loss stopped being a number at step {card.step}; a lower --lr or --muon_lr would do")
+        elif len(self.held_out) > 1:
+            unit = card.unit.removeprefix("nats/")
+            found = likelihood(card.name, model, self.trainer.objective, self.held_out, unit)
+            card.final = {score.metric: score.value for score in evaluate(found, ["loss", "perplexity", "bits_per_byte"])}
+        if card.status == "stopped":
+            whole = f"{card.budget_steps}" if not card.by_time else f"about {card.budget_steps}"
+            card.notes.append(f"stopped at step {card.step} of {whole}; the model works as it is, and the cell run again trains anew")
+        card.repeat = self._repeat(run)
+        self.lm.save(run.path)
+        run.write("report", {key: value for key, value in asdict(card).items() if key not in ("actions", "code")})
+        run.set_status(card.status, final=card.final, steps=card.step, tokens=card.tokens, seconds=card.seconds)
+
+    def _repeat(self, run: runs.Run) -> str:
+        """The cell that trains the same weights again: every choice that was left to the machine is written out."""
+        plan, given = self.plan, dict(self.request.given)
+        for gone in (*BUDGETS, "fresh", "replay"):
+            given.pop(gone, None)
+        fixed = {"tokenizer": self.tokenizer.kind, "seed": plan.options.seed, "device": plan.device, "precision": plan.precision}
+        if plan.device == "cpu":
+            fixed["threads"] = plan.threads
+        # Learning rates that followed the clock, or an interrupted run, are repeated from the run's own trace.
+        traced = plan.steps is None or plan.learning_rates or self.card.status != "finished"
+        budget = {"replay": run.id} if traced else {"steps": plan.steps}
+        words = [f"--{key} {_word(value)}" for key, value in {**budget, **given, **fixed}.items()]
+        return f"%%pretrain {self.request.name} {_word(self.corpus.name)} {' '.join(words)} --fresh"
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, str):
+        return value if value.replace("-", "").replace("_", "").replace(".", "").isalnum() else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, bool | int | float):
+        return str(value).lower() if isinstance(value, bool) else f"{value}"
+    return f"@{getattr(value, '__name__', type(value).__name__)}"
+
+
+def _as_json(event: TrainEvent) -> dict[str, Any]:
+    """An event as a line of the trace. Floats keep every digit, so that a replay is exact."""
+    found = {key: value for key, value in asdict(event).items() if value not in ("", {})}
+    if not math.isfinite(event.loss):
+        found["loss"] = None
+    return found
+
+
+def environment() -> dict[str, Any]:
+    """What a run depends on besides its request."""
+    import platform
+
+    import tokenizers
+
+    return {
+        "llm_lab": llm_lab.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "tokenizers": tokenizers.__version__,
+        "platform": platform.platform(),
+        "cpu": machine.cpu_name(),
+        "folder": str(Path.cwd()),
+    }
+
+
+@contextlib.contextmanager
+def _interrupt_is_stop(trainer: Trainer) -> Iterator[None]:
+    """The first interrupt ends the step in progress and keeps the model; a second one raises at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(signum: int, frame: Any) -> None:
+        trainer.request_stop()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+

@@ -1,0 +1,81 @@
+"""Reading and replacing activations: of our models at their named sites, of users' own at their modules' outputs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llm_lab.data.batch import Batch
+from llm_lab.models.sites import Replacement, Tape, matching, opened
+
+
+def record(
+    model: nn.Module, batch: Batch, sites: str | Iterable[str] = "*", grad: bool = False
+) -> dict[str, Tensor]:
+    """One forward pass, and the activations at the sites named, by name.
+
+    Patterns such as `blocks.*.attn.pattern` and TransformerLens's `hook_…` names are taken. With `grad` the tensors
+    keep their graph. Raises BadValue for a site that is not there.
+    """
+    names = matching(sites, model.sites())  # type: ignore[operator]
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.set_grad_enabled(grad):
+            if "sites" in model.supports:  # type: ignore[operator]
+                with opened(Tape(model, read=frozenset(names), grad=grad)) as tape:
+                    model(**batch.inputs())
+                return {name: tape.found[name] for name in names}
+            return _record_modules(model, batch, names, grad)
+    finally:
+        model.train(was_training)
+
+
+def _record_modules(model: nn.Module, batch: Batch, names: list[str], grad: bool) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            value = output[0] if isinstance(output, tuple) else output
+            if isinstance(value, Tensor):
+                found[name] = value if grad else value.detach()
+
+        return hook
+
+    modules = dict(model.module.named_modules())  # type: ignore[union-attr]
+    handles = [modules[name].register_forward_hook(keep(name)) for name in names]
+    try:
+        model(**batch.inputs())
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: found[name] for name in names if name in found}
+
+
+@contextlib.contextmanager
+def replace(model: nn.Module, replacements: Mapping[str, Replacement]) -> Iterator[None]:
+    """Within the `with`, each activation x at a named site becomes `function(x)`; patterns are taken.
+
+    Later replacements see what earlier ones have done. Raises BadValue for a site that is not there, and when a
+    function returns another shape.
+    """
+    known = model.sites()  # type: ignore[operator]
+    chosen = {name: function for pattern, function in replacements.items() for name in matching(pattern, known)}
+    if "sites" in model.supports:  # type: ignore[operator]
+        with opened(Tape(model, replacements=chosen)):
+            yield
+        return
+    modules = dict(model.module.named_modules())  # type: ignore[union-attr]
+    handles = [
+        modules[name].register_forward_hook(lambda m, i, out, f=function: (f(out[0]), *out[1:]) if isinstance(out, tuple) else f(out))
+        for name, function in chosen.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,364 @@
+"""What the verbs return: compact data on the CPU, apart from how it is drawn.
+
+A result holds no torch graph and pins no model. `actions` are callables that the façade fills in ("exact": the value
+under the pointer, …), so that a view can ask Python for more without knowing who answers. The renderer is named by an
+entry string and imported when a result is first shown.
+"""
+
+from __future__ import annotations
+
+import html
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from llm_lab.errors import BadValue, LabError
+from llm_lab.registry import load
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+
+@dataclass(eq=False, kw_only=True)
+class Result:
+    """Base of all results; compared by identity."""
+
+    renderer: ClassVar[str]  # "module:function" that turns this result into a mimebundle
+    code: str = ""  # the Python line that makes it
+    actions: dict[str, Callable[..., Any]] = field(default_factory=dict, repr=False)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        return load(self.renderer)(self)
+
+    def __str__(self) -> str:
+        return load(self.renderer)(self)["text/plain"]
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
+
+    def save_html(self, path: str | Path) -> Path:
+        """Write the view as one HTML page that needs nothing else; returns its path."""
+        path = Path(path)
+        if not path.parent.is_dir():
+            raise BadValue(f"path: the folder {str(path.parent)!r} does not exist; make it first or choose another")
+        body = self._repr_mimebundle_()["text/html"]
+        path.write_text(
+            '<!doctype html><html><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+            f"<title>{html.escape(type(self).__name__)}</title>"
+            '<style>:root{color-scheme:light dark}body{font:14px system-ui,sans-serif;margin:1rem}</style></head>'
+            f"<body>{body}</body></html>",
+            encoding="utf-8",
+        )
+        return path
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The result as a table, where it is one."""
+        raise LabError(f"{type(self).__name__} is not tabular; its fields are: {', '.join(vars(self))}")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One token as a person may read it. A token that is a part of a character shows its bytes, as in `<0xE4>`."""
+
+    text: str
+    id: int
+    special: bool = False
+    unknown: bool = False
+
+
+@dataclass(eq=False, kw_only=True)
+class CorpusReport(Result):
+    """What a text is made of. Sizes in documents, characters and UTF-8 bytes."""
+
+    renderer: ClassVar[str] = "llm_lab.views.tables:corpus"
+    name: str
+    source: str
+    n_documents: int
+    n_chars: int
+    n_bytes: int
+    n_words: int
+    n_distinct_chars: int
+    n_distinct_words: int
+    top_words: list[tuple[str, int]]
+    n_duplicates: int  # documents (or paragraphs, where there is one document) that repeat an earlier one
+    duplicate_unit: str  # "documents" or "paragraphs"
+    train_chars: int
+    val_chars: int
+    fingerprint: str
+    sample: str
+
+    def to_pandas(self) -> pd.DataFrame:
+        import pandas as pd
+
+        skip = {"code", "actions", "top_words", "sample"}
+        rows = {key: value for key, value in vars(self).items() if key not in skip}
+        return pd.DataFrame({"value": rows})
+
+
+@dataclass(frozen=True)
+class TokenizationRow:
+    """One tokenizer's reading of a text."""
+
+    kind: str
+    pieces: list[Piece]
+    n_tokens: int
+    chars_per_token: float
+    n_unknown: int
+    vocab_size: int
+    round_trip: str  # "exact", or what is lost
+
+
+@dataclass(eq=False, kw_only=True)
+class Tokenization(Result):
+    """One text cut by one or several tokenizers."""
+
+    renderer: ClassVar[str] = "llm_lab.views.tokens:tokenization"
+    text: str
+    trained_on: str  # what the tokenizers' vocabularies come from
+    rows: list[TokenizationRow]
+
+    def to_pandas(self) -> pd.DataFrame:
+        import pandas as pd
+
+        columns = ["kind", "n_tokens", "chars_per_token", "n_unknown", "vocab_size", "round_trip"]
+        return pd.DataFrame([{c: getattr(row, c) for c in columns} for row in self.rows])
+
+
+@dataclass(frozen=True)
+class ModelPart:
+    """One part of a model and what it costs."""
+
+    name: str  # "attention", "mlp", …
+    detail: str  # "4 heads of 32, rotary, QK norm"
+    count: int  # how many times it stands in the model
+    parameters: int  # in all of them together
+    flops: int  # forward, per token, at the full context; a multiply-add is 2
+    memory: int  # bytes while training: weights, gradients, optimiser state, kept activations
+
+
+@dataclass(eq=False, kw_only=True)
+class ModelReport(Result):
+    """A model before it is trained: its parts, from the input to the output, and what they cost."""
+
+    renderer: ClassVar[str] = "llm_lab.views.model:report"
+    name: str
+    title: str  # "modern · decoder" or the class's name
+    config: dict[str, Any]
+    parts: list[ModelPart]  # in the order data flows; those of one block have the same count > 1
+    parameters: int
+    flops: int  # forward FLOPs per token
+    memory: int  # training memory in bytes, at batch_size
+    batch_size: int
+    notes: list[str] = field(default_factory=list)
+
+    def to_pandas(self) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.DataFrame([vars(part) for part in self.parts])
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A text that the model wrote while it learned."""
+
+    step: int
+    seconds: float
+    prompt: str
+    text: str
+
+
+@dataclass(eq=False, kw_only=True)
+class TrainingReport(Result):
+    """A training run as its card shows it, while it goes on and after it."""
+
+    renderer: ClassVar[str] = "llm_lab.views.training:report"
+    name: str
+    status: str  # training | finished | stopped | failed | restored
+    facts: list[str]  # "modern", "0.80 M parameters", "shakespeare, char", "cpu 2 threads, fp32", "run 3f2a9c", "seed 0"
+    unit: str  # of the losses: "nats/char" or "nats/token"
+    train: list[tuple[int, float, float]] = field(default_factory=list)  # (step, seconds, loss)
+    val: list[tuple[int, float, float]] = field(default_factory=list)
+    val_on: str = ""  # "first 20,480 characters of the validation split"
+    by_time: bool = False  # the budget is seconds, so the chart runs over time; else over steps
+    budget_steps: int | None = None  # an estimate where by_time
+    budget_seconds: float | None = None
+    step: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    epochs: float = 0.0
+    tokens_per_second: float = 0.0
+    lr: float = 0.0
+    schedule: str = ""
+    memory: int = 0  # bytes in use by this process (or on the device)
+    memory_total: int = 0
+    final: dict[str, float] = field(default_factory=dict)  # whole validation split: val_loss, perplexity, bits_per_byte
+    samples: list[Sample] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # one line each, newest last
+    repeat: str = ""  # the line that repeats this run exactly
+
+    def to_pandas(self) -> pd.DataFrame:
+        import pandas as pd
+
+        frame = pd.DataFrame(self.train, columns=["step", "seconds", "train_loss"])
+        val = pd.DataFrame(self.val, columns=["step", "seconds", "val_loss"])[["step", "val_loss"]]
+        return frame.merge(val, on="step", how="outer")
+
+
+@dataclass(eq=False, kw_only=True)
+class Generation(Result):
+    """Texts that a model wrote, token by token.
+
+    `logprob` is the model's own log-probability at temperature 1, in nats; `chosen_prob` the probability after the
+    strategy's filtering.
+    """
+
+    renderer: ClassVar[str] = "llm_lab.views.tokens:generation"
+    name: str
+    prompt: str
+    prompt_pieces: list[Piece]
+    pieces: list[list[Piece]]  # one list a sample, without the prompt
+    logprob: list[list[float]]
+    chosen_prob: list[list[float]]
+    texts: list[str]  # prompt and continuation
+    strategy: str
+    options: dict[str, Any]  # of the strategy: {"p": 0.95, "temperature": 1.0}
+    seed: int
+    tokens_per_second: float
+    done: bool = True  # False while it streams
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """The first sample's text, prompt included."""
+        return self.texts[0]
+
+    @property
+    def tokens(self) -> list[list[int]]:
+        """The ids written, one list a sample, without the prompt."""
+        return [[piece.id for piece in sample] for sample in self.pieces]
+
+    def to_pandas(self) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.DataFrame(
+            [
+                {"sample": i, "position": t, "token": p.text, "id": p.id, "logprob": lp, "chosen_prob": cp}
+                for i, (pieces, lps, cps) in enumerate(zip(self.pieces, self.logprob, self.chosen_prob, strict=True))
+                for t, (p, lp, cp) in enumerate(zip(pieces, lps, cps, strict=True))
+            ]
+        )
+
+
+@dataclass(eq=False, kw_only=True)
+class AttentionMaps(Result):
+    """Which position reads from which, for every head: kept as q and k, from which a row is recomputed exactly.
+
+    `thumbnails` are the patterns as bytes (0–255 for 0–1), reduced to at most 64 × 64 by taking maxima.
+    """
+
+    renderer: ClassVar[str] = "llm_lab.views.attention:maps"
+    name: str
+    pieces: list[Piece]  # T tokens
+    q: np.ndarray  # (L, H, T, d) float32, after norm and rotation
+    k: np.ndarray  # (L, H_kv, T, d) float32
+    scale: float  # scores = q·k * scale
+    causal: bool = True
+    thumbnails: np.ndarray  # (L, H, t, t) uint8, t = min(T, 64)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(L, H, T, T): layers, heads, queries, keys."""
+        layers, heads, tokens, _ = self.q.shape
+        return layers, heads, tokens, tokens
+
+    def pattern(self, layer: int, head: int) -> np.ndarray:
+        """One head's attention, (T, T) float32: query down, key across; each row sums to 1."""
+        import numpy as np
+
+        layers, heads, tokens, _ = self.shape
+        for name, value, count in (("layer", layer, layers), ("head", head, heads)):
+            if not isinstance(value, int | np.integer) or not 0 <= value < count:
+                raise BadValue(f"{name}: {value!r} is not there; this model has {name}s 0 to {count - 1}")
+        group = heads // self.k.shape[1]
+        scores = self.q[layer, head] @ self.k[layer, head // group].T * self.scale
+        if self.causal:
+            scores = np.where(np.tri(tokens, dtype=bool), scores, -np.inf)
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        return weights / weights.sum(axis=-1, keepdims=True)
+
+    def numpy(self) -> np.ndarray:
+        """All heads, (L, H, T, T) float32."""
+        import numpy as np
+
+        layers, heads, *_ = self.shape
+        return np.stack([[self.pattern(i, j) for j in range(heads)] for i in range(layers)])
+
+    @property
+    def tensor(self) -> Any:
+        """All heads as a torch tensor, (L, H, T, T) float32."""
+        import torch
+
+        return torch.from_numpy(self.numpy())
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of one model: `value ± interval` (half of the 95 % confidence interval)."""
+
+    model: str
+    metric: str
+    value: float
+    interval: float | None
+    unit: str
+    better: str  # "lower" or "higher"
+    n: int  # how many observations (blocks of the context) the interval rests on
+
+
+@dataclass(eq=False, kw_only=True)
+class Evaluation(Result):
+    """Metrics of one or several models on the same data."""
+
+    renderer: ClassVar[str] = "llm_lab.views.tables:evaluation"
+    models: list[str]
+    data: str  # "shakespeare, held-out 111,540 characters"
+    scores: list[Score]
+    notes: list[str] = field(default_factory=list)
+
+    def __getitem__(self, metric: str) -> float:
+        """The value of a metric (of the first model)."""
+        for score in self.scores:
+            if score.metric == metric:
+                return score.value
+        raise BadValue(f"metric {metric!r} was not computed; there is: {', '.join(s.metric for s in self.scores)}")
+
+    def to_pandas(self) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.DataFrame([vars(score) for score in self.scores])
+
+
+@dataclass(eq=False, kw_only=True)
+class Listing(Result):
+    """A plain table with a heading: runs, the machine, what is here. Cells are text or numbers."""
+
+    renderer: ClassVar[str] = "llm_lab.views.tables:listing"
+    title: str
+    facts: list[str] = field(default_factory=list)
+    columns: Sequence[str] = ()
+    rows: list[Sequence[Any]] = field(default_factory=list)
+    caption: str = ""
+
+    def to_pandas(self) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.DataFrame(self.rows, columns=list(self.columns))
+
+
+def in_notebook() -> bool:
+    """Whether results can be shown as a notebook's output here (asked without importing IPython)."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return shell is not None and hasattr(shell, "kernel")

@@ -1,0 +1,46 @@
+"""The kinds of tokenizer and what can be set of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from llm_lab.options import Options, option
+from llm_lab.registry import Entry, Table
+
+_LEARNED = frozenset({"vocab_size"})  # its vocabulary is learned, so its size can be chosen
+
+TOKENIZERS = Table(
+    "tokenizer",
+    [
+        Entry("char", "llm_lab.tokenizers.kinds:char", "every character of the corpus is a token"),
+        Entry("byte", "llm_lab.tokenizers.kinds:byte", "every UTF-8 byte is a token: 256 of them, any text"),
+        Entry("bpe", "llm_lab.tokenizers.kinds:bpe", "byte pairs merged by frequency, as GPT-2", supports=_LEARNED),
+        Entry("wordpiece", "llm_lab.tokenizers.kinds:wordpiece", "words and ## pieces, as BERT", supports=_LEARNED),
+        Entry(
+            "unigram",
+            "llm_lab.tokenizers.kinds:unigram",
+            "pieces by likelihood, as T5 and SentencePiece",
+            supports=_LEARNED,
+        ),
+    ],
+)
+
+
+@dataclass(frozen=True)
+class TokenizerOptions(Options):
+    room: ClassVar[str] = "tokenizer"
+    tokenizer: str | None = option(
+        None,
+        "how text is cut",
+        choices=lambda: TOKENIZERS,
+        auto="char for a corpus under 5 MB, else bpe",
+        example="char",
+    )
+    vocab_size: int | None = option(
+        None,
+        "size of the vocabulary, specials included (bpe, wordpiece, unigram)",
+        ge=64,
+        auto="by the size of the corpus",
+        example="4096",
+    )

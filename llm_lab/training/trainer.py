@@ -1,0 +1,173 @@
+"""The training loop: a generator of events. It draws, prints and saves nothing, and knows neither runs nor notebooks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llm_lab.data.arrays import Tokens
+from llm_lab.data.sampler import BlockSampler, blocks
+from llm_lab.objectives.objective import Objective, Trainee
+from llm_lab.training.options import OPTIMIZERS, SCHEDULES
+from llm_lab.training.plan import Plan
+from llm_lab.training.validation import autocast, block_losses
+
+
+@dataclass(frozen=True)
+class TrainEvent:
+    """Something that happened. `seconds` count from the call; losses are in nats per target."""
+
+    kind: str  # step | validation | end
+    step: int  # steps done
+    tokens: int
+    seconds: float
+    loss: float = float("nan")
+    lr: float = 0.0  # factor of the peak learning rates that the step used
+    parts: dict[str, float] = field(default_factory=dict)
+    reason: str = ""  # of the end: finished | stopped | diverged
+
+
+class Trainer:
+    """Trains by a plan.
+
+        for event in Trainer(trainee, objective, train, val, plan).events(): ...
+
+    The model is usable between any two events. `request_stop()` ends the run after the step in progress.
+    """
+
+    def __init__(
+        self, trainee: Trainee, objective: Objective, train: Tokens, val: Tokens | None, plan: Plan, started: float | None = None
+    ) -> None:
+        self.trainee, self.objective, self.plan = trainee, objective, plan
+        self.started = time.perf_counter() if started is None else started
+        self.device = torch.device(plan.device)
+        self.sampler = BlockSampler(train, plan.block, plan.options.seed)
+        self.val_blocks = blocks(val, plan.block, plan.options.eval_tokens) if val is not None and len(val.ids) > 1 else []
+        self.optimizers: list[torch.optim.Optimizer] = OPTIMIZERS.load(plan.options.optimizer)(
+            trainee.model, trainee.parameters(), plan.options
+        )
+        self.schedule = SCHEDULES.load(plan.options.schedule)
+        self._model = torch.compile(trainee.model) if plan.options.compile else trainee.model
+        self._stop = False
+        self._best: tuple[float, dict[str, Tensor]] | None = None
+
+    def request_stop(self) -> None:
+        """End after the step in progress; the model stays as it is then."""
+        self._stop = True
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started
+
+    def events(self) -> Iterator[TrainEvent]:
+        """One event a step, one a validation, and an end. A step's loss is read only after the next step has been
+        issued, so that no step waits for the device."""
+        step, last_eval, step_time = 0, 0.0, 0.0
+        pending: tuple[TrainEvent, Tensor, dict[str, Tensor]] | None = None
+        reason = "finished"
+        while not self._done(step, step_time):
+            if self._stop:
+                reason = "stopped"
+                break
+            began = time.perf_counter()
+            factor = self._factor(step)
+            loss, parts = self._step(step, factor)
+            step += 1
+            if pending:
+                yield (event := _read(*pending))
+                if not np.isfinite(event.loss):
+                    pending, reason = None, "diverged"
+                    break
+            pending = (TrainEvent("step", step, step * self.plan.tokens_per_step, self.seconds, lr=factor), loss, parts)
+            spent = time.perf_counter() - began
+            step_time = spent if not step_time else 0.9 * step_time + 0.1 * spent
+            if self._eval_due(step, last_eval):
+                last_eval = self.seconds
+                yield _read(*pending)
+                pending = None
+                yield self._validate(step)
+        if pending:
+            yield (event := _read(*pending))
+            if not np.isfinite(event.loss):
+                reason = "diverged"
+        self._keep_best()
+        self.trainee.train(False)
+        yield TrainEvent("end", step, step * self.plan.tokens_per_step, self.seconds, reason=reason)
+
+    def _done(self, step: int, step_time: float) -> bool:
+        if self.plan.steps is not None:
+            return step >= self.plan.steps
+        assert self.plan.seconds is not None
+        # The step that would end more than half of itself too late is not begun; the first always is.
+        return step > 0 and self.seconds + step_time / 2 >= self.plan.seconds
+
+    def _factor(self, step: int) -> float:
+        """The learning rate as a factor of its peak: by steps, by the time that has gone, or as it was in a replayed run."""
+        if self.plan.learning_rates:
+            return self.plan.learning_rates[step]
+        if self.plan.steps is not None:
+            done = (step + 0.5) / self.plan.steps
+        else:
+            done = min(1.0, self.seconds / (self.plan.seconds or 1.0))
+        return self.schedule(done, self.plan.options.warmup)
+
+    def _step(self, step: int, factor: float) -> tuple[Tensor, dict[str, Tensor]]:
+        options = self.plan.options
+        if not self.trainee.model.training:  # whoever looked at the model since the last step may have left it so
+            self.trainee.train()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * factor
+        total: Tensor = torch.zeros((), device=self.device)
+        parts: dict[str, Tensor] = {}
+        # Dropout draws from torch's global generators: they are set for this step alone, and put back after it.
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            for micro in range(options.accumulate):
+                rng = np.random.default_rng((options.seed, step, micro))
+                torch.manual_seed(int(rng.integers(2**62)))
+                first = (step * options.accumulate + micro) * options.batch_size
+                batch = self.objective.collate(self.sampler.examples(first, options.batch_size), rng).to(self.device)
+                with autocast(self.device, self.plan.precision):
+                    loss, named = self.objective.loss(Trainee(self._model, self.trainee.extras), batch)
+                (loss / options.accumulate).backward()
+                total = total + loss.detach() / options.accumulate
+                for name, value in named.items():
+                    parts[name] = parts.get(name, torch.zeros((), device=self.device)) + value / options.accumulate
+        if options.grad_clip:
+            torch.nn.utils.clip_grad_norm_([p for _, p in self.trainee.parameters()], options.grad_clip)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return total, parts
+
+    def _eval_due(self, step: int, last: float) -> bool:
+        if not self.val_blocks:
+            return False
+        if self.plan.eval_every is not None:
+            return step % self.plan.eval_every == 0
+        return self.seconds - last >= (self.plan.seconds or 0) / 12
+
+    def _validate(self, step: int) -> TrainEvent:
+        sums, counts = block_losses(
+            self.objective, self.trainee.model, self.val_blocks, self.plan.options.batch_size, self.device, self.plan.precision
+        )
+        loss = float(sums.sum() / counts.sum())
+        if self.plan.options.keep == "best" and (self._best is None or loss < self._best[0]):
+            self._best = (loss, {name: p.detach().clone() for name, p in self.trainee.model.state_dict().items()})
+        return TrainEvent("validation", step, step * self.plan.tokens_per_step, self.seconds, loss)
+
+    def _keep_best(self) -> None:
+        if self._best is not None:
+            self.trainee.model.load_state_dict(self._best[1])
+
+
+def _read(event: TrainEvent, loss: Tensor, parts: dict[str, Tensor]) -> TrainEvent:
+    """The event with its losses brought from the device."""
+    values: dict[str, Any] = {name: float(value) for name, value in parts.items()}
+    return TrainEvent(event.kind, event.step, event.tokens, event.seconds, float(loss), event.lr, values)

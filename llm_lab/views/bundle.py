@@ -1,0 +1,61 @@
+"""Joins a view's static HTML with the script that makes it interactive where a notebook is trusted.
+
+It knows how modules, styles and data travel inside a page; it does not know what they show. Everything is deflated and
+base64: no data ever stands inside code.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+STATIC = Path(__file__).parent / "static"
+
+
+@cache
+def esm(name: str) -> str:
+    """The ES module of a view in one piece: shared.js without its exports, then NAME.js without its imports."""
+    shared, view = (_slim((STATIC / f"{part}.js").read_text(encoding="utf-8")) for part in ("shared", name))
+    shared = re.sub(r"^export (?=(async )?(function|const|class)\b)", "", shared, flags=re.M)
+    view = re.sub(r'^import [^;]*? from "\./shared\.js";\n', "", view, flags=re.M)
+    return f"{shared}\n{view}"
+
+
+@cache
+def css() -> str:
+    """The styles of the interactive layer, all under the class `llm-lab`."""
+    return re.sub(
+        r"\s*\n\s*", "\n", re.sub(r"/\*.*?\*/", "", (STATIC / "lab.css").read_text(encoding="utf-8"), flags=re.S)
+    )
+
+
+@cache
+def loader() -> str:
+    """The classic script that unpacks a view and mounts it in its own container."""
+    return _slim((STATIC / "loader.js").read_text(encoding="utf-8")).strip().rstrip(";")
+
+
+def live(name: str, still: str, data: Mapping[str, Any], buffers: Mapping[str, bytes] | None = None) -> str:
+    """HTML that rests as `still` and becomes the view NAME where scripts run; `buffers` reach it as DataViews."""
+    page = {"esm": esm(name), "css": css(), "data": dict(data), "buffers": list(buffers or {})}
+    parts = [json.dumps(page, allow_nan=False).encode(), *(buffers or {}).values()]
+    packed = [base64.b64encode(zlib.compress(part, 9)).decode() for part in parts]
+    # The same content gives the same key, so that a notebook run again does not change; each container is mounted once.
+    key = hashlib.sha256("".join(packed).encode()).hexdigest()[:16]
+    return (
+        f'<div class="llm-lab llm-lab-{key}">{still}</div>'
+        f"<script>({loader()})({json.dumps(key)},{json.dumps(packed)})</script>"
+    )
+
+
+def _slim(source: str) -> str:
+    """Source without the comments and indents that only its readers need (comments stand on lines of their own)."""
+    source = re.sub(r"^[ \t]*/\*\*(?:(?!\*/).)*\*/\n", "", source, flags=re.M | re.S)
+    return re.sub(r"^[ \t]*(//[^\n]*\n)?", "", source, flags=re.M)

@@ -1,0 +1,106 @@
+import { ticks, timeTicks, logTicks, scale, nearest, number, clock, el, svg } from "./shared.js";
+
+/**
+ * The loss chart of a finished run: exact values under the pointer or the arrow keys, over time or steps, plain or log.
+ * @typedef {{ step: number[], seconds: number[], loss: number[] }} Curve
+ */
+
+const HEIGHT = 240;
+const PAD = { left: 42, right: 14, top: 12, bottom: 26 };
+
+/**
+ * @param {{ model: { get(name: string): any }, el: HTMLElement }} context
+ * @returns {() => void} clean-up
+ */
+function render({ model, el: root }) {
+  const train = /** @type {Curve} */ (model.get("train"));
+  const val = /** @type {Curve} */ (model.get("val"));
+  const unit = model.get("unit");
+  const view = { x: model.get("byTime") ? "seconds" : "step", log: false, at: train.step.length - 1 };
+
+  const chart = svg("svg", { class: "lab-chart", height: HEIGHT, tabindex: 0, role: "img" });
+  chart.setAttribute("aria-label", `${model.get("alt")}. Left and right arrow keys read single steps.`);
+  const says = el("div", { class: "lab-small lab-muted lab-grow", "aria-live": "polite" });
+  const axis = /** @type {HTMLSelectElement} */ (el("select", {}, el("option", { value: "seconds" }, "time"), el("option", { value: "step" }, "steps")));
+  axis.value = view.x;
+  const log = /** @type {HTMLInputElement} */ (el("input", { type: "checkbox" }));
+  root.append(chart, el("div", { class: "lab-bar" }, says, el("label", {}, "against ", axis), el("label", {}, log, "log")));
+
+  let width = 560;
+  /** @type {(value: number) => number} */ let x;
+  /** @type {(value: number) => number} */ let y;
+  const cursor = svg("path", { class: "lab-cursor" });
+  const point = svg("circle", { class: "lab-point", r: 3.5 });
+
+  function read() {
+    const at = view.at;
+    let text = `step ${train.step[at].toLocaleString("en-US")} · ${clock(train.seconds[at])} · training ${number(train.loss[at])}`;
+    if (val.step.length) {
+      const near = nearest(val.step, train.step[at]);
+      text += ` · validation ${number(val.loss[near])} (step ${val.step[near].toLocaleString("en-US")})`;
+    }
+    says.textContent = `${text} ${unit}`;
+    const px = x(train[view.x][at]);
+    cursor.setAttribute("d", `M${px} ${PAD.top}V${HEIGHT - PAD.bottom}`);
+    point.setAttribute("cx", String(px));
+    point.setAttribute("cy", String(y(train.loss[at])));
+  }
+
+  function draw() {
+    const all = [...train[view.x], ...val[view.x]];
+    const losses = [...train.loss, ...val.loss];
+    const low = Math.min(...losses);
+    const high = Math.max(...losses);
+    const pad = Math.max((high - low) * 0.05, Math.abs(high) * 0.005, 1e-6);
+    const last = Math.max(...all, 1e-9);
+    const first = view.log ? Math.min(...all.filter((v) => v > 0), last / 2) : 0;
+    x = scale([first, last], [PAD.left, width - PAD.right], view.log);
+    y = scale([low - pad, high + pad], [HEIGHT - PAD.bottom, PAD.top]);
+    chart.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
+    const parts = [];
+    for (const tick of ticks(low - pad, high + pad)) {
+      parts.push(svg("path", { class: "lab-grid", d: `M${PAD.left} ${y(tick)}H${width - PAD.right}` }));
+      parts.push(svg("text", { x: PAD.left - 7, y: y(tick) + 4, "text-anchor": "end" }, number(tick, 3)));
+    }
+    const time = view.x === "seconds";
+    const marks = view.log ? logTicks(first, last) : time ? timeTicks(last, width / 100) : ticks(0, last, width / 100);
+    for (const tick of marks) {
+      const label = !time ? tick.toLocaleString("en-US") : last > 120 ? clock(tick) : `${tick} s`;
+      const anchor = x(tick) > width - PAD.right - 14 ? "end" : "middle";
+      parts.push(svg("text", { x: x(tick), y: HEIGHT - 8, "text-anchor": anchor }, label));
+    }
+    const line = train.loss.map((loss, i) => `${x(train[view.x][i]).toFixed(1)} ${y(loss).toFixed(1)}`);
+    parts.push(svg("path", { class: "lab-train", d: `M${line.join("L")}` }), cursor);
+    val.loss.forEach((loss, i) => parts.push(svg("circle", { class: "lab-val", cx: x(val[view.x][i]), cy: y(loss), r: 3.6 })));
+    chart.replaceChildren(...parts, point);
+    read();
+  }
+
+  chart.addEventListener("pointermove", (event) => {
+    const box = chart.getBoundingClientRect();
+    const px = ((event.clientX - box.left) / box.width) * width;
+    view.at = nearest(train[view.x].map(x), px);
+    read();
+  });
+  chart.addEventListener("keydown", (event) => {
+    const by = { ArrowLeft: -1, ArrowRight: 1, PageUp: -20, PageDown: 20, Home: -1e9, End: 1e9 }[event.key];
+    if (!by) return;
+    event.preventDefault();
+    event.stopPropagation();
+    view.at = Math.min(Math.max(view.at + by, 0), train.step.length - 1);
+    read();
+  });
+  axis.addEventListener("change", () => ((view.x = axis.value), draw()));
+  log.addEventListener("change", () => ((view.log = log.checked), draw()));
+  const observer = new ResizeObserver(() => {
+    if (Math.abs(chart.clientWidth - width) > 1 && chart.clientWidth > 0) {
+      width = chart.clientWidth;
+      draw();
+    }
+  });
+  observer.observe(root);
+  draw();
+  return () => observer.disconnect();
+}
+
+export default { render };

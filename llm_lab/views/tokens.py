@@ -1,0 +1,188 @@
+"""Text as tokens: cut by tokenizers, or written by a model and coloured by how surprising each token was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from llm_lab.results import Generation, Piece, Tokenization
+from llm_lab.views.bundle import live
+from llm_lab.views.card import HAIR, MONO, MUTED, bundle, card, clean, clip, esc, is_rtl, number, si, table, visible
+
+PRE = f"{MONO};font-size:13px;line-height:1.75;margin:2px 0 8px;padding:0"
+MAX_TOKENS = 3000  # drawn one by one; a longer text is cut, and says so
+TOP_BITS = 7.0  # surprisal inked in full
+LEVELS = 8
+
+
+def tokenization(result: Tokenization) -> dict[str, str]:
+    """Each tokenizer's pieces on alternating grounds, and a table of what each needed."""
+    counts = table(
+        ["tokenizer", "tokens", "characters per token", "unknown", "vocabulary", "round trip"],
+        [
+            [
+                f"<b>{esc(row.kind)}</b>",
+                f"{row.n_tokens:,}",
+                number(row.chars_per_token, 3),
+                f"{row.n_unknown:,}",
+                f"{row.vocab_size:,}",
+                esc(row.round_trip),
+            ]
+            for row in result.rows
+        ],
+        left=(0, 5),
+    )
+    room = max(MAX_TOKENS // max(len(result.rows), 1), 50)
+    cuts = "".join(_cut(row.kind, row.pieces, room, len(result.rows) > 1) for row in result.rows)
+    trained = f"vocabularies learned from {result.trained_on}" if result.trained_on else ""
+    facts = [f"{len(result.text):,} characters", f"{len(result.text.encode(errors='replace')):,} bytes", trained]
+    caption = "One shaded piece is one token, its id small beside it. Dotted grounds mark special and unknown tokens."
+    if len(result.rows) > 1:
+        caption = "Fewer tokens fit more text into the same context; a larger vocabulary pays for it. " + caption
+    plain = [" · ".join(["tokenize", *(fact for fact in facts if fact)])]
+    plain += [
+        f"  {row.kind:<10} {row.n_tokens:>6,} tokens  {number(row.chars_per_token, 3):>5} characters per token  "
+        f"{row.n_unknown} unknown  vocabulary {row.vocab_size:,}  {clean(row.round_trip)}\n    "
+        + "|".join(visible(piece.text) for piece in row.pieces[:60])
+        + ("…" if len(row.pieces) > 60 else "")
+        for row in result.rows
+    ]
+    return bundle("\n".join(plain), card("tokenize", facts, counts + cuts, caption=caption))
+
+
+def generation(result: Generation) -> dict[str, str]:
+    """What a model wrote: the prompt plain, each token inked by its surprisal in bits."""
+    options = " ".join(
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in result.options.items()
+    )
+    count = sum(len(sample) for sample in result.pieces)
+    speed = f"{si(result.tokens_per_second)} tokens/s" if result.tokens_per_second else ""
+    facts = ["generate", f"{result.strategy} {options}".strip(), f"{count:,} tokens", speed, f"seed {result.seed}"]
+    bits = [-lp / math.log(2) for sample in result.logprob for lp in sample if math.isfinite(lp)]
+    mean = sum(bits) / len(bits) if bits else None
+    room = max(MAX_TOKENS // max(len(result.pieces), 1), 100)
+    if not result.done:
+        room = min(room, 600 // max(len(result.pieces), 1))
+    body = f'<div style="overflow:hidden">{_samples(result, room)}</div>'
+    ramp = "".join(f'<span style="background:{_orange(level)}">&nbsp;&nbsp;</span>' for level in range(LEVELS + 1))
+    legend = f"Surprisal in bits: 0&nbsp;{ramp}&nbsp;{TOP_BITS:g} and more"
+    legend += f" · mean {number(mean, 2)} bits per token" if mean is not None else ""
+    body += f'<div style="{MUTED};font-size:12px">{legend}</div>' if count else ""
+    if result.done and count:
+        body = live("tokens", body, _data(result, room, mean))
+    caption = "<br>".join(esc(note) for note in result.notes)
+    cut = max((len(sample) for sample in result.pieces), default=0)
+    if result.done and cut > room:
+        caption += (
+            f"{'<br>' if caption else ''}Only the first {room:,} tokens of each sample are drawn; .texts has all."
+        )
+    hint = "" if result.done else "writing…"
+    page = card(result.name, facts, body, caption=caption, hint=hint)
+    plain = "\n---\n".join(clean(text) for text in result.texts)
+    notes = "".join(f"\n{clean(note)}" for note in result.notes)
+    return bundle(f"{plain}{notes}", page)
+
+
+def _span(shown: str, style: str, title: str = "", rtl: bool = False) -> str:
+    tip = f' title="{esc(title)}"' if title else ""
+    return f'<span{" dir=auto" if rtl else ""} style="{style}"{tip}>{esc(shown)}</span>'
+
+
+def _cut(kind: str, pieces: Sequence[Piece], room: int, named: bool) -> str:
+    grounds = ("rgba(61,125,230,.20)", "rgba(224,123,26,.20)")
+    spans = []
+    for i, piece in enumerate(pieces[:room]):
+        edge = f"border:1px dotted {HAIR};" if piece.special or piece.unknown else ""
+        kind_of = "special, " if piece.special else "unknown, " if piece.unknown else ""
+        style = f"background:{grounds[i % 2]};{edge}border-radius:3px;padding:1px 0"
+        token = _span(visible(piece.text), style, f"{kind_of}id {piece.id}", is_rtl(piece.text))
+        label = f'<span style="font-size:10px;{MUTED}">{piece.id}</span>'
+        spans.append(f"{token}{label} " + ("\n" if "\n" in piece.text else ""))
+    more = f" … {len(pieces) - room:,} more tokens" if len(pieces) > room else ""
+    head = f'<div style="{MUTED};font-size:12px;margin-top:8px">{esc(kind)}</div>' if named else ""
+    return f'{head}<pre style="{PRE}">\n{"".join(spans)}{more}</pre>'
+
+
+def _level(logprob: float) -> int:
+    if not math.isfinite(logprob):
+        return LEVELS
+    return min(max(round(-logprob / math.log(2) / TOP_BITS * LEVELS), 0), LEVELS)
+
+
+def _orange(level: int) -> str:
+    return f"rgba(224,123,26,{level / LEVELS * 0.62:.2f})" if level else "none"
+
+
+def _samples(result: Generation, room: int) -> str:
+    prompt = _breaks(clip(result.prompt, 4000))
+    texts = []
+    for i, (pieces, logprobs) in enumerate(zip(result.pieces, result.logprob, strict=True)):
+        # While it streams the beginning may scroll out of the picture, so that every redraw stays small.
+        skip = 0 if result.done else max(len(pieces) - room, 0)
+        shown = list(zip(pieces, logprobs, strict=True))[skip : skip + room]
+        head = (
+            f'<div style="{MUTED};font-size:12px">sample {i + 1} of {len(result.pieces)}</div>'
+            if len(result.pieces) > 1
+            else ""
+        )
+        body = _inked(shown, merge=not result.done)
+        more = "…" if len(pieces) > skip + room else ""
+        texts.append(f'{head}<pre style="{PRE}">\n{prompt}{"…" if skip else ""}{body}{more}</pre>')
+    if not result.pieces:
+        texts.append(f'<pre style="{PRE}">\n{prompt}</pre>')
+    return "".join(texts)
+
+
+def _inked(shown: Iterable[tuple[Piece, float]], merge: bool) -> str:
+    page, run, run_level = "", "", -1
+    for piece, logprob in shown:
+        level, text = _level(logprob), _token(piece)
+        if not merge:
+            bits = -logprob / math.log(2) if math.isfinite(logprob) else math.inf
+            tip = f' title="{number(bits, 2)} bits"'
+            direction = " dir=auto" if is_rtl(piece.text) else ""
+            page += f'<span{direction} style="background:{_orange(level)}"{tip}>{text}</span>'
+        elif level == run_level:
+            run += text
+        else:
+            page += f'<span style="background:{_orange(run_level)}">{run}</span>' if run else ""
+            run, run_level = text, level
+    return page + (f'<span style="background:{_orange(run_level)}">{run}</span>' if run else "")
+
+
+def _token(piece: Piece) -> str:
+    """A token's text where it stands in running text: ⏎ and the break itself, other controls by name."""
+    return esc(_shown(piece))
+
+
+def _shown(piece: Piece) -> str:
+    return "\n".join(visible(part) if part else "" for part in piece.text.replace("\n", "⏎\n").split("\n")) or "∅"
+
+
+def _breaks(text: str) -> str:
+    lines = [visible(line) if line else "" for line in text.split("\n")]
+    return esc("⏎\n".join(lines))
+
+
+def _data(result: Generation, room: int, mean: float | None) -> dict[str, Any]:
+    def numbers(values: Sequence[float], low: float, write: Callable[[float], str]) -> list[float]:
+        return [float(write(v)) if math.isfinite(v) else low for v in values[:room]]
+
+    return {
+        "prompt": "⏎\n".join(visible(line) if line else "" for line in clip(result.prompt, 4000).split("\n")),
+        "samples": [
+            {
+                "text": [_shown(p) for p in pieces[:room]],
+                "name": [visible(p.text) for p in pieces[:room]],
+                "rtl": [i for i, p in enumerate(pieces[:room]) if is_rtl(p.text)],
+                "id": [p.id for p in pieces[:room]],
+                "logprob": numbers(logprob, -100.0, "{:.4f}".format),
+                "chosen": numbers(chosen, 0.0, "{:.4g}".format),
+                "cut": len(pieces) > room,
+            }
+            for pieces, logprob, chosen in zip(result.pieces, result.logprob, result.chosen_prob, strict=True)
+        ],
+        "top": TOP_BITS,
+        "mean": None if mean is None else round(mean, 3),
+    }

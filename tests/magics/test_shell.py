@@ -1,0 +1,98 @@
+"""The verbs from a shell: the same parser, results as text, errors as one line and status 2."""
+
+from __future__ import annotations
+
+import io
+import sys
+import types
+
+import pytest
+
+from llm_lab.__main__ import main
+
+
+@pytest.fixture
+def shell(lab, capsys):
+    def run(*argv):
+        lab.calls.clear()
+        status = main(list(argv))
+        out = capsys.readouterr()
+        return status, out.out, out.err
+
+    run.calls = lab.calls
+    return run
+
+
+@pytest.mark.parametrize(
+    ("argv", "kwargs"),
+    [
+        (
+            ["pretrain", "bard", "shakespeare", "--steps", "500"],
+            {"name": "bard", "corpus": "shakespeare", "steps": 500},
+        ),
+        (["generate", "bard", "To be, or", "--n=2"], {"model": "bard", "prompt": "To be, or", "n": 2}),
+        (["generate", "bard", "ROMEO:"], {"model": "bard", "prompt": "ROMEO:"}),
+        (["generate", "bard", "--prompt", "# “x”; @y"], {"model": "bard", "prompt": "# “x”; @y"}),
+        (["generate", "bard", "@y"], {"model": "bard", "prompt": "@y"}),
+        (["probe", "bard", "hello"], {"model": "bard", "text": ["hello"]}),
+        (
+            ["probe", "bard", "attention", "hello", "you"],
+            {"model": "bard", "kind": "attention", "text": ["hello", "you"]},
+        ),
+        (["evaluate", "a,b", "my text.txt"], {"model": ["a", "b"], "data": "my text.txt"}),
+        (["lab", "show", "bard"], {"action": "show", "name": "bard"}),
+        (["tokenize", "x"], {"text": "x"}),
+    ],
+)
+def test_runs(shell, argv, kwargs):
+    status, _, err = shell(*argv)
+    assert (status, err) == (0, "")
+    assert shell.calls == [(argv[0], kwargs)]
+
+
+def test_prints_the_result(shell, monkeypatch):
+    module = types.SimpleNamespace(corpus=lambda **kwargs: "the report", __name__="fake_lab")
+    monkeypatch.setitem(sys.modules, "fake_lab", module)
+    assert shell("corpus") == (0, "the report\n", "")
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["genrate"], "did you mean 'generate'"),
+        (["pretrain", "bard", "--steps", "-5"], "steps: -5 is out of range"),
+        (["pretrain", "bard", "—steps", "5"], "write --steps"),
+        (["pretrain", "bard", "--steps", "5", "--steps", "5"], "given twice"),
+        (["probe", "bard"], "needs a text"),
+        (["generate"], "needs the name of a model"),
+        (["compare", "a"], "not there yet"),
+        (["generate", "bard", "--body", "none.txt"], "cannot be read"),
+        (["generate", "bard", "--body"], "needs a value"),
+    ],
+)
+def test_errors(shell, argv, says):
+    status, out, err = shell(*argv)
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    assert says in err
+    assert not shell.calls
+
+
+def test_help(shell):
+    assert "pretrain" in shell()[1]
+    assert "pretrain" in shell("--help")[1]
+    status, out, _ = shell("pretrain", "--help")
+    assert status == 0
+    assert "--seconds" in out
+    assert "--body" in out
+
+
+def test_bodies(shell, tmp_path, monkeypatch):
+    (tmp_path / "o.toml").write_text("steps = 5\n[model]\nn_layer = 2\n", encoding="utf-8")
+    shell("pretrain", "bard", "--body", str(tmp_path / "o.toml"))
+    assert shell.calls == [("pretrain", {"name": "bard", "steps": 5, "n_layer": 2})]
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO("中文\n".encode())))
+    shell("generate", "bard", "--body", "-")
+    assert shell.calls == [("generate", {"model": "bard", "prompt": "中文"})]
+    (tmp_path / "bad").write_bytes(b"\xff\xfe")
+    assert "not UTF-8" in shell("generate", "bard", "--body", str(tmp_path / "bad"))[2]

@@ -1,0 +1,267 @@
+"""Small invented results for the tests of the views; `hostile` ones hold text that would like to be markup."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from llm_lab.results import (
+    AttentionMaps,
+    CorpusReport,
+    Evaluation,
+    Generation,
+    Listing,
+    ModelPart,
+    ModelReport,
+    Piece,
+    Sample,
+    Score,
+    Tokenization,
+    TokenizationRow,
+    TrainingReport,
+)
+
+EVIL = "<script>alert(1)</script>"
+HOSTILE = [
+    EVIL,
+    "\0",
+    "שלום",
+    "👩‍👩‍👧",
+    "你好",
+    "\u0301",
+    "\u202e",
+    "a\nb",
+    "\t",
+    '"&\'',
+    "<!--",
+    "]]>",
+    "${1}`",
+    "\ud800",
+    "",
+    "</pre>",
+    "javascript:1",
+]
+
+
+def training(status: str = "finished", name: str = "bard", steps: int = 606, by_time: bool = True) -> TrainingReport:
+    rng = np.random.default_rng(0)
+    curve = [1.55 + 2.6 * math.exp(-i / 60) + 0.5 * math.exp(-i / 300) + 0.05 * rng.normal() for i in range(steps)]
+    train = [(i + 1, 0.099 * (i + 1), loss) for i, loss in enumerate(curve)]
+    val = [(i, 0.099 * i, curve[i - 1] + 0.06) for i in range(80, steps, 80)]
+    done = status == "finished"
+    return TrainingReport(
+        name=name,
+        status=status,
+        facts=["modern", "0.80 M parameters", "shakespeare, char", "cpu 2 threads, fp32", "run 3f2a9c", "seed 0"],
+        unit="nats/char",
+        train=train,
+        val=val,
+        val_on="the first 20,480 of 111,540 held-out chars",
+        by_time=by_time,
+        budget_steps=606,
+        budget_seconds=60.0,
+        step=steps,
+        seconds=0.099 * steps,
+        tokens=steps * 2048,
+        epochs=steps * 2048 / 1e6,
+        tokens_per_second=20_600.0,
+        lr=6.4e-3,
+        schedule="linear to 0",
+        memory=310_000_000,
+        memory_total=23_100_000_000,
+        final={"loss": 1.712, "perplexity": 5.541, "bits_per_byte": 2.470} if done else {},
+        samples=[
+            Sample(100, 10.1, "ROMEO:", "\nThe the shat of the mare,\nAnd the he"),
+            Sample(300, 30.1, "ROMEO:", "\nAnd the world I say, my lord,\nThat shall the prince of her death"),
+        ],
+        notes=["batch 24 of 64 tokens was fitted to this machine"],
+        repeat="%pretrain bard shakespeare --tokenizer char --steps 606 --batch_size 24 --seed 0" if done else "",
+    )
+
+
+def pieces(texts: list[str]) -> list[Piece]:
+    return [Piece(text, 10 + i, special=text == "[BOS]", unknown=text == "[UNK]") for i, text in enumerate(texts)]
+
+
+def generation(texts: list[str] | None = None, n: int = 1, done: bool = True, name: str = "bard") -> Generation:
+    words = texts or (
+        "\n|What| is| the| mat|ter| with| your| hon|our|,| my| lord|?|\n|I| have| a| son| to| speak| the| king|ly| crown|."
+    ).split("|")
+    rng = np.random.default_rng(1)
+    logprob = [[-float(v) for v in rng.gamma(1.2, 1.3, len(words))] for _ in range(n)]
+    return Generation(
+        name=name,
+        prompt="ROMEO:",
+        prompt_pieces=pieces(list("ROMEO:")),
+        pieces=[pieces(words) for _ in range(n)],
+        logprob=logprob,
+        chosen_prob=[[min(1.0, 1.1 * math.exp(v)) for v in line] for line in logprob],
+        texts=["ROMEO:" + "".join(words)] * n,
+        strategy="top_p",
+        options={"p": 0.9, "temperature": 0.8},
+        seed=0,
+        tokens_per_second=2140.0,
+        done=done,
+    )
+
+
+def attention(
+    texts: list[str] | None = None, layers: int = 4, heads: int = 6, name: str = "bard", seed: int = 0
+) -> AttentionMaps:
+    texts = texts or ["To", " be", ",", " or", " not", " to", " be", ",", " that", " is", " the", " question"]
+    rng = np.random.default_rng(seed)
+    tokens, width = len(texts), 16
+    content = rng.normal(size=(tokens, width))
+    q, k = rng.normal(size=(2, layers, heads, tokens, width)).astype(np.float32)
+    place = np.arange(tokens)[:, None] / 10 ** (np.arange(width // 2) / 4)
+    wave = np.concatenate([np.sin(place), np.cos(place)], -1)
+    for i in range(layers):
+        for j in range(heads):
+            kind = (i * 5 + j * 3) % 4
+            if kind == 0:  # the previous token
+                q[i, j], k[i, j] = 5 * np.roll(wave, 1, axis=0), wave
+            elif kind == 1:  # the first
+                q[i, j], k[i, j] = 1, np.where(np.arange(tokens)[:, None] == 0, 1.4, 0.1)
+            elif kind == 2:  # near by
+                q[i, j], k[i, j] = wave, wave
+            else:
+                q[i, j], k[i, j] = 1.6 * content, rng.normal(size=(tokens, width)) * 1.2
+    made = AttentionMaps(
+        name=name,
+        pieces=pieces(texts),
+        q=q,
+        k=k,
+        scale=width**-0.5,
+        thumbnails=np.zeros((layers, heads, 1, 1), np.uint8),
+    )
+    side = min(tokens, 64)
+    starts = np.arange(side) * tokens // side
+    for_all = [[np.round(made.pattern(i, j) * 255).astype(np.uint8) for j in range(heads)] for i in range(layers)]
+    made.thumbnails = np.maximum.reduceat(np.maximum.reduceat(np.array(for_all), starts, axis=-1), starts, axis=-2)
+    return made
+
+
+def tokenization(text: str = "To be, or not to be: 你好 👋\nשלום", hostile: bool = False) -> Tokenization:
+    cuts = {
+        "char": list(text),
+        "byte": [chr(b) if b < 128 else f"<0x{b:02X}>" for b in text.encode(errors="replace")],
+        "bpe": HOSTILE if hostile else ["To", " be", ",", " or", " not", " to", " be", ":", " ", "[UNK]", "\n", "שלום"],
+    }
+    rows = [
+        TokenizationRow(kind, pieces(cut), len(cut), len(text) / len(cut), cut.count("[UNK]"), 4096, "exact")
+        for kind, cut in cuts.items()
+    ]
+    return Tokenization(text=text, trained_on="shakespeare", rows=rows)
+
+
+def model(name: str = "tiny", detail: str = "65 tokens × 128") -> ModelReport:
+    block = [
+        ModelPart("attention norm", "rmsnorm", 4, 512, 2048, 2_100_000),
+        ModelPart("attention", "4 heads of 32, rotary, QK norm", 4, 262_144, 590_000, 30_000_000),
+        ModelPart("mlp norm", "rmsnorm", 4, 512, 2048, 2_100_000),
+        ModelPart("mlp", "relu2, 128 → 512 → 128", 4, 524_288, 1_048_576, 60_000_000),
+    ]
+    parts = [
+        ModelPart("embedding", detail, 1, 8320, 0, 1_200_000),
+        *block,
+        ModelPart("final norm", "rmsnorm", 1, 128, 512, 500_000),
+        ModelPart("output", "128 → 65 tokens", 1, 8320, 16_640, 2_000_000),
+    ]
+    return ModelReport(
+        name=name,
+        title="modern · decoder",
+        config={"n_layer": 4},
+        parts=parts,
+        parameters=sum(p.parameters for p in parts),
+        flops=sum(p.flops for p in parts),
+        memory=sum(p.memory for p in parts),
+        batch_size=16,
+    )
+
+
+def corpus(name: str = "shakespeare", sample: str = "First Citizen:\nBefore we proceed any further, hear me speak.\n") -> Any:
+    words = [("the", 5437), ("and", 4859), ("I", 4400), ("to", 3900), ("of", 3300), (sample[:12], 20)]
+    return CorpusReport(
+        name=name,
+        source="tinyshakespeare.txt",
+        n_documents=1,
+        n_chars=1_115_394,
+        n_bytes=1_115_394,
+        n_words=202_651,
+        n_distinct_chars=65,
+        n_distinct_words=25_670,
+        top_words=words,
+        n_duplicates=41,
+        duplicate_unit="paragraphs",
+        train_chars=1_003_854,
+        val_chars=111_540,
+        fingerprint="86c4e6aa9db7c042",
+        sample=sample * 3,
+    )
+
+
+def evaluation(models: tuple[str, ...] = ("bard", "b2"), unit: str = "nats/char") -> Evaluation:
+    scores = []
+    for i, name in enumerate(models):
+        scores += [
+            Score(name, "loss", 1.7123 - i / 10, 0.0131, unit, "lower", 871),
+            Score(name, "perplexity", 5.541 - i, 0.072, "", "lower", 871),
+            Score(name, "accuracy", 0.482 + i / 20, None, "share", "higher", 871),
+        ]
+    return Evaluation(models=list(models), data="shakespeare, held-out 111,540 characters", scores=scores)
+
+
+def listing(title: str = "runs", cell: str = "bard") -> Listing:
+    return Listing(
+        title=title,
+        facts=["2 in .llm_lab"],
+        columns=["name", "run", "status", "steps", "held-out loss", "MB"],
+        rows=[[cell, "3f2a9c", "finished", 606, 1.7123, 3.2], ["b2", "11aa22", "stopped", 12, None, 3.2]],
+        caption="Loss in nats per token over the whole held-out split.",
+    )
+
+
+def everything(hostile: bool = False) -> dict[str, Any]:
+    """One result of each kind, by a short name."""
+    if not hostile:
+        return {
+            "live": training("training", steps=412),
+            "training": training(),
+            "steps": training("stopped", steps=300, by_time=False),
+            "generation": generation(),
+            "samples": generation(n=3),
+            "streaming": generation(n=2, done=False),
+            "attention": attention(),
+            "tokenization": tokenization(),
+            "model": model(),
+            "corpus": corpus(),
+            "evaluation": evaluation(),
+            "listing": listing(),
+        }
+    evil = "".join(HOSTILE)
+    live, done = training("training", evil), training("finished", evil)
+    for report in (live, done):
+        report.facts, report.notes, report.val_on, report.schedule = [evil, EVIL], [evil], evil, evil
+        report.samples = [Sample(1, 1.0, evil, evil)]
+        report.unit = EVIL
+        report.train[5] = (6, 0.6, math.nan)
+        report.train[7] = (8, 0.8, math.inf)
+    done.repeat = evil
+    written = generation(HOSTILE, n=2, name=evil)
+    written.logprob[0][3] = -math.inf
+    written.prompt, written.notes = evil, [evil]
+    streaming = generation(HOSTILE, done=False, name=evil)
+    return {
+        "live": live,
+        "training": done,
+        "generation": written,
+        "streaming": streaming,
+        "attention": attention(HOSTILE, name=evil),
+        "tokenization": tokenization(evil, hostile=True),
+        "model": model(evil, evil),
+        "corpus": corpus(evil, evil),
+        "evaluation": evaluation((evil, "b"), evil),
+        "listing": listing(evil, evil),
+    }
