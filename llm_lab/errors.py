@@ -25,6 +25,10 @@ class BadType(LabError, TypeError):
     """An argument is of a kind that cannot work, or is unknown, missing, or given twice."""
 
 
+class Stopped(LabError):
+    """A run was interrupted and its model kept: raised by a cell after binding it, so that the cells behind it wait."""
+
+
 class NotYet(LabError, NotImplementedError):
     """A capability that this version does not have."""
 

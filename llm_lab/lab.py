@@ -24,9 +24,10 @@ from llm_lab.verbs import VERBS, BuildOptions, TokenizeOptions
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from llm_lab.corpora.corpus import Corpus
+    from llm_lab.models.language_model import LanguageModel
     from llm_lab.store.lm import LM
     from llm_lab.tokenizers.tokenizer import Tokenizer
 
@@ -49,7 +50,7 @@ def _with_options(name: str) -> Callable[[_F], _F]:
             f"    {key}: {s.help}" + (f" (default: {s.auto or s.default})" if s.default is not REQUIRED else "")
             for key, s in declared.items()
         ]
-        function.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+        function.__dict__["__signature__"] = signature.replace(parameters=[*own, *added])
         function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Options:", *lines])
         return function
 
@@ -100,7 +101,9 @@ def _lm(value: Any) -> LM:
         if lm.run:
             print(f"{value}: run {lm.run.id} is used, {lm.run.status} {_ago(lm.run.read('status').get('time', 0.0))}")
         return lm
-    raise BadType(f"model: {show(value)} is {type(value).__name__}; an LM made by pretrain, or the name of a run would do")
+    raise BadType(
+        f"model: {show(value)} is {type(value).__name__}; an LM made by pretrain, or the name of a run would do"
+    )
 
 
 def _ago(then: float) -> str:
@@ -122,12 +125,14 @@ def pretrain(corpus: Any = None, name: str = "lm", *, display: bool = True, **op
     from llm_lab.pretraining import pretrain as carry_out
 
     if not isinstance(name, str) or not name.isidentifier():
-        raise BadValue(f"name: {show(name)} cannot be a variable's name; letters, digits and _ would do, for example bard")
+        raise BadValue(
+            f"name: {show(name)} cannot be a variable's name; letters, digits and _ would do, for example bard"
+        )
     return carry_out(corpus, name, options, display)
 
 
 @_with_options("build")
-def build(preset: str = "modern", *, name: str = "model", **options: Any) -> nn.Module:
+def build(preset: str = "modern", *, name: str = "model", **options: Any) -> LanguageModel:
     """A model with fresh weights: `lab.build("modern", vocab_size=65, n_layer=4, d_model=128)`.
 
     It shows itself as a diagram with the parameters, FLOPs per token and training memory of each part;
@@ -140,10 +145,14 @@ def build(preset: str = "modern", *, name: str = "model", **options: Any) -> nn.
     from llm_lab.models.options import PRESETS, SHAPES, ModelOptions
 
     own, _ = distribute((BuildOptions, ModelOptions), options, "build")
-    config = PRESETS.load(preset).config(own.vocab_size, **{k: v for k, v in options.items() if k in specs(ModelOptions)})
+    config = PRESETS.load(preset).config(
+        own.vocab_size, **{k: v for k, v in options.items() if k in specs(ModelOptions)}
+    )
     weights, free = 4 * sum(part.parameters for part in cost.parts(config, 1)), machine.memory().available
     if own.model is None and weights > free:
-        raise BadValue(f"the weights alone take {weights / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free; use a smaller --d_model or --n_layer")
+        raise BadValue(
+            f"the weights alone take {weights / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free; use a smaller --d_model or --n_layer"
+        )
     with torch.random.fork_rng():
         torch.manual_seed(own.seed)
         made = SHAPES.load(config.shape)(config) if own.model is None else adapt(own.model, config)
@@ -151,7 +160,7 @@ def build(preset: str = "modern", *, name: str = "model", **options: Any) -> nn.
     made.about = {"name": name, "batch_size": own.batch_size, "code": f"lab.build({preset!r}{words})"}
     if own.model is None:
         made.about["title"] = f"{preset} · {config.shape}"
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 @_with_options("generate")
@@ -190,14 +199,18 @@ def probe(model: Any, text: str | Sequence[str] = "", kind: str = "attention", *
     texts = [text] if isinstance(text, str) else list(text)
     distribute((ProbeOptions,), {"kind": kind, **options}, "probe")
     entry = PROBES.entry(kind)
-    lm.need("sites", f"probe {kind}", "a model of the lab's own parts would do (%build), or lab.record for module outputs")
+    lm.need(
+        "sites", f"probe {kind}", "a model of the lab's own parts would do (%build), or lab.record for module outputs"
+    )
     if len(texts) != 1:
         raise BadValue(f"text: {len(texts)} texts were given, and {kind} reads one")
     ids = lm.tokenizer.encode(texts[0])
     if not ids:
         raise BadValue('text: it is empty; give something to read, for example "To be, or not to be"')
     if len(ids) > lm.max_seq_len:
-        raise BadValue(f"text: {len(ids)} tokens do not fit the context of {lm.max_seq_len}; cut it to its first {lm.max_seq_len} tokens")
+        raise BadValue(
+            f"text: {len(ids)} tokens do not fit the context of {lm.max_seq_len}; cut it to its first {lm.max_seq_len} tokens"
+        )
     maps: AttentionMaps = entry.load()(lm.model, ids, lm.tokenizer.pieces(ids), lm.name)
     maps.code = f"lab.probe({lm.name}, {texts[0]!r}, kind={kind!r})"
     maps.actions["exact"] = lambda layer, head, query, key: float(maps.pattern(layer, head)[query, key])
@@ -206,7 +219,7 @@ def probe(model: Any, text: str | Sequence[str] = "", kind: str = "attention", *
     return maps
 
 
-def _read(model: Any, text: Any) -> tuple[nn.Module, Any]:
+def _read(model: Any, text: Any) -> tuple[LanguageModel, Any]:
     """A model and a batch of one text (or of ids) for it."""
     import torch
 
@@ -215,7 +228,7 @@ def _read(model: Any, text: Any) -> tuple[nn.Module, Any]:
 
     if isinstance(model, str):
         model = _lm(model)
-    device = next(model.model.parameters() if isinstance(model, LM) else model.parameters()).device
+    device = model.device
     if isinstance(text, str):
         if not isinstance(model, LM):
             raise BadType("text: a bare module has no tokenizer; give ids, (B, T), or an LM")
@@ -291,7 +304,9 @@ def _held_out(lm: LM) -> Any:
     for folder in [*folders, store.cache(make=False)]:
         if key and (tokens := Tokens.open(folder, key)) is not None:
             return tokens
-    raise BadValue(f"data: the held-out text of {lm.name} is not here; give a corpus, for example %evaluate {lm.name} shakespeare")
+    raise BadValue(
+        f"data: the held-out text of {lm.name} is not here; give a corpus, for example %evaluate {lm.name} shakespeare"
+    )
 
 
 @_with_options("tokenize")
@@ -335,10 +350,27 @@ def _runs_listing() -> Listing:
         status, request = run.read("status"), run.read("request")
         size = sum(f.stat().st_size for f in run.path.glob("*") if f.is_file())
         loss = (status.get("final") or {}).get("loss")
-        rows.append([run.name, run.id, run.status, request.get("corpus", {}).get("name", ""), status.get("steps"), loss, _ago(status.get("time", 0.0)), round(size / 1e6, 2), str(run.path)])
+        rows.append(
+            [
+                run.name,
+                run.id,
+                run.status,
+                request.get("corpus", {}).get("name", ""),
+                status.get("steps"),
+                loss,
+                _ago(status.get("time", 0.0)),
+                round(size / 1e6, 2),
+                str(run.path),
+            ]
+        )
     return Listing(
-        title="runs", facts=[f"{len(rows)} in {store.home()}"], columns=["name", "run", "status", "corpus", "steps", "held-out loss", "when", "MB", "folder"], rows=rows,
-        caption="Loss in nats per token over the whole held-out split. lab.load(name) or lab.load(run) brings a model back." if rows else "There is no run yet; %%pretrain bard makes one.",
+        title="runs",
+        facts=[f"{len(rows)} in {store.home()}"],
+        columns=["name", "run", "status", "corpus", "steps", "held-out loss", "when", "MB", "folder"],
+        rows=rows,
+        caption="Loss in nats per token over the whole held-out split. lab.load(name) or lab.load(run) brings a model back."
+        if rows
+        else "There is no run yet; %%pretrain bard makes one.",
         code="lab.runs()",
     )
 
@@ -362,12 +394,23 @@ def lab(action: str = "", name: str | None = None, to: str | None = None) -> Any
 
 def _code(lm: LM) -> Listing:
     repeat = getattr(lm.report, "repeat", "")
-    return Listing(title=lm.name, facts=["code"], columns=["as", "code"], rows=[["load", f'{lm.name} = lab.load("{lm.run.id if lm.run else lm.name}")'], ["train again", repeat]])
+    return Listing(
+        title=lm.name,
+        facts=["code"],
+        columns=["as", "code"],
+        rows=[["load", f'{lm.name} = lab.load("{lm.run.id if lm.run else lm.name}")'], ["train again", repeat]],
+    )
 
 
 def _overview() -> Listing:
     ready = [[f"%{verb.name}", verb.help, verb.example] for verb in VERBS.values() if verb.target]
-    return Listing(title="llm_lab", facts=["what is here"], columns=["verb", "what it does", "for example"], rows=ready, caption="%verb? lists a verb's options. Tab completes verbs, options, values and names.")
+    return Listing(
+        title="llm_lab",
+        facts=["what is here"],
+        columns=["verb", "what it does", "for example"],
+        rows=ready,
+        caption="%verb? lists a verb's options. Tab completes verbs, options, values and names.",
+    )
 
 
 def doctor() -> Listing:
@@ -378,21 +421,38 @@ def doctor() -> Listing:
     device = machine.device()
     there = sys.modules.get("IPython")
     shell = type(there.get_ipython()).__name__ if there and there.get_ipython() else "none"
-    versions = [(name, _version(name)) for name in ("torch", "tokenizers", "IPython", "ipykernel", "jupyterlab", "ipywidgets", "anywidget", "plotly")]
+    versions = [
+        (name, _version(name))
+        for name in ("torch", "tokenizers", "IPython", "ipykernel", "jupyterlab", "ipywidgets", "anywidget", "plotly")
+    ]
     free = f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free"
     rows = [
         ["processor", machine.cpu_name(), f"{machine.cores()} cores for this process, of {os.cpu_count()}"],
         ["memory", free, "as the container allows"],
-        ["device", str(device), torch.cuda.get_device_name() if device.type == "cuda" else "no GPU was found" if device.type == "cpu" else ""],
+        [
+            "device",
+            str(device),
+            torch.cuda.get_device_name()
+            if device.type == "cuda"
+            else "no GPU was found"
+            if device.type == "cpu"
+            else "",
+        ],
         ["bf16", "from width 256" if machine.bf16_gains(device, 256) else "not used", "where the hardware gains"],
-        ["compiler", "there" if util.find_spec("torch._inductor") and _has_compiler() else "none found", "--compile needs one on CPUs"],
+        [
+            "compiler",
+            "there" if util.find_spec("torch._inductor") and _has_compiler() else "none found",
+            "--compile needs one on CPUs",
+        ],
         ["python", platform.python_version(), platform.platform()],
         *[[name, version or "not installed", ""] for name, version in versions],
         ["shell", shell, "live cards need a notebook's kernel" if shell != "ZMQInteractiveShell" else ""],
         ["store", str(store.home()), f"{len(store.all_runs())} runs"],
         ["LLM_LAB_DATA", os.environ.get("LLM_LAB_DATA", "not set"), "a folder searched before any download"],
     ]
-    return Listing(title="doctor", facts=["the machine and what works on it"], columns=["what", "here", "note"], rows=rows)
+    return Listing(
+        title="doctor", facts=["the machine and what works on it"], columns=["what", "here", "note"], rows=rows
+    )
 
 
 def _version(name: str) -> str:

@@ -42,9 +42,7 @@ def option(
     `ge, gt, le, lt` bound a number; `choices` are the names allowed (a table, or a function that returns them);
     `unit` and `example` are for help; `auto` says what None stands for ("chosen for the machine").
     """
-    meta = dict(
-        help=help, unit=unit, ge=ge, gt=gt, le=le, lt=lt, choices=choices, example=example, auto=auto
-    )
+    meta = dict(help=help, unit=unit, ge=ge, gt=gt, le=le, lt=lt, choices=choices, example=example, auto=auto)
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata={"option": meta})
     return dataclasses.field(default=default, metadata={"option": meta})
@@ -101,7 +99,7 @@ class Spec:
         """A flag with a value that is accepted."""
         if self.type is bool:
             return self.flag
-        value = self.example or (self.choice_names()[:1] or [None])[0] or self.default
+        value = self.example or next(iter(self.choice_names()), None) or self.default
         if value is None or value is REQUIRED:
             low = self.ge if self.ge is not None else self.gt
             value = {int: int(low or 0) + 1, float: (low or 0.0) + 0.5}.get(self.type, "VALUE")
@@ -171,7 +169,7 @@ class Spec:
 
 
 @functools.cache
-def specs(cls: type) -> dict[str, Spec]:
+def specs(cls: Any) -> dict[str, Spec]:
     """The options of a dataclass, by name, in the order written."""
     hints = typing.get_type_hints(cls)
     found = {}
@@ -181,7 +179,12 @@ def specs(cls: type) -> dict[str, Spec]:
         kind, optional, many = _read_type(hints[field.name])
         default = field.default_factory() if field.default_factory is not REQUIRED else field.default
         found[field.name] = Spec(
-            name=field.name, type=kind, default=default, optional=optional or default is None, many=many, **field.metadata["option"]
+            name=field.name,
+            type=kind,
+            default=default,
+            optional=optional or default is None,
+            many=many,
+            **field.metadata["option"],
         )
     return found
 
@@ -198,6 +201,10 @@ def _read_type(hint: Any) -> tuple[type, bool, bool]:
     return (hint if hint in _WORDS else object), optional, False
 
 
+def _class(one: object) -> Any:
+    return type(one)  # to mypy, a dataclass's own type is not hashable
+
+
 @dataclass(frozen=True)
 class Options:
     """Base of every set of options: values are checked and coerced on construction."""
@@ -205,7 +212,7 @@ class Options:
     room: ClassVar[str] = ""  # the heading over these options in help
 
     def __post_init__(self) -> None:
-        for name, spec in specs(type(self)).items():
+        for name, spec in specs(_class(self)).items():
             object.__setattr__(self, name, spec.check(getattr(self, name)))
         self.validate()
 
@@ -213,10 +220,10 @@ class Options:
         """Checks that need more than one field; raise BadValue."""
 
     def to_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in specs(type(self))}
+        return {name: getattr(self, name) for name in specs(_class(self))}
 
 
-def all_specs(classes: Iterable[type]) -> dict[str, Spec]:
+def all_specs(classes: Iterable[Any]) -> dict[str, Spec]:
     """The flat option names of several dataclasses; a name declared twice is our own mistake."""
     found: dict[str, Spec] = {}
     for cls in classes:
@@ -226,7 +233,7 @@ def all_specs(classes: Iterable[type]) -> dict[str, Spec]:
     return found
 
 
-def distribute(classes: Sequence[type], values: Mapping[str, Any], where: str) -> list[Any]:
+def distribute(classes: Sequence[Any], values: Mapping[str, Any], where: str) -> list[Any]:
     """Flat `values` as one instance of each class. An unknown name is a BadType with the nearest spelling.
 
     `where` names the verb in messages ("pretrain").

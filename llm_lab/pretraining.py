@@ -30,6 +30,7 @@ from llm_lab.errors import BadValue, LabError
 from llm_lab.metrics.evaluate import evaluate, likelihood
 from llm_lab.models import cost
 from llm_lab.models.adapted import adapt
+from llm_lab.models.language_model import LanguageModel
 from llm_lab.models.options import PRESETS, SHAPES, ModelConfig, ModelOptions, PresetOptions
 from llm_lab.objectives.options import OBJECTIVES
 from llm_lab.options import distribute, specs
@@ -41,7 +42,7 @@ from llm_lab.tokenizers.options import TokenizerOptions
 from llm_lab.tokenizers.tokenizer import Tokenizer, train
 from llm_lab.training.options import BUDGETS, BudgetOptions, SampleOptions, TrainOptions
 from llm_lab.training.plan import Plan, apply, resolve
-from llm_lab.training.trainer import TrainEvent, Trainer
+from llm_lab.training.trainer import Trainer, TrainEvent
 from llm_lab.verbs import VERBS, RunOptions
 
 RECIPE = 1  # raised by hand when the same request would no longer train the same model
@@ -174,7 +175,7 @@ def _prepare(request: Request, corpus: Corpus, notes: list[str], started: float)
         model = _model(own, config)
     replay = request[RunOptions].replay
     replayed = runs.find(replay).learning_rates() if replay else ()
-    block = min(config.max_seq_len, model.max_seq_len)  # type: ignore[call-overload]
+    block = min(config.max_seq_len, model.max_seq_len)
     plan = resolve(request[BudgetOptions], options, block, len(data), config.d_model, replayed)
     apply(plan)
     model.to(plan.device)
@@ -183,14 +184,16 @@ def _prepare(request: Request, corpus: Corpus, notes: list[str], started: float)
     return _Session(request, corpus, tokenizer, config, plan, trainer, data, held_out, notes)
 
 
-def _model(own: Any, config: ModelConfig) -> nn.Module:
+def _model(own: Any, config: ModelConfig) -> LanguageModel:
     """A new model; the user's own where there is one. One that `build` made is copied, so that it stays as it is."""
     if own is None:
-        return load(SHAPES.entry(config.shape).target)(config)  # type: ignore[no-any-return]
+        return load(SHAPES.entry(config.shape).target)(config)
     if isinstance(getattr(own, "config", None), ModelConfig):
         if own.vocab_size != config.vocab_size:
-            raise BadValue(f"model: it was built for {own.vocab_size} tokens, and the tokenizer has {config.vocab_size}; build it with --vocab_size {config.vocab_size}")
-        return copy.deepcopy(own)  # type: ignore[no-any-return]
+            raise BadValue(
+                f"model: it was built for {own.vocab_size} tokens, and the tokenizer has {config.vocab_size}; build it with --vocab_size {config.vocab_size}"
+            )
+        return copy.deepcopy(own)
     return adapt(own, config)
 
 
@@ -218,8 +221,16 @@ class _Session:
     """The parts of one training and the loop over its events."""
 
     def __init__(
-        self, request: Request, corpus: Corpus, tokenizer: Tokenizer, config: ModelConfig, plan: Plan, trainer: Trainer,
-        data: Tokens, held_out: Tokens, notes: list[str],
+        self,
+        request: Request,
+        corpus: Corpus,
+        tokenizer: Tokenizer,
+        config: ModelConfig,
+        plan: Plan,
+        trainer: Trainer,
+        data: Tokens,
+        held_out: Tokens,
+        notes: list[str],
     ) -> None:
         self.request, self.corpus, self.tokenizer, self.plan, self.trainer = request, corpus, tokenizer, plan, trainer
         self.data, self.held_out = data, held_out
@@ -245,7 +256,9 @@ class _Session:
                 request[PresetOptions].preset if own is None else type(getattr(model, "module", model)).__name__,
                 f"{size:.3g} M parameters",
                 f"{corpus.name}, {tokenizer.kind}",
-                f"{plan.device} {plan.threads} thread{'s' * (plan.threads != 1)}, {plan.precision}" if plan.device == "cpu" else f"{plan.device}, {plan.precision}",
+                f"{plan.device} {plan.threads} thread{'s' * (plan.threads != 1)}, {plan.precision}"
+                if plan.device == "cpu"
+                else f"{plan.device}, {plan.precision}",
                 f"seed {plan.options.seed}",
             ],
             unit=f"nats/{unit}",
@@ -314,14 +327,20 @@ class _Session:
         model.eval()
         self.lm.model = model
         if card.status == "failed":
-            card.notes.append(f"the loss stopped being a number at step {card.step}; a lower --lr or --muon_lr would do")
+            card.notes.append(
+                f"the loss stopped being a number at step {card.step}; a lower --lr or --muon_lr would do"
+            )
         elif len(self.held_out) > 1:
             unit = card.unit.removeprefix("nats/")
             found = likelihood(card.name, model, self.trainer.objective, self.held_out, unit)
-            card.final = {score.metric: score.value for score in evaluate(found, ["loss", "perplexity", "bits_per_byte"])}
+            card.final = {
+                score.metric: score.value for score in evaluate(found, ["loss", "perplexity", "bits_per_byte"])
+            }
         if card.status == "stopped":
             whole = f"{card.budget_steps}" if not card.by_time else f"about {card.budget_steps}"
-            card.notes.append(f"stopped at step {card.step} of {whole}; the model works as it is, and the cell run again trains anew")
+            card.notes.append(
+                f"stopped at step {card.step} of {whole}; the model works as it is, and the cell run again trains anew"
+            )
         card.repeat = self._repeat(run)
         self.lm.save(run.path)
         run.write("report", {key: value for key, value in asdict(card).items() if key not in ("actions", "code")})
@@ -332,7 +351,12 @@ class _Session:
         plan, given = self.plan, dict(self.request.given)
         for gone in (*BUDGETS, "fresh", "replay"):
             given.pop(gone, None)
-        fixed = {"tokenizer": self.tokenizer.kind, "seed": plan.options.seed, "device": plan.device, "precision": plan.precision}
+        fixed = {
+            "tokenizer": self.tokenizer.kind,
+            "seed": plan.options.seed,
+            "device": plan.device,
+            "precision": plan.precision,
+        }
         if plan.device == "cpu":
             fixed["threads"] = plan.threads
         # Learning rates that followed the clock, or an interrupted run, are repeated from the run's own trace.
@@ -344,7 +368,11 @@ class _Session:
 
 def _word(value: Any) -> str:
     if isinstance(value, str):
-        return value if value.replace("-", "").replace("_", "").replace(".", "").isalnum() else json.dumps(value, ensure_ascii=False)
+        return (
+            value
+            if value.replace("-", "").replace("_", "").replace(".", "").isalnum()
+            else json.dumps(value, ensure_ascii=False)
+        )
     if isinstance(value, bool | int | float):
         return str(value).lower() if isinstance(value, bool) else f"{value}"
     return f"@{getattr(value, '__name__', type(value).__name__)}"
@@ -392,4 +420,3 @@ def _interrupt_is_stop(trainer: Trainer) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-

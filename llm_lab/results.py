@@ -48,7 +48,7 @@ class Result:
         path.write_text(
             '<!doctype html><html><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
             f"<title>{html.escape(type(self).__name__)}</title>"
-            '<style>:root{color-scheme:light dark}body{font:14px system-ui,sans-serif;margin:1rem}</style></head>'
+            "<style>:root{color-scheme:light dark}body{font:14px system-ui,sans-serif;margin:1rem}</style></head>"
             f"<body>{body}</body></html>",
             encoding="utf-8",
         )
@@ -177,7 +177,9 @@ class TrainingReport(Result):
     renderer: ClassVar[str] = "llm_lab.views.training:report"
     name: str
     status: str  # training | finished | stopped | failed | restored
-    facts: list[str]  # "modern", "0.80 M parameters", "shakespeare, char", "cpu 2 threads, fp32", "run 3f2a9c", "seed 0"
+    facts: list[
+        str
+    ]  # "modern", "0.80 M parameters", "shakespeare, char", "cpu 2 threads, fp32", "run 3f2a9c", "seed 0"
     unit: str  # of the losses: "nats/char" or "nats/token"
     train: list[tuple[int, float, float]] = field(default_factory=list)  # (step, seconds, loss)
     val: list[tuple[int, float, float]] = field(default_factory=list)
@@ -348,7 +350,7 @@ class Listing(Result):
     title: str
     facts: list[str] = field(default_factory=list)
     columns: Sequence[str] = ()
-    rows: list[Sequence[Any]] = field(default_factory=list)
+    rows: Sequence[Sequence[Any]] = field(default_factory=list)
     caption: str = ""
 
     def to_pandas(self) -> pd.DataFrame:

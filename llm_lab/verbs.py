@@ -40,8 +40,12 @@ class BuildOptions(Options):
 class TokenizeOptions(Options):
     room: ClassVar[str] = "tokenizer"
     kind: tuple[str, ...] = option((), "the tokenizers to show", choices=lambda: TOKENIZERS, example="char,bpe")
-    corpus: object = option(None, "the text their vocabularies are learned from", auto="shakespeare", example="python-docs")
-    vocab_size: int | None = option(None, "size of the learned vocabularies", ge=64, auto="by the size of the corpus", example="4096")
+    corpus: object = option(
+        None, "the text their vocabularies are learned from", auto="shakespeare", example="python-docs"
+    )
+    vocab_size: int | None = option(
+        None, "size of the learned vocabularies", ge=64, auto="by the size of the corpus", example="4096"
+    )
     model: object = option(None, "show this model's own tokenizer instead", example="bard")
 
 
@@ -73,7 +77,9 @@ class Verb:
     target: str = ""  # the function behind it; without one, `missing` says what cannot be done yet
     missing: str = ""
     examples: tuple[str, ...] = field(default=())
-    draws: bool = False  # its function shows its own result, as it grows; the others' results are for the caller to show
+    draws: bool = (
+        False  # with display=True its function shows its own result as it grows; others leave that to the caller
+    )
 
     @property
     def specs(self) -> dict[str, Spec]:
@@ -100,53 +106,164 @@ VERBS: dict[str, Verb] = {
     verb.name: verb
     for verb in (
         Verb(
-            "pretrain", "train a model from nothing on text", "%%pretrain bard shakespeare --seconds 60 --tokenizer char",
+            "pretrain",
+            "train a model from nothing on text",
+            "%%pretrain bard shakespeare --seconds 60 --tokenizer char",
             (_NEW, _CORPUS),
-            (BudgetOptions, PresetOptions, RunOptions, TokenizerOptions, CorpusOptions, ModelOptions, TrainOptions, SampleOptions),
-            "options", "llm_lab.lab:pretrain", draws=True,
+            (
+                BudgetOptions,
+                PresetOptions,
+                RunOptions,
+                TokenizerOptions,
+                CorpusOptions,
+                ModelOptions,
+                TrainOptions,
+                SampleOptions,
+            ),
+            "options",
+            "llm_lab.lab:pretrain",
+            draws=True,
         ),
         Verb(
-            "build", "show a model before it is trained: its parts and what they cost", "%build tiny modern --n_layer 6 --d_model 192",
-            (_NEW, Arg("preset", "choice", "a named architecture", choices=PRESETS)), (BuildOptions, ModelOptions),
-            "options", "llm_lab.lab:build",
+            "build",
+            "show a model before it is trained: its parts and what they cost",
+            "%build tiny modern --n_layer 6 --d_model 192",
+            (_NEW, Arg("preset", "choice", "a named architecture", choices=PRESETS)),
+            (BuildOptions, ModelOptions),
+            "options",
+            "llm_lab.lab:build",
         ),
         Verb(
-            "generate", "let a model write", '%generate bard "ROMEO:" --strategy top_p --p 0.9',
-            (_MODEL, Arg("prompt", "text", "the text to continue, in quotes")), (GenerateOptions, *strategy_options()),
-            "prompt", "llm_lab.lab:generate",
+            "generate",
+            "let a model write",
+            '%generate bard "ROMEO:" --strategy top_p --p 0.9',
+            (_MODEL, Arg("prompt", "text", "the text to continue, in quotes")),
+            (GenerateOptions, *strategy_options()),
+            "prompt",
+            "llm_lab.lab:generate",
+            draws=True,
         ),
         Verb(
-            "probe", "look inside a model", '%probe bard "To be, or not to be"',
-            (_MODEL, Arg("kind", "choice", "what to look at", choices=PROBES), Arg("text", "texts", "the text it reads, in quotes", required=True)),
-            (ProbeOptions,), "text", "llm_lab.lab:probe",
+            "probe",
+            "look inside a model",
+            '%probe bard "To be, or not to be"',
+            (
+                _MODEL,
+                Arg("kind", "choice", "what to look at", choices=PROBES),
+                Arg("text", "texts", "the text it reads, in quotes", required=True),
+            ),
+            (ProbeOptions,),
+            "text",
+            "llm_lab.lab:probe",
         ),
         Verb(
-            "evaluate", "measure a model on held-out text", "%evaluate bard --metrics perplexity,bits_per_byte",
-            (_MODELS, Arg("data", "corpus", "text to measure on; its own held-out split where none is given", choices=CORPORA)),
-            (EvaluateOptions,), "options", "llm_lab.lab:evaluate",
+            "evaluate",
+            "measure a model on held-out text",
+            "%evaluate bard --metrics perplexity,bits_per_byte",
+            (
+                _MODELS,
+                Arg(
+                    "data", "corpus", "text to measure on; its own held-out split where none is given", choices=CORPORA
+                ),
+            ),
+            (EvaluateOptions,),
+            "options",
+            "llm_lab.lab:evaluate",
         ),
         Verb(
-            "tokenize", "show how text is cut into tokens", '%tokenize "To be, or not to be" --kind char,bpe',
-            (Arg("text", "text", "the text to cut, in quotes", required=True),), (TokenizeOptions,), "text", "llm_lab.lab:tokenize",
+            "tokenize",
+            "show how text is cut into tokens",
+            '%tokenize "To be, or not to be" --kind char,bpe',
+            (Arg("text", "text", "the text to cut, in quotes", required=True),),
+            (TokenizeOptions,),
+            "text",
+            "llm_lab.lab:tokenize",
         ),
         Verb(
-            "corpus", "what a text is made of", "%corpus shakespeare",
-            (Arg("source", "corpus", "shakespeare, python-docs, a file, a glob, a URL, @df, hf:user/name", choices=CORPORA),),
-            (SourceOptions,), "source", "llm_lab.lab:corpus",
+            "corpus",
+            "what a text is made of",
+            "%corpus shakespeare",
+            (
+                Arg(
+                    "source",
+                    "corpus",
+                    "shakespeare, python-docs, a file, a glob, a URL, @df, hf:user/name",
+                    choices=CORPORA,
+                ),
+            ),
+            (SourceOptions,),
+            "source",
+            "llm_lab.lab:corpus",
         ),
         Verb(
-            "lab", "what is here, and how to begin", "%lab runs",
-            (Arg("action", "choice", "what to do", choices=("runs", "show", "code", "rename", "delete", "stop", "pack", "accept")), Arg("name", "word", "a run"), Arg("to", "word", "its new name")),
-            (), "", "llm_lab.lab:lab",
+            "lab",
+            "what is here, and how to begin",
+            "%lab runs",
+            (
+                Arg(
+                    "action",
+                    "choice",
+                    "what to do",
+                    choices=("runs", "show", "code", "rename", "delete", "stop", "pack", "accept"),
+                ),
+                Arg("name", "word", "a run"),
+                Arg("to", "word", "its new name"),
+            ),
+            (),
+            "",
+            "llm_lab.lab:lab",
         ),
         Verb("doctor", "the machine and what works on it", "%doctor", (), (), "", "llm_lab.lab:doctor"),
-        _soon("finetune", "train a model further on a task", "%%finetune critic bard @df --task classify", "pretrain is", (_NEW, Arg("base", "model", "the model to start from"), Arg("data", "corpus", "examples")), "options"),
-        _soon("compare", "strategies, prompts or runs side by side", '%compare bard "ROMEO:" --strategies greedy,top_p', "%generate takes one strategy at a time", (_MODELS, Arg("prompt", "text", "the text to continue")), "prompt"),
-        _soon("playground", "a prompt box and sliders", "%playground bard", "%generate takes the same options", (_MODEL,)),
+        _soon(
+            "finetune",
+            "train a model further on a task",
+            "%%finetune critic bard @df --task classify",
+            "pretrain is",
+            (_NEW, Arg("base", "model", "the model to start from"), Arg("data", "corpus", "examples")),
+            "options",
+        ),
+        _soon(
+            "compare",
+            "strategies, prompts or runs side by side",
+            '%compare bard "ROMEO:" --strategies greedy,top_p',
+            "%generate takes one strategy at a time",
+            (_MODELS, Arg("prompt", "text", "the text to continue")),
+            "prompt",
+        ),
+        _soon(
+            "playground", "a prompt box and sliders", "%playground bard", "%generate takes the same options", (_MODEL,)
+        ),
         _soon("chat", "talk with a model", "%chat bard", "%generate continues a prompt", (_MODEL,)),
-        _soon("prompt", "a template run over rows", "%%prompt ask --on @df --with bard", "%generate takes one prompt at a time", (_NEW,), "template"),
-        _soon("compress", "a smaller or faster model", "%compress small bard quantize", "the weights can be read with lab.load(name).model", (_NEW, Arg("base", "model", "the model to compress"), Arg("method", "word", "how")), "options"),
-        _soon("export", "a model for other programs", "%export bard bard.onnx", "a run's folder holds safetensors and JSON (%lab show NAME)", (_MODEL, Arg("path", "word", "the file to write")), "options"),
-        _soon("attach", "watch a run of another kernel", "%attach bard", "runs train in their own cell; %lab runs lists them", (_MODEL,)),
+        _soon(
+            "prompt",
+            "a template run over rows",
+            "%%prompt ask --on @df --with bard",
+            "%generate takes one prompt at a time",
+            (_NEW,),
+            "template",
+        ),
+        _soon(
+            "compress",
+            "a smaller or faster model",
+            "%compress small bard quantize",
+            "the weights can be read with lab.load(name).model",
+            (_NEW, Arg("base", "model", "the model to compress"), Arg("method", "word", "how")),
+            "options",
+        ),
+        _soon(
+            "export",
+            "a model for other programs",
+            "%export bard bard.onnx",
+            "a run's folder holds safetensors and JSON (%lab show NAME)",
+            (_MODEL, Arg("path", "word", "the file to write")),
+            "options",
+        ),
+        _soon(
+            "attach",
+            "watch a run of another kernel",
+            "%attach bard",
+            "runs train in their own cell; %lab runs lists them",
+            (_MODEL,),
+        ),
     )
 }

@@ -36,11 +36,15 @@ class Attend:
     keep: Bool[Tensor, "B T"] | None = None
 
     def to(self, device: torch.device) -> Attend:
-        moved = {f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        moved: dict[str, Any] = {
+            f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)
+        }
         return replace(self, **moved)
 
 
-def lower(attend: Attend, n_query: int, n_key: int, device: torch.device) -> tuple[bool, Bool[Tensor, "b 1 q k"] | None]:
+def lower(
+    attend: Attend, n_query: int, n_key: int, device: torch.device
+) -> tuple[bool, Bool[Tensor, "b 1 q k"] | None]:
     """`(is_causal, mask)` for `scaled_dot_product_attention`; the mask is True where a query may read a key.
 
     The queries are the last `n_query` of the `n_key` positions (the others are in a cache). No mask is made where
@@ -83,11 +87,7 @@ class Batch:
     token_type_ids: Int[Tensor, "B T"] | None = None
 
     def to(self, device: torch.device) -> Batch:
-        moved: dict[str, Any] = {
-            f.name: v.to(device)
-            for f in fields(self)
-            if (v := getattr(self, f.name)) is not None
-        }
+        moved: dict[str, Any] = {f.name: v.to(device) for f in fields(self) if (v := getattr(self, f.name)) is not None}
         return replace(self, **moved)
 
     @property

@@ -12,7 +12,9 @@ from llm_lab.models.options import ModelConfig
 class KVCache:
     """Preallocated (layers, rows, kv heads, positions, d_head). Rows can be reordered and the end cut off."""
 
-    def __init__(self, config: ModelConfig, rows: int, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, config: ModelConfig, rows: int, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> None:
         shape = (2, config.n_layer, rows, config.kv_heads, config.max_seq_len, config.head_dim)
         self._held = torch.zeros(shape, device=device, dtype=dtype)
         self._last = config.n_layer - 1

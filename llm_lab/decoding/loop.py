@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from llm_lab.decoding.cache import KVCache
 from llm_lab.decoding.strategy import Strategy
+from llm_lab.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,10 +28,10 @@ class _Reader:
     """Gives the logits after each row's text. Past the context the oldest half is dropped and the rest read again, so
     that a token costs the same however long the text; without a cache the last `max_seq_len` tokens are read each time."""
 
-    def __init__(self, model: nn.Module, ids: Int[Tensor, "R T"]) -> None:
+    def __init__(self, model: LanguageModel, ids: Int[Tensor, "R T"]) -> None:
         self.model, self.ids = model, ids
-        self.context: int = model.max_seq_len  # type: ignore[assignment]
-        self.cached = "cache" in model.supports  # type: ignore[operator]
+        self.context: int = model.max_seq_len
+        self.cached = "cache" in model.supports
         self.cache: KVCache | None = None
 
     def logits(self) -> Float[Tensor, "R V"]:
@@ -39,7 +40,8 @@ class _Reader:
         if self.cache is None or self.cache.length >= self.context:
             fits = self.ids.shape[1] <= self.context and self.cache is None
             keep = self.ids.shape[1] if fits else max(1, self.context // 2)
-            self.cache = KVCache(self.model.config, len(self.ids), self.ids.device)  # type: ignore[arg-type]
+            assert self.model.config is not None, "a model with a cache is one of ours"
+            self.cache = KVCache(self.model.config, len(self.ids), self.ids.device)
             return self.model(self.ids[:, -keep:], cache=self.cache, last=True).logits[:, -1]
         return self.model(self.ids[:, -1:], cache=self.cache, last=True).logits[:, -1]
 
@@ -53,7 +55,7 @@ class _Reader:
 
 
 def decode(
-    model: nn.Module,
+    model: LanguageModel,
     prompt: Int[Tensor, "R T"],
     strategy: Strategy,
     max_new_tokens: int,

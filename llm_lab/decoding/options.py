@@ -37,7 +37,12 @@ STRATEGIES = Table(
     [
         Entry("top_p", "llm_lab.decoding.samplers:TopPSampler", "nucleus sampling (Holtzman et al. 2020)", TopP),
         Entry("top_k", "llm_lab.decoding.samplers:TopKSampler", "sample from the k likeliest (Fan et al. 2018)", TopK),
-        Entry("temperature", "llm_lab.decoding.samplers:TemperatureSampler", "sample from the whole distribution", Temperature),
+        Entry(
+            "temperature",
+            "llm_lab.decoding.samplers:TemperatureSampler",
+            "sample from the whole distribution",
+            Temperature,
+        ),
         Entry("greedy", "llm_lab.decoding.samplers:Greedy", "always the likeliest token", Greedy),
     ],
 )

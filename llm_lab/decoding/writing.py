@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import nn
 
 from llm_lab.decoding.loop import decode
 from llm_lab.decoding.options import STRATEGIES, GenerateOptions, strategy_options
 from llm_lab.decoding.strategy import Strategy
 from llm_lab.errors import BadType
+from llm_lab.models.language_model import LanguageModel
 from llm_lab.options import distribute, specs
 from llm_lab.results import Generation
 from llm_lab.tokenizers.tokenizer import Tokenizer
@@ -26,7 +26,7 @@ class Writer(Protocol):
     """What writes: an LM."""
 
     name: str
-    model: nn.Module
+    model: LanguageModel
     tokenizer: Tokenizer
     info: dict[str, Any]
 
@@ -47,7 +47,9 @@ def choose(options: dict[str, Any]) -> tuple[GenerateOptions, Strategy, dict[str
     for key in given:
         if key not in own:
             others = [name for name, e in STRATEGIES.items() if e.options and key in specs(e.options)]
-            raise BadType(f"{key} is an option of {' and '.join(others)}, and the strategy is {general.strategy}; add for example --strategy {others[0]}")
+            raise BadType(
+                f"{key} is an option of {' and '.join(others)}, and the strategy is {general.strategy}; add for example --strategy {others[0]}"
+            )
     assert entry.options is not None
     made = entry.options(**given)
     return general, entry.load()(made), made.to_dict()
@@ -66,17 +68,27 @@ def stream(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
     start = ids or tokenizer.encode("\n") or [tokenizer.specials["bos"]]
     if not ids:
         notes.append("no prompt was given: the model begins after a line break")
-    context: int = lm.model.max_seq_len  # type: ignore[assignment]
-    kept = max(1, context // 2) if "cache" in lm.model.supports else context  # type: ignore[operator]
+    context: int = lm.model.max_seq_len
+    kept = max(1, context // 2) if "cache" in lm.model.supports else context
     if len(start) > context:
         notes.append(f"the prompt has {len(start)} tokens and the context {context}: the model reads the last {kept}")
     elif len(start) + general.max_new_tokens > context and kept < context:
         notes.append(f"past the context of {context} tokens, the last {kept} are read again and the writing goes on")
     stop = {tokenizer.specials["eos"]} if lm.info.get("ends") else set()
     result = Generation(
-        name=lm.name, prompt=prompt, prompt_pieces=tokenizer.pieces(ids), pieces=[], logprob=[[] for _ in range(general.n)],
-        chosen_prob=[[] for _ in range(general.n)], texts=[], strategy=general.strategy, options=own, seed=seed,
-        tokens_per_second=0.0, done=False, notes=notes,
+        name=lm.name,
+        prompt=prompt,
+        prompt_pieces=tokenizer.pieces(ids),
+        pieces=[],
+        logprob=[[] for _ in range(general.n)],
+        chosen_prob=[[] for _ in range(general.n)],
+        texts=[],
+        strategy=general.strategy,
+        options=own,
+        seed=seed,
+        tokens_per_second=0.0,
+        done=False,
+        notes=notes,
     )
     written: list[list[int]] = [[] for _ in range(general.n)]
     generator = torch.Generator(lm.device).manual_seed(seed)
@@ -101,7 +113,9 @@ def stream(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
     yield result
 
 
-def _fill(result: Generation, tokenizer: Tokenizer, prompt: str, ids: list[int], written: list[list[int]], seconds: float) -> None:
+def _fill(
+    result: Generation, tokenizer: Tokenizer, prompt: str, ids: list[int], written: list[list[int]], seconds: float
+) -> None:
     result.pieces = [tokenizer.pieces(one) for one in written]
     # Where the tokenizer cannot give the prompt back as it was, the prompt itself stands before what was written.
     exact = tokenizer.decode(ids) == prompt

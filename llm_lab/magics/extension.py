@@ -13,7 +13,7 @@ from IPython.display import display
 from traitlets import Dict, validate
 from traitlets.config import Configurable
 
-from llm_lab.errors import BadType, LabError, show, suggestion
+from llm_lab.errors import BadType, LabError, Stopped, show, suggestion
 from llm_lab.magics import help as help_pages
 from llm_lab.magics.complete import add_matcher
 from llm_lab.magics.parse import Call, parse
@@ -68,20 +68,16 @@ def perform(ip: Any, call: Call) -> Any:
         return display(help_pages.HelpPage(call.verb))
     for note in call.notes:
         print(note)
-    try:
-        result, to_show = call.run()
-    except LabError as stopped:  # a run that was interrupted hands over the model as it is
-        _bind(ip, call, getattr(stopped, "result", None))
-        raise
-    _bind(ip, call, result)
-    if to_show:
-        print(result) if isinstance(result, str) else display(result)
-    return result
-
-
-def _bind(ip: Any, call: Call, result: Any) -> None:
+    result, to_show = call.run()
     if result is not None:
         ip.push(dict.fromkeys(call.binds, result))
+    if to_show:
+        print(result) if isinstance(result, str) else display(result)
+    report: Any = getattr(result, "report", None)
+    if getattr(report, "status", "") == "stopped":
+        # An error is what keeps the cells queued behind this one from running on an unfinished model.
+        raise Stopped(f"{report.name}: {report.notes[-1]}")
+    return result
 
 
 class _Loaded:

@@ -37,7 +37,7 @@ class Call:
 
     def run(self) -> tuple[Any, bool]:
         """The result, and whether it is still to be shown."""
-        result = self.verb.load()(**self.kwargs)
+        result = self.verb.load()(**self.kwargs, **({"display": True} if self.verb.draws else {}))
         return result, result is not None and not self.verb.draws
 
 

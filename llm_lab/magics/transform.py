@@ -46,7 +46,7 @@ class CellTransformer:
         if not wanted:
             return lines
         starts = _logical_starts(lines)
-        return [(self._rewrite(line) or line) if i in wanted else line for i, line in enumerate(lines)]
+        return [(self._rewrite(line) or line) if i in starts and i in wanted else line for i, line in enumerate(lines)]
 
     def _rewrite(self, line: str) -> str | None:
         """The line in a form that IPython passes on verbatim; None where it does so anyway."""

@@ -12,8 +12,14 @@ METRICS = Table(
     "metric",
     [
         Entry("loss", "llm_lab.metrics.likelihood:loss", "mean negative log-likelihood of a token"),
-        Entry("perplexity", "llm_lab.metrics.likelihood:perplexity", "exp of the loss: how many tokens it is torn between"),
-        Entry("bits_per_byte", "llm_lab.metrics.likelihood:bits_per_byte", "bits to code a byte of the text: comparable across tokenizers"),
+        Entry(
+            "perplexity", "llm_lab.metrics.likelihood:perplexity", "exp of the loss: how many tokens it is torn between"
+        ),
+        Entry(
+            "bits_per_byte",
+            "llm_lab.metrics.likelihood:bits_per_byte",
+            "bits to code a byte of the text: comparable across tokenizers",
+        ),
     ],
 )
 
@@ -21,4 +27,6 @@ METRICS = Table(
 @dataclass(frozen=True)
 class EvaluateOptions(Options):
     room: ClassVar[str] = "evaluation"
-    metrics: tuple[str, ...] = option(tuple(METRICS), "what to measure", choices=lambda: METRICS, example="perplexity,bits_per_byte")
+    metrics: tuple[str, ...] = option(
+        tuple(METRICS), "what to measure", choices=lambda: METRICS, example="perplexity,bits_per_byte"
+    )

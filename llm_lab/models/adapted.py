@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from llm_lab.data.batch import Attend
 from llm_lab.errors import BadType, BadValue, LabError, show
-from llm_lab.models.cost import Described, module_parts
+from llm_lab.models.attention import Cache
+from llm_lab.models.cost import module_parts
+from llm_lab.models.language_model import LanguageModel, ModelOutput
 from llm_lab.models.options import ModelConfig
-from llm_lab.models.transformer import ModelOutput
 from llm_lab.results import ModelPart
 
 _CONTEXT = ("max_seq_len", "block_size", "context_length", "context_size", "seq_len", "n_ctx", "n_positions", "ctx_len")
@@ -32,15 +33,14 @@ _SIZES = {  # what others call our sizes
 }
 
 
-class Adapted(Described):
+class Adapted(LanguageModel):
     """Gives a user's module our forward. It decodes uncached; its sites are the outputs of its submodules."""
 
     supports = frozenset({"next_token", "gradients"})
-    config = None
 
     def __init__(self, module: nn.Module, vocab_size: int, max_seq_len: int) -> None:
-        super().__init__()
-        self.module, self.vocab_size, self.max_seq_len = module, vocab_size, max_seq_len
+        super().__init__(None, vocab_size, max_seq_len)
+        self.module = module
         names = inspect.signature(module.forward).parameters
         # nanoGPT gives only the last position's logits unless it is also given targets.
         self._targets = next((name for name in ("targets", "labels", "target", "y") if name in names), None)
@@ -52,8 +52,7 @@ class Adapted(Described):
         was_training = self.module.training
         self.module.eval()
         length = min(4, self.max_seq_len)
-        parameter = next(self.module.parameters(), None)
-        device = parameter.device if parameter is not None else "cpu"
+        device = self.device
         ids = (torch.arange(length, device=device) % self.vocab_size)[None]
         name = type(self.module).__name__
         with torch.no_grad(), torch.random.fork_rng():
@@ -62,14 +61,20 @@ class Adapted(Described):
                 self._needs_targets = True
                 logits = self._logits(ids)
             if logits.ndim != 3 or logits.shape[:2] != ids.shape:
-                raise BadValue(f"model {name}: its forward gave {tuple(logits.shape)} for ids {tuple(ids.shape)}; it must give (B, T, vocabulary)")
+                raise BadValue(
+                    f"model {name}: its forward gave {tuple(logits.shape)} for ids {tuple(ids.shape)}; it must give (B, T, vocabulary)"
+                )
             if logits.shape[-1] < self.vocab_size:
-                raise BadValue(f"model {name}: it gives {logits.shape[-1]} logits, and the tokenizer has {self.vocab_size} tokens; build it with vocab_size={self.vocab_size}")
+                raise BadValue(
+                    f"model {name}: it gives {logits.shape[-1]} logits, and the tokenizer has {self.vocab_size} tokens; build it with vocab_size={self.vocab_size}"
+                )
             if length > 1:
                 changed = ids.clone()
                 changed[0, -1] = (changed[0, -1] + 1) % self.vocab_size
                 if not torch.allclose(self._logits(changed)[:, :-1], logits[:, :-1], atol=1e-4):
-                    raise BadValue(f"model {name}: a later token changes an earlier logit, so it sees the answer; a causal mask in its attention would do")
+                    raise BadValue(
+                        f"model {name}: a later token changes an earlier logit, so it sees the answer; a causal mask in its attention would do"
+                    )
         self.module.train(was_training)
 
     def _logits(self, ids: Tensor) -> Tensor:
@@ -78,21 +83,25 @@ class Adapted(Described):
         except LabError:
             raise
         except Exception as error:
-            raise BadValue(f"model {type(self.module).__name__}: its forward failed on ids of shape {tuple(ids.shape)}: {type(error).__name__}: {error}") from error
+            raise BadValue(
+                f"model {type(self.module).__name__}: its forward failed on ids of shape {tuple(ids.shape)}: {type(error).__name__}: {error}"
+            ) from error
         if isinstance(out, tuple | list):
             out = out[0]
         out = getattr(out, "logits", out)
         if not isinstance(out, Tensor):
-            raise BadType(f"model {type(self.module).__name__}: its forward gave {type(out).__name__}; a tensor of logits, (logits, loss) or an object with .logits would do")
+            raise BadType(
+                f"model {type(self.module).__name__}: its forward gave {type(out).__name__}; a tensor of logits, (logits, loss) or an object with .logits would do"
+            )
         return out
 
     def forward(
         self,
         input_ids: Tensor,
         attend: Attend | None = None,
-        position_ids: None = None,
-        token_type_ids: None = None,
-        cache: None = None,
+        position_ids: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        cache: Cache | None = None,
         last: bool = False,
     ) -> ModelOutput:
         if input_ids.shape[1] > self.max_seq_len:
@@ -118,7 +127,9 @@ def adapt(model: Any, sizes: ModelConfig) -> Adapted:
         context = next((v for v in (_size_of(model, name) for name in _CONTEXT) if v), sizes.max_seq_len)
         return Adapted(model, sizes.vocab_size, context)
     if not callable(model):
-        raise BadType(f"model: {show(model)} is {type(model).__name__}; an nn.Module, or a class or function that makes one, would do, for example --model @MyGPT")
+        raise BadType(
+            f"model: {show(model)} is {type(model).__name__}; an nn.Module, or a class or function that makes one, would do, for example --model @MyGPT"
+        )
     values = {alias: getattr(sizes, ours) for ours, aliases in _SIZES.items() for alias in aliases}
     values["d_ff"] = values["ffn_dim"] = values["intermediate_size"] = sizes.ff_width
     arguments: list[Any] = []
@@ -129,14 +140,21 @@ def adapt(model: Any, sizes: ModelConfig) -> Adapted:
             keywords[parameter.name] = values[parameter.name]
         elif parameter.name in ("config", "cfg", "args") and parameter.default is parameter.empty:
             keywords[parameter.name] = SimpleNamespace(**values)
-        elif parameter.default is parameter.empty and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-            raise BadType(f"model {name}: its argument {parameter.name!r} has no default and is no size that the lab knows; give it one, or pass a built module with --model @instance")
+        elif parameter.default is parameter.empty and parameter.kind not in (
+            parameter.VAR_KEYWORD,
+            parameter.VAR_POSITIONAL,
+        ):
+            raise BadType(
+                f"model {name}: its argument {parameter.name!r} has no default and is no size that the lab knows; give it one, or pass a built module with --model @instance"
+            )
     try:
         module = model(*arguments, **keywords)
     except LabError:
         raise
     except Exception as error:
-        raise BadValue(f"model {name}: it could not be built with {listing_of(keywords)}: {type(error).__name__}: {error}") from error
+        raise BadValue(
+            f"model {name}: it could not be built with {listing_of(keywords)}: {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(module, nn.Module):
         raise BadType(f"model {name}: it made {type(module).__name__}, not an nn.Module")
     return Adapted(module, sizes.vocab_size, sizes.max_seq_len)

@@ -7,14 +7,11 @@ Muon; two are counted), and the activations that the backward pass keeps.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
-from llm_lab import machine
 from llm_lab.models.options import MLPS, ModelConfig
-from llm_lab.results import ModelPart, ModelReport
+from llm_lab.results import ModelPart
 
 _STATE_BYTES = 16  # weight, gradient and two optimiser values in float32
 
@@ -35,7 +32,9 @@ def parts(config: ModelConfig, batch_size: int) -> list[ModelPart]:
 
     attention = d * (d + 2 * kv) + d * d + bias * (2 * d + 2 * kv)
     mlp = d * ff * (gated + 1) + bias * (gated * ff + d)
-    heads = f"{c.n_head} heads of {c.head_dim}" + (f", {c.kv_heads} for keys and values" if c.kv_heads != c.n_head else "")
+    heads = f"{c.n_head} heads of {c.head_dim}" + (
+        f", {c.kv_heads} for keys and values" if c.kv_heads != c.n_head else ""
+    )
     # On average a causal position reads half of the context.
     looks = 2 * 2 * d * (c.max_seq_len + 1) // 2
     found = [part("embedding", f"{c.vocab_size:,} tokens × {d}", 1, c.vocab_size * d, 0, d)]
@@ -44,13 +43,27 @@ def parts(config: ModelConfig, batch_size: int) -> list[ModelPart]:
     extras = [c.position if c.position != "learned" else "", "QK norm" if c.qk_norm else ""]
     found += [
         part("attention norm", c.norm, c.n_layer, norm, 4 * d, d),
-        part("attention", ", ".join([heads, *filter(None, extras)]), c.n_layer, attention, 2 * (attention - bias * (2 * d + 2 * kv)) + looks, 5 * d + 4 * kv),
+        part(
+            "attention",
+            ", ".join([heads, *filter(None, extras)]),
+            c.n_layer,
+            attention,
+            2 * (attention - bias * (2 * d + 2 * kv)) + looks,
+            5 * d + 4 * kv,
+        ),
         part("mlp norm", c.norm, c.n_layer, norm, 4 * d, d),
         part("mlp", f"{c.mlp}, {d} → {ff} → {d}", c.n_layer, mlp, 2 * d * ff * (gated + 1), (2 + gated) * ff + d),
         part("final norm", c.norm, 1, norm, 4 * d, d),
     ]
     tied = c.tie_embeddings
-    logits = part("output", f"{d} → {c.vocab_size:,} tokens" + (", tied to the embedding" if tied else ""), 1, 0 if tied else c.vocab_size * d, 2 * d * c.vocab_size, 4 * c.vocab_size)
+    logits = part(
+        "output",
+        f"{d} → {c.vocab_size:,} tokens" + (", tied to the embedding" if tied else ""),
+        1,
+        0 if tied else c.vocab_size * d,
+        2 * d * c.vocab_size,
+        4 * c.vocab_size,
+    )
     return [*found, logits]
 
 
@@ -83,7 +96,9 @@ def module_parts(module: nn.Module, batch_size: int, length: int) -> list[ModelP
         seen.update(id(p) for p in own)
         count = len(child) if isinstance(child, nn.ModuleList) and len(child) else 1
         spent = sum(
-            sum(ops.values()) for path, ops in flops.items() if path.split(".")[1:2] == [name] and (path.count(".") == (2 if count > 1 else 1))
+            sum(ops.values())
+            for path, ops in flops.items()
+            if path.split(".")[1:2] == [name] and (path.count(".") == (2 if count > 1 else 1))
         )
         activations = sum(size for path, size in kept.items() if path.split(".")[0] == name)
         size = sum(p.numel() for p in own)
@@ -98,39 +113,3 @@ def _size(output: object) -> int:
     if isinstance(output, tuple | list):
         return sum(_size(item) for item in output)
     return 0
-
-
-class Described(nn.Module):
-    """A module that shows what it is made of and what it costs. `about` holds how it was asked for: name, preset, batch_size."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.about: dict[str, Any] = {}
-
-    def parts(self, batch_size: int) -> list[ModelPart]:
-        raise NotImplementedError
-
-    def report(self, batch_size: int | None = None) -> ModelReport:
-        """Parameters, FLOPs a token and the memory that training at `batch_size` takes, by part."""
-        size = batch_size or self.about.get("batch_size", 16)
-        found = self.parts(size)
-        need, there = sum(part.memory for part in found), machine.memory()
-        notes = []
-        if need > there.available:
-            notes.append(f"training needs about {need / 1e9:,.1f} GB, and {there.available / 1e9:,.1f} GB are free here")
-        config = getattr(self, "config", None)
-        return ModelReport(
-            name=self.about.get("name", "model"),
-            title=self.about.get("title", type(getattr(self, "module", self)).__name__),
-            config=config.to_dict() if config is not None else {},
-            parts=found,
-            parameters=sum(part.parameters for part in found),
-            flops=sum(part.flops for part in found),
-            memory=need,
-            batch_size=size,
-            notes=notes,
-            code=self.about.get("code", ""),
-        )
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        return self.report()._repr_mimebundle_(include, exclude)

@@ -82,11 +82,17 @@ class ModelConfig(ModelOptions):
         if self.d_model % self.n_head:
             fits = [h for h in range(1, self.d_model + 1) if self.d_model % h == 0]
             near = min(fits, key=lambda h: abs(h - self.n_head))
-            raise BadValue(f"d_model {self.d_model} does not divide by n_head {self.n_head}; use --n_head {near}, or --d_model {-(-self.d_model // self.n_head) * self.n_head}")
+            raise BadValue(
+                f"d_model {self.d_model} does not divide by n_head {self.n_head}; use --n_head {near}, or --d_model {-(-self.d_model // self.n_head) * self.n_head}"
+            )
         if self.n_head % self.kv_heads:
-            raise BadValue(f"n_head {self.n_head} does not divide by n_kv_head {self.kv_heads}; use for example --n_kv_head 1")
+            raise BadValue(
+                f"n_head {self.n_head} does not divide by n_kv_head {self.kv_heads}; use for example --n_kv_head 1"
+            )
         if self.position == "rotary" and self.head_dim % 2:
-            raise BadValue(f"position 'rotary' turns pairs, so d_model / n_head must be even, not {self.head_dim}; use --d_model {2 * self.n_head * max(1, self.head_dim // 2)} or --position learned")
+            raise BadValue(
+                f"position 'rotary' turns pairs, so d_model / n_head must be even, not {self.head_dim}; use --d_model {2 * self.n_head * max(1, self.head_dim // 2)} or --position learned"
+            )
 
 
 @dataclass(frozen=True)
@@ -107,8 +113,19 @@ PRESETS = Table(
             "gpt2",
             Preset(
                 dict(
-                    n_layer=12, n_head=12, d_model=768, max_seq_len=1024, norm="layernorm", position="learned", mlp="gelu",
-                    bias=True, qk_norm=False, logit_softcap=0.0, tie_embeddings=True, zero_init=False, dropout=0.1,
+                    n_layer=12,
+                    n_head=12,
+                    d_model=768,
+                    max_seq_len=1024,
+                    norm="layernorm",
+                    position="learned",
+                    mlp="gelu",
+                    bias=True,
+                    qk_norm=False,
+                    logit_softcap=0.0,
+                    tie_embeddings=True,
+                    zero_init=False,
+                    dropout=0.1,
                 )
             ),
             "GPT-2 small as released (Radford et al. 2019): 124 M parameters; give sizes for a small one",

@@ -37,7 +37,9 @@ class Tape:
             new = self.replacements[name](x)
             if not isinstance(new, Tensor) or new.shape != x.shape:
                 got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
-                raise BadValue(f"replace {name!r}: the function must return a tensor of shape {tuple(x.shape)}, not {got}")
+                raise BadValue(
+                    f"replace {name!r}: the function must return a tensor of shape {tuple(x.shape)}, not {got}"
+                )
             x = new
         if name in self.read:
             self.found[name] = x if self.grad else x.detach()

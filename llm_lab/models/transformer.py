@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -12,18 +10,12 @@ from llm_lab.data.batch import Attend, lower
 from llm_lab.errors import BadValue
 from llm_lab.models import cost
 from llm_lab.models.attention import Attention, Cache
+from llm_lab.models.language_model import LanguageModel, ModelOutput
 from llm_lab.models.layers import init_std, softcap
 from llm_lab.models.options import MLPS, NORMS, POSITIONS, ModelConfig
 from llm_lab.models.positions import Position
 from llm_lab.models.sites import running, site
 from llm_lab.results import ModelPart
-
-
-@dataclass(frozen=True, eq=False)
-class ModelOutput:
-    """What a forward pass gives: float32 logits, (B, T, V)."""
-
-    logits: Float[Tensor, "B T V"]
 
 
 class Block(nn.Module):
@@ -51,18 +43,17 @@ class Block(nn.Module):
         return site(x + self.mlp(self.mlp_norm(x)), f"{self.path}.resid_post")
 
 
-class Decoder(cost.Described):
+class Decoder(LanguageModel):
     """A stack that predicts the next token, as GPT.
 
     Sites: `embed`, `blocks.{i}.…`, `final` (after the last norm), `logits`; `sites()` lists them with their shapes.
     """
 
     supports = frozenset({"next_token", "cache", "sites", "embeddings", "gradients"})
+    config: ModelConfig
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.vocab_size, self.max_seq_len = config.vocab_size, config.max_seq_len
+        super().__init__(config, config.vocab_size, config.max_seq_len)
         self.embed = nn.Embedding(config.vocab_size, config.d_model)
         self.position: Position = POSITIONS.load(config.position)(config)
         self.blocks = nn.ModuleList(Block(config, i, f"blocks.{i}") for i in range(config.n_layer))
@@ -96,18 +87,16 @@ class Decoder(cost.Described):
         input_ids: Int[Tensor, "B T"],
         attend: Attend | None = None,
         position_ids: Int[Tensor, "b T"] | None = None,
-        token_type_ids: None = None,
+        token_type_ids: Int[Tensor, "B T"] | None = None,
         cache: Cache | None = None,
         last: bool = False,
     ) -> ModelOutput:
-        """Logits at every position, or with `last` only at the final one, (B, 1, V).
-
-        Raises BadValue when the sequence, cache included, is longer than `max_seq_len`.
-        """
         past = cache.length if cache is not None else 0
         T = input_ids.shape[1]
         if past + T > self.max_seq_len:
-            raise BadValue(f"{past + T} tokens do not fit the context of {self.max_seq_len}; cut the text, or build with --max_seq_len {past + T}")
+            raise BadValue(
+                f"{past + T} tokens do not fit the context of {self.max_seq_len}; cut the text, or build with --max_seq_len {past + T}"
+            )
         with running(self):
             is_causal, mask = lower(attend or Attend(), T, past + T, input_ids.device)
             if position_ids is None:
@@ -126,7 +115,7 @@ class Decoder(cost.Described):
         return cost.parts(self.config, batch_size)
 
     def sites(self) -> dict[str, str]:
-        """Every site's name and shape; S are the positions attended to."""
+        """As in the base; S in a shape are the positions attended to."""
         c = self.config
         qkv = {"q": f"(B, {c.n_head}, T, {c.head_dim})", "k": f"(B, {c.kv_heads}, T, {c.head_dim})"}
         qkv["v"] = qkv["k"]

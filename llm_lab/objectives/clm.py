@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm_lab.data.batch import IGNORE, Attend, Batch
+from llm_lab.models.language_model import LanguageModel
 from llm_lab.objectives.objective import Trainee
 
 
 class CausalLM:
     """L = − mean log p(x_t | x_<t), in nats per token (Radford et al. 2018, eq. 1)."""
 
-    def attach(self, model: nn.Module) -> Trainee:
+    def attach(self, model: LanguageModel) -> Trainee:
         return Trainee(model, nn.ModuleDict())
 
     def collate(self, examples: list[np.ndarray], rng: np.random.Generator | None = None) -> Batch:
@@ -34,12 +35,12 @@ class CausalLM:
         loss = F.cross_entropy(logits.flatten(0, 1), _targets(batch).flatten(), ignore_index=IGNORE)
         return loss, {"clm": loss.detach()}
 
-    def token_losses(self, model: nn.Module, batch: Batch) -> Tensor:
+    def token_losses(self, model: LanguageModel, batch: Batch) -> Tensor:
         """Each target's −log p, (B, T) in nats; 0 where there is no target."""
         logits = model(**batch.inputs()).logits
         return F.cross_entropy(logits.transpose(1, 2), _targets(batch), ignore_index=IGNORE, reduction="none")
 
-    def deliver(self, trainee: Trainee) -> nn.Module:
+    def deliver(self, trainee: Trainee) -> LanguageModel:
         """The model that stays when training ends."""
         return trainee.model
 

@@ -9,13 +9,14 @@ import numpy as np
 from torch import Tensor, nn
 
 from llm_lab.data.batch import Batch
+from llm_lab.models.language_model import LanguageModel
 
 
 @dataclass(eq=False)
 class Trainee:
     """What is trained: the model, and whatever an objective adds to it (heads, companions) under `extras`."""
 
-    model: nn.Module
+    model: LanguageModel
     extras: nn.ModuleDict
 
     def parameters(self) -> list[tuple[str, nn.Parameter]]:
@@ -31,7 +32,7 @@ class Trainee:
 class Objective(Protocol):
     """The five things that training asks of an objective."""
 
-    def attach(self, model: nn.Module) -> Trainee:
+    def attach(self, model: LanguageModel) -> Trainee:
         """The model with what the objective adds to it."""
 
     def collate(self, examples: list[np.ndarray], rng: np.random.Generator) -> Batch:
@@ -40,8 +41,8 @@ class Objective(Protocol):
     def loss(self, trainee: Trainee, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """(the mean loss in nats per target, its named parts)."""
 
-    def token_losses(self, model: nn.Module, batch: Batch) -> Tensor:
+    def token_losses(self, model: LanguageModel, batch: Batch) -> Tensor:
         """Each target's loss in nats, (B, T); 0 where there is no target."""
 
-    def deliver(self, trainee: Trainee) -> nn.Module:
+    def deliver(self, trainee: Trainee) -> LanguageModel:
         """The model that stays when training ends."""

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import nn
 
 from llm_lab.data.batch import Batch
+from llm_lab.models.transformer import Decoder
 from llm_lab.probes.recording import record
 from llm_lab.results import AttentionMaps, Piece
 
 THUMBNAIL = 64  # pixels a side at most
 
 
-def attention(model: nn.Module, ids: list[int], pieces: list[Piece], name: str) -> AttentionMaps:
+def attention(model: Decoder, ids: list[int], pieces: list[Piece], name: str) -> AttentionMaps:
     """The maps over `ids`, at most `max_seq_len` of them. Keeps q and k, (L, H, T, d), and byte thumbnails."""
-    device = next(model.parameters()).device
+    device = model.device
     batch = Batch(torch.tensor([ids], dtype=torch.long, device=device))
-    layers = range(model.config.n_layer)  # type: ignore[union-attr, arg-type]
+    layers = range(model.config.n_layer)
     found = record(model, batch, [f"blocks.{i}.attn.{x}" for i in layers for x in ("q", "k")])
-    q, k = (
-        torch.stack([found[f"blocks.{i}.attn.{x}"][0] for i in layers]).float().cpu().numpy() for x in ("q", "k")
-    )
+    q, k = (torch.stack([found[f"blocks.{i}.attn.{x}"][0] for i in layers]).float().cpu().numpy() for x in ("q", "k"))
     maps = AttentionMaps(
-        name=name, pieces=pieces, q=q, k=k, scale=model.blocks[0].attn.scale, thumbnails=np.zeros(0, np.uint8)  # type: ignore[index, union-attr, arg-type]
+        name=name, pieces=pieces, q=q, k=k, scale=model.config.head_dim**-0.5, thumbnails=np.zeros(0, np.uint8)
     )
     n_layer, n_head, n_token, _ = maps.shape
     size = min(n_token, THUMBNAIL)

@@ -10,7 +10,14 @@ from llm_lab.registry import Entry, Table
 
 PROBES = Table(
     "probe",
-    [Entry("attention", "llm_lab.probes.attention:attention", "which token reads from which, every head", supports=frozenset({"sites"}))],
+    [
+        Entry(
+            "attention",
+            "llm_lab.probes.attention:attention",
+            "which token reads from which, every head",
+            supports=frozenset({"sites"}),
+        )
+    ],
 )
 
 
@@ -18,4 +25,6 @@ PROBES = Table(
 class ProbeOptions(Options):
     room: ClassVar[str] = "probe"
     kind: str = option("attention", "what to look at", choices=lambda: PROBES)
-    live: bool = option(False, "keep the kernel in the loop: the value under the pointer is exact (a widget while the kernel lives)")
+    live: bool = option(
+        False, "keep the kernel in the loop: the value under the pointer is exact (a widget while the kernel lives)"
+    )

@@ -10,23 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from llm_lab.data.batch import Batch
+from llm_lab.models.language_model import LanguageModel
 from llm_lab.models.sites import Replacement, Tape, matching, opened
 
 
 def record(
-    model: nn.Module, batch: Batch, sites: str | Iterable[str] = "*", grad: bool = False
+    model: LanguageModel, batch: Batch, sites: str | Iterable[str] = "*", grad: bool = False
 ) -> dict[str, Tensor]:
     """One forward pass, and the activations at the sites named, by name.
 
     Patterns such as `blocks.*.attn.pattern` and TransformerLens's `hook_…` names are taken. With `grad` the tensors
     keep their graph. Raises BadValue for a site that is not there.
     """
-    names = matching(sites, model.sites())  # type: ignore[operator]
+    names = matching(sites, model.sites())
     was_training = model.training
     model.eval()
     try:
         with torch.set_grad_enabled(grad):
-            if "sites" in model.supports:  # type: ignore[operator]
+            if "sites" in model.supports:
                 with opened(Tape(model, read=frozenset(names), grad=grad)) as tape:
                     model(**batch.inputs())
                 return {name: tape.found[name] for name in names}
@@ -35,7 +36,7 @@ def record(
         model.train(was_training)
 
 
-def _record_modules(model: nn.Module, batch: Batch, names: list[str], grad: bool) -> dict[str, Tensor]:
+def _record_modules(model: LanguageModel, batch: Batch, names: list[str], grad: bool) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:
@@ -46,8 +47,7 @@ def _record_modules(model: nn.Module, batch: Batch, names: list[str], grad: bool
 
         return hook
 
-    modules = dict(model.module.named_modules())  # type: ignore[union-attr]
-    handles = [modules[name].register_forward_hook(keep(name)) for name in names]
+    handles = [_submodule(model, name).register_forward_hook(keep(name)) for name in names]
     try:
         model(**batch.inputs())
     finally:
@@ -56,22 +56,28 @@ def _record_modules(model: nn.Module, batch: Batch, names: list[str], grad: bool
     return {name: found[name] for name in names if name in found}
 
 
+def _submodule(model: LanguageModel, name: str) -> nn.Module:
+    """The module of a user's model that a site names."""
+    return model.get_submodule(f"module.{name}")
+
+
 @contextlib.contextmanager
-def replace(model: nn.Module, replacements: Mapping[str, Replacement]) -> Iterator[None]:
+def replace(model: LanguageModel, replacements: Mapping[str, Replacement]) -> Iterator[None]:
     """Within the `with`, each activation x at a named site becomes `function(x)`; patterns are taken.
 
     Later replacements see what earlier ones have done. Raises BadValue for a site that is not there, and when a
     function returns another shape.
     """
-    known = model.sites()  # type: ignore[operator]
+    known = model.sites()
     chosen = {name: function for pattern, function in replacements.items() for name in matching(pattern, known)}
-    if "sites" in model.supports:  # type: ignore[operator]
+    if "sites" in model.supports:
         with opened(Tape(model, replacements=chosen)):
             yield
         return
-    modules = dict(model.module.named_modules())  # type: ignore[union-attr]
     handles = [
-        modules[name].register_forward_hook(lambda m, i, out, f=function: (f(out[0]), *out[1:]) if isinstance(out, tuple) else f(out))
+        _submodule(model, name).register_forward_hook(
+            lambda m, i, out, f=function: (f(out[0]), *out[1:]) if isinstance(out, tuple) else f(out)
+        )
         for name, function in chosen.items()
     ]
     try:

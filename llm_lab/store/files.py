@@ -63,10 +63,16 @@ def read_weights(path: Path, model: nn.Module) -> None:
     except (SafetensorError, OSError) as error:
         raise BadValue(f"{path} is damaged: {error}") from None
     own = model.state_dict()
-    tied = {name for name, tensor in own.items() if any(t in tensors and own[t].data_ptr() == tensor.data_ptr() for t in own)}
+    tied = {
+        name
+        for name, tensor in own.items()
+        if any(t in tensors and own[t].data_ptr() == tensor.data_ptr() for t in own)
+    }
     missing = [name for name in own if name not in tensors and name not in tied]
     unknown = [name for name in tensors if name not in own]
     wrong = [name for name in tensors if name in own and own[name].shape != tensors[name].shape]
     if missing or unknown or wrong:
-        raise BadValue(f"{path} does not fit the model: missing {missing[:3]}, unknown {unknown[:3]}, of another shape {wrong[:3]}")
+        raise BadValue(
+            f"{path} does not fit the model: missing {missing[:3]}, unknown {unknown[:3]}, of another shape {wrong[:3]}"
+        )
     model.load_state_dict(tensors, strict=False)

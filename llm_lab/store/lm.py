@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from llm_lab.errors import BadValue, listing
 from llm_lab.models.adapted import adapt
+from llm_lab.models.language_model import LanguageModel
 from llm_lab.models.options import SHAPES, ModelConfig
 from llm_lab.options import specs
 from llm_lab.registry import load
@@ -32,25 +32,26 @@ class LM:
     """
 
     name: str
-    model: nn.Module
+    model: LanguageModel
     tokenizer: Tokenizer
     run: Run | None = None
-    info: dict[str, Any] = field(default_factory=dict)  # how it decodes and was trained: ends (documents end by <eos>), objective, …
+    info: dict[str, Any] = field(
+        default_factory=dict
+    )  # how it decodes and was trained: ends (documents end by <eos>), objective, …
     report: Result | None = field(default=None, repr=False)  # how its training went
 
     @property
     def device(self) -> torch.device:
-        parameter = next(self.model.parameters(), None)
-        return parameter.device if parameter is not None else torch.device("cpu")
+        return self.model.device
 
     @property
     def supports(self) -> frozenset[str]:
         """What it can do: next_token, cache, sites, embeddings, gradients."""
-        return self.model.supports  # type: ignore[return-value]
+        return self.model.supports
 
     @property
     def max_seq_len(self) -> int:
-        return self.model.max_seq_len  # type: ignore[return-value]
+        return self.model.max_seq_len
 
     @property
     def history(self) -> pd.DataFrame:
@@ -60,12 +61,14 @@ class LM:
 
     def sites(self) -> dict[str, str]:
         """The names and shapes of the activations that can be read and replaced."""
-        return self.model.sites()  # type: ignore[operator]
+        return self.model.sites()
 
     def need(self, ability: str, verb: str, instead: str) -> None:
         """Refuse a verb in one line where the model lacks what it rests on."""
         if ability not in self.supports:
-            raise BadValue(f"{verb} needs a model with {ability}; {self.name} has: {listing(sorted(self.supports))}; {instead}")
+            raise BadValue(
+                f"{verb} needs a model with {ability}; {self.name} has: {listing(sorted(self.supports))}; {instead}"
+            )
 
     def save(self, path: str | Path) -> Path:
         """Write model.safetensors, model.json and tokenizer.json into the folder `path`."""
@@ -102,10 +105,12 @@ class LM:
 def load_lm(folder: Path, name: str | None = None, model: Any = None, device: str = "cpu") -> LM:
     """The LM in a folder. `model` is the user's class (or instance) where it was trained with one."""
     if not (folder / "model.json").is_file():
-        raise BadValue(f"{str(folder)!r} holds no model (model.json is missing); LM.save(path) and training runs write one")
+        raise BadValue(
+            f"{str(folder)!r} holds no model (model.json is missing); LM.save(path) and training runs write one"
+        )
     about = read_json(folder / "model.json")
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
-    module: nn.Module
+    module: LanguageModel
     if about.get("config") is not None:
         known = specs(ModelConfig)
         unknown = [key for key in about["config"] if key not in known]
@@ -115,7 +120,9 @@ def load_lm(folder: Path, name: str | None = None, model: Any = None, device: st
         module = load(SHAPES.entry(config.shape).target)(config)
     elif model is None:
         own = about.get("own_class") or "your own"
-        raise BadValue(f"{about.get('name')} was trained with the class {own}, which its folder does not hold; run the cell that defines it, then lab.load({about.get('name')!r}, model={own})")
+        raise BadValue(
+            f"{about.get('name')} was trained with the class {own}, which its folder does not hold; run the cell that defines it, then lab.load({about.get('name')!r}, model={own})"
+        )
     else:
         sizes = ModelConfig(vocab_size=about["vocab_size"], **(about.get("info") or {}).get("sizes", {}))
         module = adapt(model, sizes)

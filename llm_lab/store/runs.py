@@ -1,7 +1,7 @@
 """Runs on disk: one folder each, of plain files. It knows no torch: names and lists cost nothing to ask for.
 
-    .llm_lab/runs/bard-3f2a9c/   request.json  plan.json  environment.json  status.json  events.jsonl
-                                 model.safetensors  model.json  tokenizer.json
+.llm_lab/runs/bard-3f2a9c/   request.json  plan.json  environment.json  status.json  events.jsonl
+                             model.safetensors  model.json  tokenizer.json
 """
 
 from __future__ import annotations
@@ -86,7 +86,14 @@ class Run:
     def set_status(self, status: str, **more: Any) -> None:
         from llm_lab.store.files import write_json
 
-        state = {"pid": os.getpid(), "host": socket.gethostname(), **self.read("status"), "status": status, "time": time.time(), **more}
+        state = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            **self.read("status"),
+            "status": status,
+            "time": time.time(),
+            **more,
+        }
         write_json(self.path / "status.json", state)
 
     def write(self, part: str, value: dict[str, Any]) -> None:
@@ -170,7 +177,9 @@ def names() -> list[str]:
 def find(name: str) -> Run:
     """The newest run of that name that has weights (finished ones first), or the run of that id."""
     if "@" in name:
-        raise BadValue(f"{name!r} names a checkpoint, and this version keeps only the last weights of a run; use {name.partition('@')[0]!r}")
+        raise BadValue(
+            f"{name!r} names a checkpoint, and this version keeps only the last weights of a run; use {name.partition('@')[0]!r}"
+        )
     runs = [run for run in all_runs() if (run.path / "model.safetensors").is_file()]
     hits = [run for run in runs if name in (run.name, run.id, run.path.name)]
     if not hits:

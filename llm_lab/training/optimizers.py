@@ -31,9 +31,7 @@ def muon(model: nn.Module, named: Named, options: TrainOptions) -> list[torch.op
     edges |= {name for name, p in named if p.ndim == 2 and vocabulary in p.shape}
     matrices = [(name, p) for name, p in named if p.ndim == 2 and name not in edges]
     rest = [(name, p) for name, p in named if not any(p is m for _, m in matrices)]
-    splits = {
-        f"{name}.weight": module.splits for name, module in model.named_modules() if hasattr(module, "splits")
-    }
+    splits = {f"{name}.weight": module.splits for name, module in model.named_modules() if hasattr(module, "splits")}
     found: list[torch.optim.Optimizer] = []
     if matrices:
         found.append(Muon(matrices, splits, options.muon_lr, options.weight_decay))

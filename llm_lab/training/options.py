@@ -33,14 +33,18 @@ class BudgetOptions(Options):
 
     room: ClassVar[str] = "budget"
     steps: int | None = option(None, "train for this many optimiser steps", ge=1, example="2000")
-    seconds: float | None = option(None, "train for this much wall-clock time", unit="s", gt=0, auto="60 where no budget is given", example="60")
+    seconds: float | None = option(
+        None, "train for this much wall-clock time", unit="s", gt=0, auto="60 where no budget is given", example="60"
+    )
     tokens: int | None = option(None, "train on this many tokens", ge=1, example="5000000")
     epochs: float | None = option(None, "train for this many passes over the corpus", gt=0, example="3")
 
     def validate(self) -> None:
         given = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(given) > 1:
-            raise BadValue(f"{' and '.join(given)}: only one budget can hold; keep one, for example --{given[0]} {getattr(self, given[0]):g}")
+            raise BadValue(
+                f"{' and '.join(given)}: only one budget can hold; keep one, for example --{given[0]} {getattr(self, given[0]):g}"
+            )
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,13 @@ class TrainOptions(Options):
     batch_size: int = option(16, "sequences in one step (of one microbatch, where accumulated)", ge=1)
     accumulate: int = option(1, "microbatches whose gradients are added up before a step", ge=1)
     optimizer: str = option("muon", "what turns gradients into steps", choices=lambda: OPTIMIZERS)
-    lr: float | None = option(None, "peak learning rate of AdamW's parameters", gt=0, auto="1e-2 beside muon, 1e-3 for adamw alone", example="1e-3")
+    lr: float | None = option(
+        None,
+        "peak learning rate of AdamW's parameters",
+        gt=0,
+        auto="1e-2 beside muon, 1e-3 for adamw alone",
+        example="1e-3",
+    )
     muon_lr: float = option(0.02, "peak learning rate of Muon's matrices", gt=0)
     schedule: str = option("linear", "how the learning rate moves", choices=lambda: SCHEDULES)
     warmup: float = option(0.05, "share of the run in which the learning rate rises", ge=0, lt=1)
@@ -73,5 +83,7 @@ class SampleOptions(Options):
     """What a run shows of itself while it trains."""
 
     room: ClassVar[str] = "display"
-    sample_prompt: str | None = option(None, "the model continues this text while it learns", auto="the start of the validation split")
+    sample_prompt: str | None = option(
+        None, "the model continues this text while it learns", auto="the start of the validation split"
+    )
     sample_tokens: int = option(64, "length of these samples; 0 for none", ge=0)

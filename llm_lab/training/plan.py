@@ -25,7 +25,9 @@ class Plan:
     precision: str  # fp32 | bf16
     threads: int
     eval_every: int | None  # steps; None: by time, twelve in a run
-    learning_rates: tuple[float, ...] = field(default=(), repr=False)  # of a replayed run: a factor of the peak per step
+    learning_rates: tuple[float, ...] = field(
+        default=(), repr=False
+    )  # of a replayed run: a factor of the peak per step
 
     @property
     def tokens_per_step(self) -> int:
@@ -37,7 +39,12 @@ class Plan:
 
 
 def resolve(
-    budget: BudgetOptions, options: TrainOptions, block: int, train_tokens: int, d_model: int, replayed: tuple[float, ...] = ()
+    budget: BudgetOptions,
+    options: TrainOptions,
+    block: int,
+    train_tokens: int,
+    d_model: int,
+    replayed: tuple[float, ...] = (),
 ) -> Plan:
     """The plan for a budget on this machine. `replayed` are the learning-rate factors of an earlier run."""
     device = machine.device(options.device)
@@ -63,7 +70,9 @@ def resolve(
     if replayed:
         steps = len(replayed) if steps is None else min(steps, len(replayed))
     seconds = None if steps else budget.seconds or DEFAULT_SECONDS
-    return replace(plan, steps=steps, seconds=seconds, eval_every=options.eval_every or (max(1, steps // 12) if steps else None))
+    return replace(
+        plan, steps=steps, seconds=seconds, eval_every=options.eval_every or (max(1, steps // 12) if steps else None)
+    )
 
 
 def apply(plan: Plan) -> None:

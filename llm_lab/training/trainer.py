@@ -42,18 +42,26 @@ class Trainer:
     """
 
     def __init__(
-        self, trainee: Trainee, objective: Objective, train: Tokens, val: Tokens | None, plan: Plan, started: float | None = None
+        self,
+        trainee: Trainee,
+        objective: Objective,
+        train: Tokens,
+        val: Tokens | None,
+        plan: Plan,
+        started: float | None = None,
     ) -> None:
         self.trainee, self.objective, self.plan = trainee, objective, plan
         self.started = time.perf_counter() if started is None else started
         self.device = torch.device(plan.device)
         self.sampler = BlockSampler(train, plan.block, plan.options.seed)
-        self.val_blocks = blocks(val, plan.block, plan.options.eval_tokens) if val is not None and len(val.ids) > 1 else []
+        self.val_blocks = (
+            blocks(val, plan.block, plan.options.eval_tokens) if val is not None and len(val.ids) > 1 else []
+        )
         self.optimizers: list[torch.optim.Optimizer] = OPTIMIZERS.load(plan.options.optimizer)(
             trainee.model, trainee.parameters(), plan.options
         )
         self.schedule = SCHEDULES.load(plan.options.schedule)
-        self._model = torch.compile(trainee.model) if plan.options.compile else trainee.model
+        self._model: Any = torch.compile(trainee.model) if plan.options.compile else trainee.model
         self._stop = False
         self._best: tuple[float, dict[str, Tensor]] | None = None
 
@@ -155,7 +163,12 @@ class Trainer:
 
     def _validate(self, step: int) -> TrainEvent:
         sums, counts = block_losses(
-            self.objective, self.trainee.model, self.val_blocks, self.plan.options.batch_size, self.device, self.plan.precision
+            self.objective,
+            self.trainee.model,
+            self.val_blocks,
+            self.plan.options.batch_size,
+            self.device,
+            self.plan.precision,
         )
         loss = float(sums.sum() / counts.sum())
         if self.plan.options.keep == "best" and (self._best is None or loss < self._best[0]):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import nn
 
+from llm_lab.models.language_model import LanguageModel
 from llm_lab.objectives.objective import Objective
 
 
@@ -19,7 +19,7 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 def block_losses(
     objective: Objective,
-    model: nn.Module,
+    model: LanguageModel,
     blocks: Sequence[np.ndarray],
     batch_size: int,
     device: torch.device,

@@ -47,7 +47,7 @@ def maps(result: AttentionMaps) -> dict[str, str]:
         "attention. Each row sums to 1."
     )
     body = live("attention", still, data, buffers)
-    page = card(result.name, title, body, caption=caption, hint=f"layer {layer} · head {head}")
+    page = card(result.name, title, body, caption=caption)
     plain = [" · ".join([result.name, *title]), f"  most telling: {says}"]
     for name, index in (("the previous token", 1), ("the first", 2), ("itself", 3)):
         value, i, j = max((m[index], i, j) for i, row in enumerate(measures) for j, m in enumerate(row))

@@ -19,7 +19,7 @@ CARD = (
     f"border:1px solid {HAIR};border-radius:8px;padding:12px 14px;margin:4px 0;max-width:1100px;"
     "font-size:13px;line-height:1.5"
 )
-MONO = "white-space:pre-wrap;word-break:break-word;font-family:monospace;background:none"
+MONO = "white-space:pre-wrap;overflow-wrap:break-word;font-family:monospace;background:none"
 TABLE = "width:100%;border-collapse:collapse;table-layout:auto;margin:0;font-size:13px"
 BLUE, ORANGE = "#3d7de6", "#e07b1a"
 
@@ -137,7 +137,7 @@ def small(content: str, above: int = 0) -> str:
 
 def figures(rows: Iterable[tuple[str, str]]) -> str:
     """Names and numbers, one pair a line (both text): a table of two columns."""
-    left, right = f"{MUTED};text-align:left;font-weight:400;padding:1px 12px 1px 0", "text-align:right;padding:1px 0"
+    left, right = f"{MUTED};text-align:left;font-weight:400;padding:2px 12px 2px 0", "text-align:right;padding:2px 0"
     return (
         f'<table style="{TABLE}"><tbody>'
         + "".join(
@@ -149,10 +149,10 @@ def figures(rows: Iterable[tuple[str, str]]) -> str:
     )
 
 
-def bar(share: float, hue: str = "61,125,230") -> str:
+def bar(share: float) -> str:
     """The style of a cell whose ground is filled from the left to that share."""
     end = f"{100 * min(max(share, 0), 1):.1f}%"
-    return f"background:linear-gradient(to right,rgba({hue},.22) {end},rgba({hue},0) {end});"
+    return f"background:linear-gradient(to right,rgba(61,125,230,.22) {end},rgba(61,125,230,0) {end})"
 
 
 def table(
@@ -170,7 +170,7 @@ def table(
 
     def cell(tag: str, i: int, content: str | tuple[str, str], line: str) -> str:
         if isinstance(content, tuple):
-            content, line = content[0], line + content[1]
+            content, line = content[0], f"{line};{content[1]}"
         align = "left" if i in lefts else "right"
         return (
             f'<{tag} style="text-align:{align};padding:4px 8px;vertical-align:top;{line}">{content}</{tag.split()[0]}>'
@@ -240,5 +240,5 @@ def png(pixels: Any, palette: Any = None) -> bytes:
 
 
 def bundle(plain: str, page: str) -> dict[str, str]:
-    """What a result shows itself as: text for terminals, HTML for notebooks."""
-    return {"text/plain": plain, "text/html": page}
+    """What a result shows itself as: text for terminals, its controls named, and HTML for notebooks."""
+    return {"text/plain": clean(plain), "text/html": page}

@@ -9,7 +9,6 @@ from llm_lab.views import svg
 from llm_lab.views.card import MUTED, bar, bundle, card, clip, columns, esc, picture, si, size, table
 
 WIDTH, MIDDLE, BOX, THIN, GAP = 250, 118, 28, 20, 12
-HUES = ("61,125,230", "61,125,230", "224,123,26")
 
 
 def report(result: ModelReport) -> dict[str, str]:
@@ -19,8 +18,8 @@ def report(result: ModelReport) -> dict[str, str]:
     for part in result.parts:
         times = f" × {part.count}" if part.count > 1 else ""
         name = f'{esc(part.name)}{times}<br><span style="{MUTED};font-size:12px">{esc(part.detail)}</span>'
-        values = zip((part.parameters, part.flops, part.memory), totals, (si, si, size), HUES, strict=True)
-        rows.append([name, *((write(v), bar(v / whole if whole else 0, hue)) for v, whole, write, hue in values)])
+        values = zip((part.parameters, part.flops, part.memory), totals, (si, si, size), strict=True)
+        rows.append([name, *((write(v), bar(v / whole if whole else 0)) for v, whole, write in values)])
     rows.append(["<b>all</b>", *(f"<b>{text}</b>" for text in (si(totals[0]), si(totals[1]), size(totals[2])))])
     facts = [
         result.title,
@@ -102,8 +101,8 @@ def _block(parts: Sequence[ModelPart], y: float) -> tuple[str, float]:
         if part.name in ("attention", "mlp"):
             join, fork = y + GAP + 6, start + 5
             body += _wire(y, join - 6)
-            body += f'<path class="o" stroke-width="1.3" d="M{MIDDLE} {fork:g}H38V{join:g}H{MIDDLE - 6}"/>'
-            body += f'<circle class="o" stroke-width="1.3" cx="{MIDDLE}" cy="{join:g}" r="6"/>'
-            body += f'<path class="o" stroke-width="1.3" d="M{MIDDLE - 4} {join:g}h8M{MIDDLE} {join - 4:g}v8"/>'
+            body += f'<path class="d" stroke-width="1.3" d="M{MIDDLE} {fork:g}H38V{join:g}H{MIDDLE - 6}"/>'
+            body += f'<circle class="d" stroke-width="1.3" cx="{MIDDLE}" cy="{join:g}" r="6"/>'
+            body += f'<path class="d" stroke-width="1.3" d="M{MIDDLE - 4} {join:g}h8M{MIDDLE} {join - 4:g}v8"/>'
             y = start = join + 6
     return body + _wire(y, y + GAP), y + GAP

@@ -47,6 +47,12 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round((first + i) * step, 12) for i in range(int((high - first * step) / step + 1e-9) + 1)]
 
 
+def tick_label(value: float, step: float) -> str:
+    """A tick with the places that its step needs."""
+    places = next((n for n in range(9) if abs(round(step, n) - step) < 1e-9 * abs(step)), 9)
+    return f"{value:,.{places}f}".replace("-", "−")
+
+
 def time_ticks(high: float, count: int = 5) -> list[float]:
     """Round times in seconds from 0 to `high`."""
     steps = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400)

@@ -62,9 +62,9 @@ def corpus(result: CorpusReport) -> dict[str, str]:
         "The beginning of the text trains, its end is held out, unless told otherwise. "
         "A bar is a word's count against the first's."
     )
-    plain = [" · ".join(map(clean, [result.name, *facts])), *(f"  {name:<21} {value}" for name, value in rows)]
+    plain = [" · ".join([result.name, *facts]), *(f"  {name:<21} {value}" for name, value in rows)]
     plain += ["  most frequent: " + ", ".join(f"{visible(word)} {count:,}" for word, count in words)]
-    plain += ["  sample:", *(f"    {line}" for line in clean(clip(result.sample, 300, 4)).split("\n"))]
+    plain += ["  sample:", *(f"    {line}" for line in clip(result.sample, 300, 4).split("\n"))]
     return bundle("\n".join(plain), card(result.name, facts, body, caption=caption))
 
 
@@ -92,13 +92,13 @@ def evaluation(result: Evaluation) -> dict[str, str]:
         table(titles, rows, left=(0, width + 1, width + 2)),
         caption=caption,
     )
-    plain = [" · ".join(map(clean, [", ".join(result.models), "evaluate", result.data]))]
+    plain = [" · ".join([", ".join(result.models), "evaluate", result.data])]
     for score in result.scores:
         interval = f" ± {_interval(score)}" if score.interval is not None else ""
         name = f"{score.model}  " if len(models) > 1 else ""
         value = f"{number(score.value)}{interval} {score.unit} ({score.better} is better)"
-        plain.append(clean(f"  {name}{score.metric.replace('_', ' '):<18} {value}"))
-    plain += [f"  {clean(note)}" for note in result.notes]
+        plain.append(f"  {name}{score.metric.replace('_', ' '):<18} {value}")
+    plain += [f"  {note}" for note in result.notes]
     return bundle("\n".join(plain), page)
 
 
@@ -121,11 +121,11 @@ def listing(result: Listing) -> dict[str, str]:
         + "  ".join(t.rjust(w) if i in right else t.ljust(w) for i, (t, w) in enumerate(zip(row, widths, strict=True)))
         for row in texts
     ]
-    head = clean(" · ".join([result.title, *result.facts]))
+    head = " · ".join([result.title, *result.facts])
     plain = [
         head,
         *(line.rstrip() for line in (lines if rows else [])),
-        *([clean(result.caption)] if result.caption else []),
+        *([result.caption] if result.caption else []),
     ]
     return bundle("\n".join(plain), page)
 
@@ -146,9 +146,14 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
+def _short(value: float) -> str:
+    text = number(value)
+    return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return "–"
     if _is_number(value):
-        return f"{value:,}" if isinstance(value, numbers.Integral) else number(float(value))
+        return f"{value:,}" if isinstance(value, numbers.Integral) else _short(float(value))
     return str(value)

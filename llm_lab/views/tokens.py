@@ -8,7 +8,7 @@ from typing import Any
 
 from llm_lab.results import Generation, Piece, Tokenization
 from llm_lab.views.bundle import live
-from llm_lab.views.card import HAIR, MONO, MUTED, bundle, card, clean, clip, esc, is_rtl, number, si, table, visible
+from llm_lab.views.card import HAIR, MONO, MUTED, bundle, card, clip, esc, is_rtl, number, si, table, visible
 
 PRE = f"{MONO};font-size:13px;line-height:1.75;margin:2px 0 8px;padding:0"
 MAX_TOKENS = 3000  # drawn one by one; a longer text is cut, and says so
@@ -43,7 +43,7 @@ def tokenization(result: Tokenization) -> dict[str, str]:
     plain = [" · ".join(["tokenize", *(fact for fact in facts if fact)])]
     plain += [
         f"  {row.kind:<10} {row.n_tokens:>6,} tokens  {number(row.chars_per_token, 3):>5} characters per token  "
-        f"{row.n_unknown} unknown  vocabulary {row.vocab_size:,}  {clean(row.round_trip)}\n    "
+        f"{row.n_unknown} unknown  vocabulary {row.vocab_size:,}  {row.round_trip}\n    "
         + "|".join(visible(piece.text) for piece in row.pieces[:60])
         + ("…" if len(row.pieces) > 60 else "")
         for row in result.rows
@@ -53,12 +53,16 @@ def tokenization(result: Tokenization) -> dict[str, str]:
 
 def generation(result: Generation) -> dict[str, str]:
     """What a model wrote: the prompt plain, each token inked by its surprisal in bits."""
-    options = " ".join(
-        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in result.options.items()
-    )
+    options = ", ".join(_option(result.strategy, key, value) for key, value in result.options.items())
     count = sum(len(sample) for sample in result.pieces)
     speed = f"{si(result.tokens_per_second)} tokens/s" if result.tokens_per_second else ""
-    facts = ["generate", f"{result.strategy} {options}".strip(), f"{count:,} tokens", speed, f"seed {result.seed}"]
+    facts = [
+        "generate",
+        options if options.startswith(f"{result.strategy} ") else f"{result.strategy} {options}".strip(),
+        f"{count:,} tokens",
+        speed,
+        f"seed {result.seed}",
+    ]
     bits = [-lp / math.log(2) for sample in result.logprob for lp in sample if math.isfinite(lp)]
     mean = sum(bits) / len(bits) if bits else None
     room = max(MAX_TOKENS // max(len(result.pieces), 1), 100)
@@ -66,7 +70,7 @@ def generation(result: Generation) -> dict[str, str]:
         room = min(room, 600 // max(len(result.pieces), 1))
     body = f'<div style="overflow:hidden">{_samples(result, room)}</div>'
     ramp = "".join(f'<span style="background:{_orange(level)}">&nbsp;&nbsp;</span>' for level in range(LEVELS + 1))
-    legend = f"Surprisal in bits: 0&nbsp;{ramp}&nbsp;{TOP_BITS:g} and more"
+    legend = f"Ground: surprisal, 0&nbsp;{ramp}&nbsp;{TOP_BITS:g} bits and more"
     legend += f" · mean {number(mean, 2)} bits per token" if mean is not None else ""
     body += f'<div style="{MUTED};font-size:12px">{legend}</div>' if count else ""
     if result.done and count:
@@ -79,9 +83,15 @@ def generation(result: Generation) -> dict[str, str]:
         )
     hint = "" if result.done else "writing…"
     page = card(result.name, facts, body, caption=caption, hint=hint)
-    plain = "\n---\n".join(clean(text) for text in result.texts)
-    notes = "".join(f"\n{clean(note)}" for note in result.notes)
+    plain = "\n---\n".join(result.texts)
+    notes = "".join(f"\n{note}" for note in result.notes)
     return bundle(f"{plain}{notes}", page)
+
+
+def _option(strategy: str, key: str, value: Any) -> str:
+    """An option in words; the one that a strategy is named after goes by the strategy's name: top_p 0.9."""
+    name = strategy if strategy == key or strategy.endswith(f"_{key}") else key
+    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
 
 
 def _span(shown: str, style: str, title: str = "", rtl: bool = False) -> str:
@@ -97,7 +107,7 @@ def _cut(kind: str, pieces: Sequence[Piece], room: int, named: bool) -> str:
         kind_of = "special, " if piece.special else "unknown, " if piece.unknown else ""
         style = f"background:{grounds[i % 2]};{edge}border-radius:3px;padding:1px 0"
         token = _span(visible(piece.text), style, f"{kind_of}id {piece.id}", is_rtl(piece.text))
-        label = f'<span style="font-size:10px;{MUTED}">{piece.id}</span>'
+        label = f'<sub style="font-size:9px;line-height:1;{MUTED}">{piece.id}</sub>'
         spans.append(f"{token}{label} " + ("\n" if "\n" in piece.text else ""))
     more = f" … {len(pieces) - room:,} more tokens" if len(pieces) > room else ""
     head = f'<div style="{MUTED};font-size:12px;margin-top:8px">{esc(kind)}</div>' if named else ""

@@ -10,7 +10,9 @@ from llm_lab.results import TrainingReport
 from llm_lab.views import svg
 from llm_lab.views.bundle import live
 from llm_lab.views.card import (
+    BLUE,
     MUTED,
+    ORANGE,
     bundle,
     card,
     clip,
@@ -46,9 +48,9 @@ def report(result: TrainingReport) -> dict[str, str]:
     chart = picture(_chart(result), alt, WIDTH, HEIGHT)
     if not running and decimate(result.train):
         chart = live("training", chart, _data(result) | {"alt": alt})
-    axis = "time" if result.by_time else "steps"
-    where = f" ({esc(result.val_on)})" if result.val_on else ""
-    key = f"Loss in {esc(result.unit)} against {axis}: line, training; ● validation{where}."
+    where = f"; {esc(result.val_on)}" if result.val_on else ""
+    key = f"Loss in {esc(result.unit)}: {_mark(BLUE, 14, 3)} training (line), "
+    key += f"{_mark(ORANGE, 8, 8)} validation (dots{where})."
     body = columns(
         ("5 1 380px", chart + small(key)), ("3 1 280px", figures(_figures(result)) + _samples(result, running))
     )
@@ -107,6 +109,11 @@ def decimate(curve: Curve, limit: int = 300) -> list[tuple[int, float, float]]:
     return [*kept, points[-1]]
 
 
+def _mark(colour: str, width: int, height: int) -> str:
+    style = f"display:inline-block;width:{width}px;height:{height}px;border-radius:4px;vertical-align:middle"
+    return f'<span style="{style};background:{colour}"></span>'
+
+
 def _time(r: TrainingReport) -> str:
     budget = r.by_time and r.budget_seconds and r.status != "finished"
     return f"{clock(r.seconds)} of {clock(r.budget_seconds or 0)}" if budget else clock(r.seconds)
@@ -156,7 +163,7 @@ def _samples(r: TrainingReport, running: bool) -> str:
     def one(s: Any) -> str:
         when = clock(s.seconds) if r.by_time else f"step {s.step:,}"
         head = f"sample at {when}" + (f", “{esc(clip(s.prompt, 40, 1))}”" if s.prompt else "")
-        return small(head, 8) + verbatim(clip(s.text, 600, 8))
+        return small(head, 8) + verbatim(clip(s.text.strip("\n"), 600, 8))
 
     page = one(r.samples[-1])
     earlier = r.samples[-6:-1]
@@ -189,7 +196,10 @@ def _plain(r: TrainingReport) -> str:
     lines += [f"  {name:<29} {value}" for name, value in _figures(r)]
     if r.samples:
         last = r.samples[-1]
-        lines += [f"  sample at step {last.step:,}:", *("    " + line for line in clip(last.text, 300, 4).split("\n"))]
+        lines += [
+            f"  sample at step {last.step:,}:",
+            *("    " + line for line in clip(last.text.strip("\n"), 300, 4).split("\n")),
+        ]
     lines += [f"  {note}" for note in r.notes]
     return "\n".join([*lines, *([f"  repeat: {r.repeat}"] if r.repeat else [])])
 
@@ -219,12 +229,16 @@ def _chart(r: TrainingReport) -> str:
         return TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / (high - low)
 
     body = ""
-    for tick in svg.ticks(low, high) if train or val else []:
+    marks = svg.ticks(low, high, 7) if train or val else []
+    for tick in marks:
         body += f'<path class="l" d="M{LEFT} {y(tick):.1f}H{WIDTH - RIGHT}"/>'
-        body += svg.text(LEFT - 7, y(tick) + 4, number(tick, 3), anchor="end")
-    for tick in svg.time_ticks(span) if r.by_time else [t for t in svg.ticks(0, span) if t == int(t)]:
-        anchor = "end" if x(tick) > WIDTH - RIGHT - 14 else "middle"
+        label = svg.tick_label(tick, marks[-1] - marks[-2] if len(marks) > 1 else tick)
+        body += svg.text(LEFT - 7, y(tick) + 4, label, anchor="end")
+    along = svg.time_ticks(span) if r.by_time else [t for t in svg.ticks(0, span) if t == int(t)]
+    for tick in along:
+        anchor = "end" if x(tick) > WIDTH - RIGHT - 30 else "middle"
         label = (clock(tick) if span > 120 else f"{tick:g} s") if r.by_time else f"{tick:,.0f}"
+        label += " steps" if tick == along[-1] and not r.by_time else ""
         body += svg.text(x(tick), HEIGHT - 8, label, anchor=anchor)
     if not train and not val:
         body += svg.text(WIDTH / 2, HEIGHT / 2, "the first loss is on its way", anchor="middle")
@@ -237,9 +251,10 @@ def _chart(r: TrainingReport) -> str:
         body += f'<path class="d" stroke-dasharray="2 3" d="M{x(now):.1f} {TOP}V{HEIGHT - BOTTOM}"/>'
     body += "".join(f'<circle class="of" cx="{x(p[at]):.1f}" cy="{y(p[2]):.1f}" r="3.6"/>' for p in val)
     if val:
-        right = x(val[-1][at]) > WIDTH - 90
-        dx, anchor = (-2, "end") if right else (8, "start")
-        body += svg.text(x(val[-1][at]) + dx, max(y(val[-1][2]) - 9, 12), f"val {number(val[-1][2], 3)}", "t", anchor)
+        running = r.status == "training"
+        place = (x(now), TOP + 10.0) if running else (x(val[-1][at]), max(y(val[-1][2]) - 9, 12))
+        dx, anchor = (-6, "end") if place[0] > WIDTH - 80 else (6, "start") if running else (0, "middle")
+        body += svg.text(place[0] + dx, place[1], f"val {number(val[-1][2], 3)}", "t", anchor)
     return svg.document(WIDTH, HEIGHT, body)
 
 

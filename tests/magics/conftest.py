@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
-from IPython.display import display
+from IPython.display import display as show
 from IPython.utils.capture import capture_output
 from traitlets.config import Config
 
@@ -83,11 +83,12 @@ def lab(session_shell, monkeypatch, tmp_path):
     calls = []
 
     def fake(name):
-        def record(**kwargs):
+        def record(display=False, **kwargs):
+            assert display is VERBS[name].draws  # a verb that draws itself is asked to
             calls.append((name, kwargs))
             result = (Model if name in ("pretrain", "build") else Shown)(name, kwargs)
             if VERBS[name].draws:
-                display(result)
+                show(result)
             return result
 
         return record

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -138,13 +140,13 @@ def test_a_model_of_an_interrupted_run_is_bound(lab, monkeypatch):
     import fake_lab
 
     def stopped(**kwargs):
-        error = LabError("paused at 5 of 10")
-        error.result = Model("pretrain", kwargs)
-        raise error
+        model = Model("pretrain", kwargs)
+        model.report = SimpleNamespace(name="tiny", status="stopped", notes=["stopped at step 5 of 10"])
+        return model
 
     monkeypatch.setattr(fake_lab, "pretrain", stopped)
     _, _, error = lab.run("%pretrain tiny")
-    assert str(error) == "paused at 5 of 10"
+    assert str(error) == "tiny: stopped at step 5 of 10"
     assert lab.ip.user_ns["tiny"].verb == "pretrain"
 
 

@@ -89,7 +89,8 @@ def test_ipython_gives_ours_alone_and_at_once(lab):
         with provisionalcompleter():
             return [(c.start, c.end, c.text) for c in lab.ip.Completer.completions(cell, len(cell))]
 
-    tab("%pretrain bard --se")
+    lab.ip.user_ns["barn"] = 1
+    assert tab("%generate ba") == [(10, 12, "bard")]
     start = time.perf_counter()
     assert tab("%pretrain bard --sec") == [(15, 20, "--seconds")]
     assert time.perf_counter() - start < 0.1

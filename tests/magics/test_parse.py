@@ -187,7 +187,7 @@ def test_defaults_fill_what_is_not_given():
         ("pretrain", "bard", "n_layer = 2.5", ["n_layer: 2.5 is not a whole number"]),
         ("pretrain", "bard", "lr = nan", ["not a finite number"]),
         ("pretrain", "bard", f"steps = 0x{'f' * 6000}", ["steps"]),
-        ("pretrain", "bard", "[" * 3000, ["body"]),
+        ("pretrain", "bard", "x = " + "[" * 3000, ["body", "nested too deeply"]),
         ("pretrain", "bard --as 5x", None, ["cannot be a variable"]),
         ("lab", "run", None, ["did you mean 'runs'"]),
         ("doctor", "", "x = 1", ["takes no body"]),

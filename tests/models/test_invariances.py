@@ -91,7 +91,13 @@ def test_padding_changes_nothing(config, pad):
 
 
 @given(
-    st.booleans(), st.none() | st.integers(1, 6), st.booleans(), st.booleans(), st.booleans(), st.booleans(), st.integers(1, 5)
+    st.booleans(),
+    st.none() | st.integers(1, 6),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.integers(1, 5),
 )
 @settings(max_examples=60, deadline=None)
 def test_attend_is_lowered_as_it_is_defined(causal, window, has_prefix, has_segments, has_order, has_keep, n_query):

@@ -38,7 +38,7 @@ def test_the_sites_fit_together(model):
 def test_transformerlens_names_and_patterns(model):
     both = lab.record(model, IDS, ["blocks.*.attn.hook_pattern", "hook_embed", "ln_final.hook_normalized"])
     assert list(both) == ["embed", "blocks.0.attn.pattern", "blocks.1.attn.pattern", "final"]
-    with pytest.raises(lab.LabError, match="did you mean 'blocks.0.attn.z'"):
+    with pytest.raises(lab.LabError, match=r"did you mean .blocks\.0\.attn\.z."):
         lab.record(model, IDS, "blocks.0.atn.z")
 
 
@@ -70,7 +70,10 @@ def test_everything_is_closed_after_an_exception(model):
     with pytest.raises(RuntimeError, match="inside a probe"), lab.replace(model, {"embed": fail}):
         model(IDS)
     assert torch.equal(model(IDS).logits, before)
-    with pytest.raises(lab.LabError, match="must return a tensor of shape"), lab.replace(model, {"embed": lambda x: x[0]}):
+    with (
+        pytest.raises(lab.LabError, match="must return a tensor of shape"),
+        lab.replace(model, {"embed": lambda x: x[0]}),
+    ):
         model(IDS)
 
 
@@ -99,7 +102,9 @@ def test_attention_maps_equal_the_recorded_patterns():
     for i in range(2):
         np.testing.assert_allclose(maps.numpy()[i], want[f"blocks.{i}.attn.pattern"][0], atol=1e-6)
     assert maps.tensor.shape == maps.shape
-    assert maps.actions["exact"](1, 0, 5, 2) == pytest.approx(float(want["blocks.1.attn.pattern"][0, 0, 5, 2]), abs=1e-6)
+    assert maps.actions["exact"](1, 0, 5, 2) == pytest.approx(
+        float(want["blocks.1.attn.pattern"][0, 0, 5, 2]), abs=1e-6
+    )
     np.testing.assert_array_equal(maps.thumbnails, np.rint(maps.numpy() * 255).astype(np.uint8))
     assert [piece.text for piece in maps.pieces] == list(text)
     with pytest.raises(lab.LabError, match="heads 0 to 1"):
@@ -117,5 +122,5 @@ def test_bad_input_is_refused_in_one_line():
     for text, says in (("", "empty"), (TEXT[:50], "50 tokens do not fit the context of 32")):
         with pytest.raises(lab.LabError, match=says):
             lab.probe(lm, text)
-    with pytest.raises(lab.LabError, match="probe|kind"):
+    with pytest.raises(lab.LabError, match=r"did you mean .attention"):
         lab.probe(lm, "x", kind="attenton")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ HOSTILE = [
     "\u202e",
     "a\nb",
     "\t",
-    '"&\'',
+    "\"&'",
     "<!--",
     "]]>",
     "${1}`",
@@ -86,9 +87,10 @@ def pieces(texts: list[str]) -> list[Piece]:
 
 
 def generation(texts: list[str] | None = None, n: int = 1, done: bool = True, name: str = "bard") -> Generation:
-    words = texts or (
-        "\n|What| is| the| mat|ter| with| your| hon|our|,| my| lord|?|\n|I| have| a| son| to| speak| the| king|ly| crown|."
-    ).split("|")
+    words = texts or re.findall(
+        r"\n| ?(?:mat|hon|king|\w+)|[^\w\s]",
+        "\nWhat is the matter with your honour, my lord?\nI have a son to speak the kingly crown.",
+    )
     rng = np.random.default_rng(1)
     logprob = [[-float(v) for v in rng.gamma(1.2, 1.3, len(words))] for _ in range(n)]
     return Generation(
@@ -181,7 +183,9 @@ def model(name: str = "tiny", detail: str = "65 tokens × 128") -> ModelReport:
     )
 
 
-def corpus(name: str = "shakespeare", sample: str = "First Citizen:\nBefore we proceed any further, hear me speak.\n") -> Any:
+def corpus(
+    name: str = "shakespeare", sample: str = "First Citizen:\nBefore we proceed any further, hear me speak.\n"
+) -> Any:
     words = [("the", 5437), ("and", 4859), ("I", 4400), ("to", 3900), ("of", 3300), (sample[:12], 20)]
     return CorpusReport(
         name=name,

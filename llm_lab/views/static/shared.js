@@ -18,6 +18,18 @@ export function ticks(low, high, count = 5) {
 }
 
 /**
+ * A tick with the places that its step needs.
+ * @param {number} value
+ * @param {number} step
+ * @returns {string}
+ */
+export function tickLabel(value, step) {
+  let places = 0;
+  while (places < 9 && Math.abs(Number(step.toFixed(places)) - step) > 1e-9 * Math.abs(step)) places++;
+  return value.toLocaleString("en-US", { minimumFractionDigits: places, maximumFractionDigits: places }).replace("-", "−");
+}
+
+/**
  * Round times in seconds from 0 to high.
  * @param {number} high
  * @param {number} [count]

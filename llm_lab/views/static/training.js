@@ -1,4 +1,4 @@
-import { ticks, timeTicks, logTicks, scale, nearest, number, clock, el, svg } from "./shared.js";
+import { ticks, tickLabel, timeTicks, logTicks, scale, nearest, number, clock, el, svg } from "./shared.js";
 
 /**
  * The loss chart of a finished run: exact values under the pointer or the arrow keys, over time or steps, plain or log.
@@ -24,7 +24,7 @@ function render({ model, el: root }) {
   const axis = /** @type {HTMLSelectElement} */ (el("select", {}, el("option", { value: "seconds" }, "time"), el("option", { value: "step" }, "steps")));
   axis.value = view.x;
   const log = /** @type {HTMLInputElement} */ (el("input", { type: "checkbox" }));
-  root.append(chart, el("div", { class: "lab-bar" }, says, el("label", {}, "against ", axis), el("label", {}, log, "log")));
+  root.append(chart, el("div", { class: "lab-bar" }, says, el("label", {}, "against ", axis), el("label", {}, log, "log x")));
 
   let width = 560;
   /** @type {(value: number) => number} */ let x;
@@ -58,20 +58,28 @@ function render({ model, el: root }) {
     y = scale([low - pad, high + pad], [HEIGHT - PAD.bottom, PAD.top]);
     chart.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
     const parts = [];
-    for (const tick of ticks(low - pad, high + pad)) {
+    const lines = ticks(low - pad, high + pad, 7);
+    for (const tick of lines) {
       parts.push(svg("path", { class: "lab-grid", d: `M${PAD.left} ${y(tick)}H${width - PAD.right}` }));
-      parts.push(svg("text", { x: PAD.left - 7, y: y(tick) + 4, "text-anchor": "end" }, number(tick, 3)));
+      parts.push(svg("text", { x: PAD.left - 7, y: y(tick) + 4, "text-anchor": "end" }, tickLabel(tick, lines.length > 1 ? lines[1] - lines[0] : tick)));
     }
     const time = view.x === "seconds";
     const marks = view.log ? logTicks(first, last) : time ? timeTicks(last, width / 100) : ticks(0, last, width / 100);
     for (const tick of marks) {
-      const label = !time ? tick.toLocaleString("en-US") : last > 120 ? clock(tick) : `${tick} s`;
-      const anchor = x(tick) > width - PAD.right - 14 ? "end" : "middle";
+      const unit = tick === marks[marks.length - 1] ? " steps" : "";
+      const label = !time ? tick.toLocaleString("en-US") + unit : last > 120 ? clock(tick) : `${tick} s`;
+      const anchor = x(tick) > width - PAD.right - 30 ? "end" : "middle";
       parts.push(svg("text", { x: x(tick), y: HEIGHT - 8, "text-anchor": anchor }, label));
     }
     const line = train.loss.map((loss, i) => `${x(train[view.x][i]).toFixed(1)} ${y(loss).toFixed(1)}`);
     parts.push(svg("path", { class: "lab-train", d: `M${line.join("L")}` }), cursor);
     val.loss.forEach((loss, i) => parts.push(svg("circle", { class: "lab-val", cx: x(val[view.x][i]), cy: y(loss), r: 3.6 })));
+    if (val.loss.length) {
+      const end = val.loss.length - 1;
+      const px = x(val[view.x][end]);
+      const anchor = px > width - 80 ? "end" : "middle";
+      parts.push(svg("text", { x: px, y: Math.max(y(val.loss[end]) - 9, 12), "text-anchor": anchor }, `val ${number(val.loss[end], 3)}`));
+    }
     chart.replaceChildren(...parts, point);
     read();
   }
