@@ -214,8 +214,7 @@ def probe(model: Any, text: str | Sequence[str] = "", kind: str = "attention", *
     maps: AttentionMaps = entry.load()(lm.model, ids, lm.tokenizer.pieces(ids), lm.name)
     maps.code = f"lab.probe({lm.name}, {texts[0]!r}, kind={kind!r})"
     maps.actions["exact"] = lambda layer, head, query, key: float(maps.pattern(layer, head)[query, key])
-    if options.get("live"):
-        maps.actions["live"] = load_entry("llm_lab.views.widget:attention_widget")
+    maps.live = bool(options.get("live"))
     return maps
 
 

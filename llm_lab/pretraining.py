@@ -316,7 +316,9 @@ class _Session:
     def _sample(self, event: TrainEvent) -> Sample:
         prompt = self.samples.sample_prompt
         if prompt is None:
-            prompt = self.tokenizer.decode([int(i) for i in self.held_out.ids[:12]]).strip("\n") or "\n"
+            start = self.tokenizer.decode([int(i) for i in self.held_out.ids[:200]])
+            whole_lines = [line for line in start.splitlines()[1:] if line.strip()]
+            prompt = (whole_lines[0] if whole_lines else start)[:24] or "\n"
         text = write(self.lm, prompt, max_new_tokens=self.samples.sample_tokens, seed=self.plan.options.seed).text
         return Sample(event.step, event.seconds, prompt, text.removeprefix(prompt))
 

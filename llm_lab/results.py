@@ -269,6 +269,16 @@ class AttentionMaps(Result):
     scale: float  # scores = q·k * scale
     causal: bool = True
     thumbnails: np.ndarray  # (L, H, t, t) uint8, t = min(T, 64)
+    live: bool = False  # shows itself as a widget that asks the kernel for exact values, until it is frozen
+
+    def widget(self) -> Any:
+        """The maps with the kernel in the loop; `.freeze()` leaves the form that is saved with a notebook."""
+        return load("llm_lab.views.widget:attention_widget")(self)
+
+    def _ipython_display_(self) -> None:
+        if not self.live:
+            raise NotImplementedError  # IPython then asks for the mimebundle
+        self.widget()._ipython_display_()
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

@@ -76,7 +76,7 @@ class Trainer:
     def events(self) -> Iterator[TrainEvent]:
         """One event a step, one a validation, and an end. A step's loss is read only after the next step has been
         issued, so that no step waits for the device."""
-        step, last_eval, step_time = 0, 0.0, 0.0
+        step, last_eval, eval_time, step_time = 0, 0.0, 0.0, 0.0
         pending: tuple[TrainEvent, Tensor, dict[str, Tensor]] | None = None
         reason = "finished"
         while not self._done(step, step_time):
@@ -95,11 +95,12 @@ class Trainer:
             pending = (TrainEvent("step", step, step * self.plan.tokens_per_step, self.seconds, lr=factor), loss, parts)
             spent = time.perf_counter() - began
             step_time = spent if not step_time else 0.9 * step_time + 0.1 * spent
-            if self._eval_due(step, last_eval):
+            if self._eval_due(step, last_eval, eval_time):
                 last_eval = self.seconds
                 yield _read(*pending)
                 pending = None
                 yield self._validate(step)
+                eval_time = self.seconds - last_eval  # with what the consumer makes of it, such as a sample
         if pending:
             yield (event := _read(*pending))
             if not np.isfinite(event.loss):
@@ -154,12 +155,15 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         return total, parts
 
-    def _eval_due(self, step: int, last: float) -> bool:
+    def _eval_due(self, step: int, last: float, cost: float) -> bool:
         if not self.val_blocks:
             return False
-        if self.plan.eval_every is not None:
-            return step % self.plan.eval_every == 0
-        return self.seconds - last >= (self.plan.seconds or 0) / 12
+        if self.plan.eval_every is not None and step % self.plan.eval_every:
+            return False
+        if self.plan.seconds is None:
+            return True
+        # Near its end a time budget belongs to the steps: the whole split is read after the clock anyway.
+        return self.seconds - last >= self.plan.seconds / 12 and self.seconds + cost < self.plan.seconds
 
     def _validate(self, step: int) -> TrainEvent:
         sums, counts = block_losses(

@@ -46,6 +46,9 @@ def maps(result: AttentionMaps) -> dict[str, str]:
         "A row is one token that reads (query), a column the token it reads from (key); the darker, the more of its "
         "attention. Each row sums to 1."
     )
+    if data["side"] < tokens or data["levels"] < 255:
+        caption += f" Maps reduced to {data['side']} × {data['side']} maxima, {data['levels'] + 1} levels; "
+        caption += ".pattern(layer, head) is exact."
     body = live("attention", still, data, buffers)
     page = card(result.name, title, body, caption=caption)
     plain = [" · ".join([result.name, *title]), f"  most telling: {says}"]

@@ -33,7 +33,7 @@ def tokenization(result: Tokenization) -> dict[str, str]:
         ],
         left=(0, 5),
     )
-    room = max(MAX_TOKENS // max(len(result.rows), 1), 50)
+    room = max(MAX_TOKENS // 2 // max(len(result.rows), 1), 50)  # an id stands beside each, so half as many
     cuts = "".join(_cut(row.kind, row.pieces, room, len(result.rows) > 1) for row in result.rows)
     trained = f"vocabularies learned from {result.trained_on}" if result.trained_on else ""
     facts = [f"{len(result.text):,} characters", f"{len(result.text.encode(errors='replace')):,} bytes", trained]
@@ -104,9 +104,9 @@ def _cut(kind: str, pieces: Sequence[Piece], room: int, named: bool) -> str:
     spans = []
     for i, piece in enumerate(pieces[:room]):
         edge = f"border:1px dotted {HAIR};" if piece.special or piece.unknown else ""
-        kind_of = "special, " if piece.special else "unknown, " if piece.unknown else ""
-        style = f"background:{grounds[i % 2]};{edge}border-radius:3px;padding:1px 0"
-        token = _span(visible(piece.text), style, f"{kind_of}id {piece.id}", is_rtl(piece.text))
+        kind_of = "special" if piece.special else "unknown" if piece.unknown else ""
+        style = f"background:{grounds[i % 2]};{edge}border-radius:3px"
+        token = _span(visible(piece.text), style, kind_of, is_rtl(piece.text))
         label = f'<sub style="font-size:9px;line-height:1;{MUTED}">{piece.id}</sub>'
         spans.append(f"{token}{label} " + ("\n" if "\n" in piece.text else ""))
     more = f" … {len(pieces) - room:,} more tokens" if len(pieces) > room else ""

@@ -149,8 +149,9 @@ function render({ model, el: root }) {
     if (!cell || cell[0] !== to[0] || cell[1] !== to[1]) point(to);
   });
   cells.addEventListener("keydown", (event) => {
-    const to = event.key === "Escape" ? null : step(event.key, cell?.[0] ?? -1, cell?.[1] ?? 0, T, T);
-    if (!to && event.key !== "Escape") return;
+    const next = step(event.key, cell?.[0] ?? 0, cell?.[1] ?? 0, T, T);
+    if (!next && event.key !== "Escape") return;
+    const to = next && !cell ? /** @type {[number, number]} */ ([0, 0]) : next;
     event.preventDefault();
     event.stopPropagation();
     point(to);

@@ -1,0 +1,207 @@
+"""Every view of every result: well-formed, harmless, small, and readable where nothing but text and images survives."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import subprocess
+import sys
+import zlib
+from html.parser import HTMLParser
+
+import pytest
+
+from llm_lab.views.card import bundle, clean, esc, visible
+from tests.views import fakes
+
+PLAIN = fakes.everything()
+HOSTILE = {f"hostile {name}": result for name, result in fakes.everything(hostile=True).items()}
+RESULTS = PLAIN | HOSTILE
+VOID = {"br", "img", "hr", "input", "meta"}
+LAYER = re.compile(
+    r'<script>(?P<code>.*?)\)\("(?P<key>[0-9a-f]{16})",(?P<packed>\[("[A-Za-z0-9+/=]+"(, )?)+\])\)</script>', re.S
+)
+
+
+class Page(HTMLParser):
+    """Reads a page strictly: every tag closed in its order."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text = ""
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(source)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def html(result) -> str:
+    return result._repr_mimebundle_()["text/html"]
+
+
+def still(result) -> str:
+    """The static layer: what stays where the script is dropped."""
+    return LAYER.sub("", html(result))
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_static_layer_holds_without_scripts_and_styles(name):
+    source = still(RESULTS[name])
+    page = Page(source)
+    outside = re.sub(r'src="data:[^"]*"', "", source)
+    for forbidden in ("<script", "<style", "<svg", "var(", "\0", "javascript:alert"):
+        assert forbidden not in outside
+    for tag, attributes in page.tags:
+        assert not any(key.startswith("on") for key in attributes)
+        assert not re.search(r"(^|;)\s*color:", attributes.get("style") or "")
+        if tag == "img":
+            assert (attributes["src"] or "").startswith("data:image/")
+            assert len(attributes["alt"] or "") > 10
+            assert int(attributes["width"] or 0) > 0
+    outside.encode("utf-8")
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_bundle_is_plain_text_and_html_that_can_be_saved(name):
+    made = RESULTS[name]._repr_mimebundle_()
+    assert set(made) == {"text/plain", "text/html"}
+    assert made["text/plain"].strip()
+    json.dumps(made).encode()
+    "".join(made.values()).encode("utf-8")
+    assert not re.search("[\0-\x08\x0b-\x1f\u202e]", made["text/plain"] + made["text/html"])
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_script_layer_carries_data_as_base64_only(name):
+    source = html(RESULTS[name])
+    layers = list(LAYER.finditer(source))
+    assert source.count("<script") == len(layers)
+    for layer in layers:
+        assert f'class="llm-lab llm-lab-{layer["key"]}"' in source
+        assert fakes.EVIL not in layer["code"]
+        head = json.loads(zlib.decompress(base64.b64decode(json.loads(layer["packed"])[0])))
+        assert "export default" in head["esm"]
+        assert "alert(1)" not in head["esm"] + head["css"]
+
+
+def test_codes_are_the_same_whatever_the_data():
+    codes = {match["code"] for result in RESULTS.values() for match in LAYER.finditer(html(result))}
+    assert len(codes) == 1
+
+
+def test_hostile_text_is_shown_not_obeyed():
+    for name, result in HOSTILE.items():
+        text = Page(still(result)).text
+        assert "alert(1)" in text or "attention" in name
+        assert "<script>alert" not in html(result)
+
+
+def test_no_script_while_it_grows_and_small():
+    for name in ("live", "streaming"):
+        assert "<script" not in html(PLAIN[name])
+    long = fakes.training("training", steps=20_000)
+    assert len(html(long)) < 30_000
+    many = fakes.generation(["word "] * 5000, n=4, done=False)
+    assert len(html(many)) < 60_000
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        fakes.training(steps=20_000),
+        fakes.generation(["word "] * 5000, n=4),
+        fakes.attention([f"t{i}" for i in range(256)], 8, 8),
+        fakes.attention([f"t{i}" for i in range(40)], 12, 12),
+        fakes.tokenization("word " * 5000),
+    ],
+    ids=["training", "generation", "attention-long", "attention-wide", "tokenization"],
+)
+def test_large_results_stay_under_300_kb(result):
+    assert len(html(result)) < 300_000
+
+
+def test_text_reads_without_styles():
+    text = Page(still(PLAIN["generation"])).text
+    assert "ROMEO:⏎\nWhat is the matter with your honour, my lord?⏎\nI have a son" in text
+    text = Page(still(PLAIN["training"])).text
+    for words in ("1.712 nats/char", "2.470", "20.6 k tokens/s", "And the world I say", "--steps 606"):
+        assert words in text
+
+
+def test_same_result_gives_the_same_page():
+    assert html(fakes.attention()) == html(fakes.attention())
+    assert html(fakes.training()) == html(fakes.training())
+
+
+def test_right_to_left_tokens_have_a_box_of_their_own():
+    source = still(fakes.generation(["a ", "שלום", " b"]))
+    assert re.search(r'<span dir=auto style="[^"]*"[^>]*>שלום</span>', source)
+
+
+def test_names_of_controls():
+    assert visible("a\nb") == "a⏎b"
+    assert visible("\0\t\x7f") == "␀␉␡"
+    assert visible("") == "∅"
+    assert visible("\u0301x") == "◌\u0301x"
+    assert visible("\ud800") == "⟨U+D800⟩"
+    assert "\u202e" not in visible("\u202e") + clean("\u202e")
+    assert clean("a\n\tb\0") == "a\n\tb␀"
+    assert visible("👩‍👩‍👧") == "👩‍👩‍👧"
+    assert esc("<a b='c'>&") == "&lt;a b=&#x27;c&#x27;&gt;&amp;"
+    assert bundle("\0", "")["text/plain"] == "␀"
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        fakes.training("training", steps=0),
+        fakes.training("training", steps=1),
+        fakes.training("finished", steps=1),
+        fakes.training("failed", steps=2, by_time=False),
+        fakes.training("restored", steps=3, by_time=False),
+    ],
+    ids=["none", "one", "one done", "failed", "restored"],
+)
+def test_short_runs_draw(report):
+    Page(still(report))
+    report.train = [(step, seconds, float("nan")) for step, seconds, _ in report.train]
+    report.val = []
+    Page(still(report))
+
+
+def test_empty_results_draw():
+    for result in (
+        fakes.generation(n=0),
+        fakes.attention(["a"], 1, 1),
+        fakes.Listing(title="runs", columns=["name"], rows=[]),
+        fakes.Tokenization(text="", trained_on="", rows=[fakes.TokenizationRow("char", [], 0, 0.0, 0, 10, "exact")]),
+        fakes.Evaluation(models=["bard"], data="", scores=[]),
+        fakes.ModelReport(
+            name="m", title="", config={}, parts=[], parameters=0, flops=0, memory=0, batch_size=1, notes=["?"]
+        ),
+    ):
+        Page(still(result))
+
+
+def test_views_import_nothing_heavy():
+    code = (
+        "import sys\nfrom tests.views import fakes\n"
+        "for r in fakes.everything().values(): r._repr_mimebundle_(); str(r)\n"
+        "heavy = {'torch', 'pandas', 'plotly', 'IPython', 'ipywidgets', 'anywidget', 'traitlets', 'transformers'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    root = str(fakes.__file__).rsplit("/tests/", 1)[0]
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root)

@@ -1,0 +1,287 @@
+"""The parts of the views: numbers, pictures, curves, maps, modules, the live display and the widget."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import struct
+import subprocess
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_lab.results import Piece
+from llm_lab.views import attention, live, svg, training, widget
+from llm_lab.views.bundle import STATIC, css, esm, loader
+from llm_lab.views.card import clock, number, png, si, size
+from llm_lab.views.model import block_of
+from tests.views import fakes
+
+NODE = shutil.which("node")
+
+
+def test_numbers():
+    assert [number(v) for v in (1.7123, 0.00644, 12_345.6, -0.5, 0, math.nan, math.inf, None)] == [
+        "1.712",
+        "0.006440",
+        "12,346",
+        "−0.5000",
+        "0",
+        "–",
+        "∞",
+        "–",
+    ]
+    assert number(6.4e-7, 2) == "6.4e-7"
+    assert [si(v) for v in (0, 812, 2140, 20_600, 840_000, 1_115_394, 12e9)] == [
+        "0",
+        "812",
+        "2,140",
+        "20.6 k",
+        "0.84 M",
+        "1.12 M",
+        "12.0 G",
+    ]
+    assert [size(v) for v in (0, 812, 310e6, 23.1e9)] == ["0 B", "812 B", "310 MB", "23.1 GB"]
+    assert [clock(v) for v in (0, 41.4, 725, 3753)] == ["0:00", "0:41", "12:05", "1:02:33"]
+
+
+@given(st.floats(allow_nan=True, allow_infinity=True))
+def test_every_number_can_be_written(value):
+    assert number(value)
+    assert si(value)
+    assert clock(value)
+
+
+@given(st.floats(-1e9, 1e9), st.floats(1e-6, 1e9), st.integers(2, 9))
+def test_ticks_are_few_round_and_inside(low, span, count):
+    marks = svg.ticks(low, low + span, count)
+    assert len(marks) <= 2 * count + 2
+    slack = 1e-6 * max(abs(low), span)
+    assert all(low - slack <= mark <= low + span + slack for mark in marks)
+
+
+def read_png(data: bytes) -> tuple[tuple[int, ...], bytes, dict[bytes, bytes]]:
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    chunks, at = {}, 8
+    while at < len(data):
+        (length,) = struct.unpack(">I", data[at : at + 4])
+        kind, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + length]
+        assert struct.unpack(">I", data[at + 8 + length : at + 12 + length])[0] == zlib.crc32(kind + body)
+        chunks[kind], at = body, at + 12 + length
+    return struct.unpack(">IIBBBBB", chunks[b"IHDR"]), zlib.decompress(chunks[b"IDAT"]), chunks
+
+
+@pytest.mark.parametrize(("shape", "colour", "channels"), [((3, 5), 0, 1), ((3, 5, 4), 6, 4), ((3, 5), 3, 1)])
+def test_png(shape, colour, channels):
+    pixels = np.random.default_rng(0).integers(0, 4, shape).astype(np.uint8)
+    palette = np.arange(16).reshape(4, 4) if colour == 3 else None
+    header, lines, chunks = read_png(png(pixels, palette))
+    assert header == (5, 3, 8, colour, 0, 0, 0)
+    rows = np.frombuffer(lines, np.uint8).reshape(3, 1 + 5 * channels)
+    assert not rows[:, 0].any()
+    assert (rows[:, 1:].reshape(shape) == pixels).all()
+    if palette is not None:
+        assert chunks[b"PLTE"] == palette[:, :3].astype(np.uint8).tobytes()
+        assert chunks[b"tRNS"] == palette[:, 3].astype(np.uint8).tobytes()
+
+
+@given(st.lists(st.floats(-10, 10) | st.just(math.nan), max_size=900), st.integers(4, 300))
+def test_decimation_keeps_ends_and_extremes(losses, limit):
+    curve = [(i, i / 10, loss) for i, loss in enumerate(losses)]
+    kept = training.decimate(curve, limit)
+    finite = [p for p in curve if math.isfinite(p[2])]
+    assert len(kept) <= max(limit, 2)
+    assert kept == sorted(set(kept))
+    assert set(kept) <= set(finite)
+    if finite:
+        assert (kept[0], kept[-1]) == (finite[0], finite[-1])
+        assert min(p[2] for p in kept) == min(p[2] for p in finite)
+        assert max(p[2] for p in kept) == max(p[2] for p in finite)
+
+
+def test_facts_of_heads_by_hand():
+    maps = fakes.attention()
+    weights = maps.numpy().astype(float)
+    entropy = -np.where(weights > 0, weights * np.log2(np.where(weights > 0, weights, 1)), 0).sum(-1).mean(-1)
+    found = np.array(attention.facts(maps))
+    np.testing.assert_allclose(found[..., 0], entropy, atol=1e-4)
+    before = np.array([weights[..., i, i - 1] for i in range(1, 12)]).mean(0)
+    np.testing.assert_allclose(found[..., 1], before, atol=1e-6)
+    np.testing.assert_allclose(found[..., 2], weights[..., 1:, 0].mean(-1), atol=1e-6)
+    np.testing.assert_allclose(found[..., 3], np.einsum("lhii->lh", weights) / 12, atol=1e-6)
+
+
+def test_facts_of_a_very_large_probe_are_sampled(monkeypatch):
+    maps = fakes.attention()
+    whole = np.array(attention.facts(maps))
+    monkeypatch.setattr(attention, "EXACT", 24 * 144 // 2)
+    assert np.abs(np.array(attention.facts(maps)) - whole).max() < 0.6
+    assert np.array(attention.facts(maps)).shape == whole.shape
+
+
+def test_opening_head_is_sharp_and_not_plain():
+    plain = (0.1, 0.99, 0.0, 0.0)
+    assert attention.telling([[plain, (2.0, 0.1, 0.1, 0.1)], [(1.0, 0.2, 0.2, 0.2), plain]]) == (1, 0)
+    assert attention.telling([[plain, (0.05, 0.0, 0.9, 0.0)]]) == (0, 1)
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_pooling_takes_maxima(tokens, side):
+    cells = np.random.default_rng(0).integers(0, 256, (2, tokens, tokens)).astype(np.uint8)
+    small = attention.pooled(cells, side)
+    assert small.shape[-1] == min(side, tokens)
+    assert (small.max((1, 2)) == cells.max((1, 2))).all()
+
+
+def test_maps_are_exact_while_they_fit_and_reduced_beyond():
+    maps = fakes.attention([f"t{i}" for i in range(100)], 2, 2)
+    kept = attention.reduced(maps, 10**6)
+    assert (kept.cells.shape, kept.levels) == ((2, 2, 100, 100), 255)
+    np.testing.assert_allclose(kept.cells / 255, maps.numpy(), atol=0.5 / 255 + 1e-6)
+    less = attention.reduced(maps, 3000)
+    assert less.cells.shape[-1] < 100
+    assert len(zlib.compress(less.cells.tobytes(), 6)) <= 3000
+
+
+def test_exact_asks_the_action_and_refuses_what_is_not_there():
+    maps = fakes.attention()
+    assert widget.exact(maps, [1, 2, 5, 1]) == pytest.approx(float(maps.pattern(1, 2)[5, 1]))
+    maps.actions["exact"] = lambda layer, head, q, k: 1000 * layer + 100 * head + 10 * q + k
+    assert widget.exact(maps, [1, 2, 5, 1]) == 1251
+    for where in ([4, 0, 0, 0], [0, 0, 12, 0], [0, -1, 0, 0], ["0", 0, 0, 0], [True, 0, 0, 0], [None] * 4):
+        assert widget.exact(maps, where) is None
+
+
+def test_widget_answers_and_freezes(monkeypatch):
+    pytest.importorskip("anywidget")
+    maps = fakes.attention()
+    made = widget.attention_widget(maps)
+    assert len(made.maps) == 4 * 6 * 12 * 12
+    sent, frozen = [], []
+    monkeypatch.setattr(made, "send", sent.append)
+    made._heard(made, {"kind": "exact", "id": 7, "layer": 1, "head": 2, "q": 5, "k": 1}, [])
+    made._heard(made, {"kind": "exact", "id": 8, "layer": 99, "head": 2, "q": 5, "k": 1}, [])
+    made._heard(made, "nonsense", [])
+    assert sent == [{"kind": "exact", "id": 7, "value": pytest.approx(float(maps.pattern(1, 2)[5, 1]))}]
+
+    class Handle:
+        def update(self, bundle, raw):
+            frozen.append(bundle)
+
+    made._handle = Handle()
+    made._heard(made, {"kind": "freeze"}, [])
+    made.freeze()
+    assert [set(bundle) for bundle in frozen] == [{"text/plain", "text/html"}]
+
+
+def test_block_of_models():
+    assert block_of(fakes.model()) == (1, 5)
+    one = fakes.model()
+    one.parts = [fakes.ModelPart(p.name, p.detail, 1, p.parameters, p.flops, p.memory) for p in one.parts]
+    assert block_of(one) == (0, 0)
+    one.config = {"n_layer": 1}
+    assert block_of(one) == (1, 5)
+
+
+def test_live_in_a_terminal(monkeypatch, capsys):
+    now = [100.0]
+    monkeypatch.setattr(live, "in_notebook", lambda: False)
+    monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
+    shown = live.Live(fakes.training("training", steps=3))
+    drawn = []
+    for _ in range(20):
+        now[0] += 0.2
+        drawn.append(shown.update(fakes.training("training", steps=3)))
+    assert sum(drawn) == 6  # each third, so every 0.6 s
+    shown.close(fakes.training(steps=3))
+    shown.close(fakes.training(steps=3))
+    assert not shown.update(fakes.training(steps=3))
+    out, err = capsys.readouterr()
+    assert out.count("validation loss, whole split") == 1
+    assert "step 3 of ~606" in err
+    assert fakes.EVIL in live.status(fakes.training("training", name=fakes.EVIL + "\0")).replace("␀", "")
+
+
+def test_live_in_a_notebook_uses_one_display_of_its_own(monkeypatch):
+    display = pytest.importorskip("IPython.display")
+    calls = []
+
+    class Handle:
+        def update(self, bundle, raw):
+            calls.append(bundle["text/html"])
+
+    def first(bundle, raw, display_id=None):
+        calls.append(bundle["text/html"])
+        return Handle() if display_id else None
+
+    monkeypatch.setattr(live, "in_notebook", lambda: True)
+    monkeypatch.setattr(display, "display", first)
+    shown = live.Live(fakes.training("training", steps=3))
+    shown.update(fakes.training("training", steps=4))
+    shown.close(fakes.training(steps=5))
+    assert len(calls) == 2
+    assert "<script" not in calls[0]
+    assert "<script" in calls[1]
+    live.show(fakes.listing())
+    assert len(calls) == 3
+
+
+def test_plotly_figure():
+    pytest.importorskip("plotly")
+    figure = training.figure(fakes.training())
+    assert [len(trace.x) for trace in figure.data] == [606, 7]
+
+
+def test_long_labels_are_cut_by_their_width():
+    assert attention._short("你好世界你好世界你好") == "你好世界你好…"
+    assert attention._short("short") == "short"
+    wide = fakes.attention(["x" * 200] * 4, 1, 1)
+    assert 'width="4' not in attention._big(wide, 0, 0)[-120:]
+
+
+def test_pieces_with_breaks_break():
+    from llm_lab.views.tokens import _shown
+
+    assert _shown(Piece("a\n\nb", 1)) == "a⏎\n⏎\nb"
+    assert _shown(Piece("", 1)) == "∅"
+
+
+@pytest.mark.parametrize("name", ["attention", "tokens", "training"])
+def test_modules_are_whole(name, tmp_path):
+    source = esm(name)
+    assert "import " not in source.replace("important", "")
+    assert source.count("export ") == 1
+    assert "innerHTML" not in source
+    assert len(source) < 20_000
+    if NODE:
+        path = tmp_path / "view.mjs"
+        path.write_text(source)
+        subprocess.run([NODE, "--check", str(path)], check=True)
+
+
+def test_loader_and_styles_are_safe_inside_a_page():
+    for text in (loader(), css()):
+        assert "</" not in text
+    assert all(line.lstrip().startswith((".", "[", "}", "@", "-")) or ":" in line for line in css().split("\n") if line)
+    for rule in css().split("}"):
+        selectors = rule.split("{")[0]
+        assert all(".llm-lab" in part for part in selectors.split(",") if part.strip())
+
+
+@pytest.mark.skipif(not NODE, reason="node is not installed")
+def test_shared_module():
+    done = subprocess.run(
+        [NODE, "--test", str(Path(__file__).with_name("shared.test.mjs"))], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_both_languages_agree_on_ink():
+    assert "** 0.6" in (STATIC / "shared.js").read_text()
+    palette = attention._palette()
+    assert palette[:, 3].tolist() == [round(255 * (i / 255) ** 0.6) for i in range(256)]
+    assert palette[9, :3].tolist() == [61, 125, 230]
