@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
-from tests.browser.lab import FLAGS, find_browser
 from tests.views import fakes
 
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def page():
-    executable = find_browser()
-    if executable is None:
-        assert os.environ.get("LLM_LAB_BROWSER") != "required", "no Chromium was found"
-        pytest.skip("no Chromium was found; install one or name it in LLM_LAB_BROWSER")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=executable, args=FLAGS)
-        yield browser.new_page(viewport={"width": 1200, "height": 900})
-        browser.close()
+def page(chromium):
+    page = chromium.new_page(viewport={"width": 1200, "height": 900})
+    yield page
+    page.close()
 
 
 @pytest.fixture
