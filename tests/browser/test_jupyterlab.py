@@ -175,11 +175,11 @@ def test_reopened_without_a_kernel_and_untrusted(ran, lab, cells, page):
     folder, home, _ = lab
     with server(folder, home, NO_KERNEL) as address:
         book = Notebook(page, address, "quickstart.ipynb")
-        page.get_by_role("button", name="No Kernel", exact=True).click()
+        page.locator(".jp-Dialog").get_by_role("button", name="No Kernel").click()
         holds(book, cells, interactive=True)
     with server(folder, home.parent / "stranger", NO_KERNEL) as address:
         book = Notebook(page, address, "quickstart.ipynb")
-        page.get_by_role("button", name="No Kernel", exact=True).click()
+        page.locator(".jp-Dialog").get_by_role("button", name="No Kernel").click()
         holds(book, cells, interactive=False)
 
 
