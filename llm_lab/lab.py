@@ -80,8 +80,7 @@ def load(name: str, model: Any = None) -> LM:
 
     `model` is your class where it was trained with one of your own.
     """
-    from llm_lab.pretraining import load_run
-    from llm_lab.store.lm import load_lm
+    from llm_lab.store.lm import load_lm, load_run
 
     if isinstance(name, str | Path) and (Path(name) / "model.json").is_file():
         return load_lm(Path(name), model=model)
@@ -324,7 +323,7 @@ def tokenize(text: str | Sequence[str], **options: Any) -> Tokenization:
         lm = _lm(chosen.model)
         made, told = [lm.tokenizer], f"{lm.name}'s own tokenizer, learned from {lm.info.get('corpus', 'its corpus')}"
     else:
-        from llm_lab.pretraining import default_corpus
+        from llm_lab.request import default_corpus
 
         notes: list[str] = []
         learned = default_corpus(notes) if chosen.corpus is None else open_corpus(chosen.corpus)

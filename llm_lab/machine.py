@@ -7,10 +7,11 @@ import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from llm_lab import __version__
 from llm_lab.errors import BadValue
 
 if TYPE_CHECKING:
@@ -136,3 +137,18 @@ def bf16_gains(where: torch.device, d_model: int) -> bool:
     if where.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return where.type == "cpu" and d_model >= 256 and bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})
+
+
+def environment() -> dict[str, Any]:
+    """What a run depends on besides its request: versions, processor, platform."""
+    import tokenizers
+    import torch
+
+    return {
+        "llm_lab": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "tokenizers": tokenizers.__version__,
+        "platform": platform.platform(),
+        "cpu": cpu_name(),
+    }

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
 import json
 import math
 import signal
@@ -13,107 +12,56 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-import llm_lab
 from llm_lab import machine
 from llm_lab.corpora.corpus import Corpus
 from llm_lab.corpora.open import open_corpus
 from llm_lab.corpora.options import CorpusOptions
 from llm_lab.data.arrays import Tokens, tokenize
 from llm_lab.decoding.writing import write
-from llm_lab.errors import BadValue, LabError
+from llm_lab.errors import BadValue
 from llm_lab.metrics.evaluate import evaluate, likelihood
 from llm_lab.models import cost
 from llm_lab.models.adapted import adapt
 from llm_lab.models.language_model import LanguageModel
-from llm_lab.models.options import PRESETS, SHAPES, ModelConfig, ModelOptions, PresetOptions
+from llm_lab.models.options import SHAPES, ModelConfig, PresetOptions
 from llm_lab.objectives.options import OBJECTIVES
-from llm_lab.options import distribute, specs
 from llm_lab.registry import load
+from llm_lab.request import Request, default_corpus, repeat_line
 from llm_lab.results import Sample, TrainingReport
 from llm_lab.store import runs
-from llm_lab.store.lm import LM, load_lm
+from llm_lab.store.lm import LM, load_run
 from llm_lab.tokenizers.options import TokenizerOptions
 from llm_lab.tokenizers.tokenizer import Tokenizer, train
-from llm_lab.training.options import BUDGETS, BudgetOptions, SampleOptions, TrainOptions
+from llm_lab.training.options import BudgetOptions, SampleOptions, TrainOptions
 from llm_lab.training.plan import Plan, apply, resolve
 from llm_lab.training.trainer import Trainer, TrainEvent
-from llm_lab.verbs import VERBS, RunOptions
+from llm_lab.verbs import RunOptions
 
-RECIPE = 1  # raised by hand when the same request would no longer train the same model
 CHAR_LIMIT = 5_000_000  # bytes; a larger corpus is cut by bpe unless told
 SAMPLE_EVERY = 3  # validations between two samples
 FLUSH_SECONDS = 1.0
-
-
-class Request:
-    """What was asked for, checked before anything is read or trained."""
-
-    def __init__(self, name: str, options: dict[str, Any]) -> None:
-        self.name = name
-        self.given = {key: value for key, value in options.items() if value is not None}
-        made = distribute(VERBS["pretrain"].options, options, "pretrain")
-        self.by_type = {type(one): one for one in made}
-        overrides = {key: value for key, value in options.items() if key in specs(ModelOptions)}
-        preset = PRESETS.load(self[PresetOptions].preset)
-        self.config = lambda vocab_size: preset.config(vocab_size, **overrides)
-        self.config(256)  # sizes that do not fit each other are refused now
-
-    def __getitem__(self, cls: type) -> Any:
-        return self.by_type[cls]
-
-    def identity(self, corpus: Corpus) -> dict[str, Any]:
-        """What an identical cell is recognised by: everything that changes the result."""
-        run = self[RunOptions]
-        unseen = {"fresh", "model", *specs(SampleOptions)}
-        return {
-            "verb": "pretrain",
-            "recipe": RECIPE,
-            "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint},
-            "options": {
-                key: value
-                for one in self.by_type.values()
-                for key, value in one.to_dict().items()
-                if key not in unseen and key in self.given
-            },
-            "model": None if run.model is None else _source(run.model),
-        }
-
-
-def _source(model: Any) -> dict[str, Any]:
-    """A user's class by its name and its code, so that an edited class is another request."""
-    cls = type(model) if isinstance(model, nn.Module) else model
-    try:
-        code = inspect.getsource(cls)
-    except (OSError, TypeError):
-        code = ""
-    return {"class": getattr(cls, "__name__", str(cls)), "source": code, "instance": isinstance(model, nn.Module)}
-
-
-def default_corpus(notes: list[str]) -> Corpus:
-    """Shakespeare; Python's help topics where it cannot be had, and then the notes say so."""
-    try:
-        return open_corpus("shakespeare")
-    except LabError as error:
-        notes.append(f"shakespeare cannot be had ({error}); python-docs is used instead")
-        return open_corpus("python-docs")
 
 
 def pretrain(corpus: Any, name: str, options: dict[str, Any], display: bool = True) -> LM:
     """Train a model from nothing. The clock of a time budget runs from here. `display` draws the card."""
     started = time.perf_counter()
     notes: list[str] = []
-    request = Request(name, options)
+    request = Request(name, corpus, options)
     run_options: RunOptions = request[RunOptions]
     column = request[CorpusOptions].column
     text = default_corpus(notes) if corpus is None else open_corpus(corpus, column=column)
+    request.corpus = text.name if corpus is None else corpus
     identity = request.identity(text)
-    if not run_options.fresh and (found := runs.find_identical(name, identity)) and not _is_instance(run_options.model):
+    if (
+        not run_options.fresh
+        and (found := runs.find_identical(name, identity))
+        and not isinstance(run_options.model, nn.Module)
+    ):
         lm = restore(found, run_options.model)
         if display and lm.report is not None:
             load("llm_lab.views.live:show")(lm.report)
@@ -134,28 +82,12 @@ def pretrain(corpus: Any, name: str, options: dict[str, Any], display: bool = Tr
         raise
 
 
-def _is_instance(model: Any) -> bool:
-    return isinstance(model, nn.Module)
-
-
 def restore(run: runs.Run, model: Any = None) -> LM:
     """The LM of a finished run, as it was."""
     lm = load_run(run, model)
     if isinstance(lm.report, TrainingReport):
         lm.report.status = "restored"
         lm.report.notes.append(f"restored from run {run.id}: an identical request had finished; --fresh trains again")
-    return lm
-
-
-def load_run(run: runs.Run, model: Any = None) -> LM:
-    """The LM in a run's folder, with its history and card."""
-    lm = load_lm(run.path, run.name, model)
-    lm.run = run
-    saved = run.read("report")
-    if saved:
-        known = {key: value for key, value in saved.items() if key in TrainingReport.__dataclass_fields__}
-        known["samples"] = [Sample(**one) for one in known.get("samples", [])]
-        lm.report = TrainingReport(**known)
     return lm
 
 
@@ -232,7 +164,7 @@ class _Session:
         held_out: Tokens,
         notes: list[str],
     ) -> None:
-        self.request, self.corpus, self.tokenizer, self.plan, self.trainer = request, corpus, tokenizer, plan, trainer
+        self.request, self.tokenizer, self.plan, self.trainer = request, tokenizer, plan, trainer
         self.data, self.held_out = data, held_out
         self.samples: SampleOptions = request[SampleOptions]
         model = trainer.trainee.model
@@ -276,7 +208,7 @@ class _Session:
         self.lm.run, self.lm.report = run, self.card
         self.card.facts.insert(-1, f"run {run.id}")
         run.write("plan", {**self.plan.to_dict(), "data": {"train": self.data.key, "held_out": self.held_out.key}})
-        run.write("environment", environment())
+        run.write("environment", machine.environment())
         live = load("llm_lab.views.live:Live")(self.card) if display else None
         with _interrupt_is_stop(self.trainer), (run.path / "events.jsonl").open("a", encoding="utf-8") as log:
             flushed = time.monotonic()
@@ -343,41 +275,10 @@ class _Session:
             card.notes.append(
                 f"stopped at step {card.step} of {whole}; the model works as it is, and the cell run again trains anew"
             )
-        card.repeat = self._repeat(run)
+        card.repeat = repeat_line(self.request, self.tokenizer, self.plan, run, card.status)
         self.lm.save(run.path)
         run.write("report", {key: value for key, value in asdict(card).items() if key not in ("actions", "code")})
         run.set_status(card.status, final=card.final, steps=card.step, tokens=card.tokens, seconds=card.seconds)
-
-    def _repeat(self, run: runs.Run) -> str:
-        """The cell that trains the same weights again: every choice that was left to the machine is written out."""
-        plan, given = self.plan, dict(self.request.given)
-        for gone in (*BUDGETS, "fresh", "replay"):
-            given.pop(gone, None)
-        fixed = {
-            "tokenizer": self.tokenizer.kind,
-            "seed": plan.options.seed,
-            "device": plan.device,
-            "precision": plan.precision,
-        }
-        if plan.device == "cpu":
-            fixed["threads"] = plan.threads
-        # Learning rates that followed the clock, or an interrupted run, are repeated from the run's own trace.
-        traced = plan.steps is None or plan.learning_rates or self.card.status != "finished"
-        budget = {"replay": run.id} if traced else {"steps": plan.steps}
-        words = [f"--{key} {_word(value)}" for key, value in {**budget, **given, **fixed}.items()]
-        return f"%%pretrain {self.request.name} {_word(self.corpus.name)} {' '.join(words)} --fresh"
-
-
-def _word(value: Any) -> str:
-    if isinstance(value, str):
-        return (
-            value
-            if value.replace("-", "").replace("_", "").replace(".", "").isalnum()
-            else json.dumps(value, ensure_ascii=False)
-        )
-    if isinstance(value, bool | int | float):
-        return str(value).lower() if isinstance(value, bool) else f"{value}"
-    return f"@{getattr(value, '__name__', type(value).__name__)}"
 
 
 def _as_json(event: TrainEvent) -> dict[str, Any]:
@@ -386,23 +287,6 @@ def _as_json(event: TrainEvent) -> dict[str, Any]:
     if not math.isfinite(event.loss):
         found["loss"] = None
     return found
-
-
-def environment() -> dict[str, Any]:
-    """What a run depends on besides its request."""
-    import platform
-
-    import tokenizers
-
-    return {
-        "llm_lab": llm_lab.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "tokenizers": tokenizers.__version__,
-        "platform": platform.platform(),
-        "cpu": machine.cpu_name(),
-        "folder": str(Path.cwd()),
-    }
 
 
 @contextlib.contextmanager

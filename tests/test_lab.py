@@ -154,7 +154,10 @@ def test_several_models_are_compared_on_the_same_data():
 
 
 def test_build_reports_what_the_model_really_has():
-    for options in ({}, dict(n_kv_head=2, mlp="swiglu", bias=True, norm="layernorm", position="learned", tie_embeddings=True)):
+    for options in (
+        {},
+        dict(n_kv_head=2, mlp="swiglu", bias=True, norm="layernorm", position="learned", tie_embeddings=True),
+    ):
         model = lab.build("modern", vocab_size=300, n_layer=3, n_head=4, d_model=64, max_seq_len=48, **options)
         report = model.report()
         assert report.parameters == sum(p.numel() for p in model.parameters())
@@ -163,7 +166,7 @@ def test_build_reports_what_the_model_really_has():
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(torch.zeros(1, 48, dtype=torch.long))
         assert report.flops * 48 == pytest.approx(counter.get_total_flops(), rel=0.1)
-        assert list(report.to_pandas()["name"])[0] == "embedding"
+        assert report.to_pandas()["name"].iloc[0] == "embedding"
 
 
 def test_training_memory_is_estimated_within_reason():

@@ -9,8 +9,6 @@ from llm_lab import machine
 from llm_lab.errors import LabError
 
 
-
-
 def write(root, files):
     for name, text in files.items():
         path = root / name

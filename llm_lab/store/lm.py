@@ -14,7 +14,7 @@ from llm_lab.models.language_model import LanguageModel
 from llm_lab.models.options import SHAPES, ModelConfig
 from llm_lab.options import specs
 from llm_lab.registry import load
-from llm_lab.results import Result
+from llm_lab.results import Result, Sample, TrainingReport
 from llm_lab.store.files import read_json, read_weights, write_json, write_weights
 from llm_lab.store.runs import Run
 from llm_lab.tokenizers.tokenizer import Tokenizer
@@ -129,3 +129,15 @@ def load_lm(folder: Path, name: str | None = None, model: Any = None, device: st
     read_weights(folder / "model.safetensors", module)
     module.to(device).eval()
     return LM(name or about.get("name", folder.name), module, tokenizer, info=about.get("info") or {})
+
+
+def load_run(run: Run, model: Any = None) -> LM:
+    """The LM in a run's folder, with its history and card."""
+    lm = load_lm(run.path, run.name, model)
+    lm.run = run
+    saved = run.read("report")
+    if saved:
+        known = {key: value for key, value in saved.items() if key in TrainingReport.__dataclass_fields__}
+        known["samples"] = [Sample(**one) for one in known.get("samples", [])]
+        lm.report = TrainingReport(**known)
+    return lm

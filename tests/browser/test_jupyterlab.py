@@ -67,7 +67,7 @@ def page(chromium):
 @pytest.fixture(scope="module")
 def ran(lab, cells, chromium):
     """The quickstart, run cell by cell as a reader does, and saved; what was seen on the way."""
-    folder, _, address = lab
+    _, _, address = lab
     page = chromium.new_page(viewport={"width": 1400, "height": 1000})
     book = Notebook(page, address, "quickstart.ipynb")
     book.kernel_ready()
@@ -171,6 +171,7 @@ def test_reopened_with_a_new_kernel(ran, lab, cells, page):
 
 def refuse_kernels(page):
     """From now on this page gets no kernel, as in a viewer that has none."""
+
     def refuse(route):
         route.abort() if route.request.method == "POST" else route.continue_()
 
@@ -224,7 +225,9 @@ def test_an_interrupt_keeps_the_model_and_stops_the_cells_behind(lab, page):
     first = "%load_ext llm_lab\ncorpus = " + repr([TEXT])
     sizes = "--n_layer 1 --d_model 16 --n_head 2 --max_seq_len 16 --batch_size 2 --threads 1"
     train = f"%%pretrain tiny @corpus --seconds 90 {sizes}"
-    write_notebook(folder / "stop.ipynb", [first, train, "print('ran anyway')", '%generate tiny "1" --max_new_tokens 5'])
+    write_notebook(
+        folder / "stop.ipynb", [first, train, "print('ran anyway')", '%generate tiny "1" --max_new_tokens 5']
+    )
     book = Notebook(page, address, "stop.ipynb")
     book.kernel_ready()
     book.run(0)
@@ -233,7 +236,9 @@ def test_an_interrupt_keeps_the_model_and_stops_the_cells_behind(lab, page):
     book.start(2)
     page.wait_for_timeout(1000)
     page.keyboard.press("Escape")
-    page.locator("[data-command='notebook:interrupt-kernel'], jp-button[title*='Interrupt'], button[title*='Interrupt']").first.click()
+    page.locator(
+        "[data-command='notebook:interrupt-kernel'], jp-button[title*='Interrupt'], button[title*='Interrupt']"
+    ).first.click()
     book.wait(1, 40)
     text = book.output(1).inner_text()
     assert "stopped at step" in text

@@ -1,0 +1,112 @@
+"""What a pretraining was asked for: checked, recognised again, and written out as the cell that repeats it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from llm_lab.corpora.corpus import Corpus
+from llm_lab.corpora.open import open_corpus
+from llm_lab.errors import LabError
+from llm_lab.models.options import PRESETS, ModelOptions, PresetOptions
+from llm_lab.options import distribute, specs
+from llm_lab.store.runs import Run
+from llm_lab.tokenizers.tokenizer import Tokenizer
+from llm_lab.training.options import BUDGETS, SampleOptions
+from llm_lab.training.plan import Plan
+from llm_lab.verbs import VERBS, RunOptions
+
+RECIPE = 1  # raised by hand when the same request would no longer train the same model
+
+
+class Request:
+    """What was asked for, checked before anything is read or trained."""
+
+    def __init__(self, name: str, corpus: Any, options: dict[str, Any]) -> None:
+        self.name, self.corpus = name, corpus  # the corpus as it was asked for
+        self.given = {key: value for key, value in options.items() if value is not None}
+        made = distribute(VERBS["pretrain"].options, options, "pretrain")
+        self.by_type = {type(one): one for one in made}
+        overrides = {key: value for key, value in options.items() if key in specs(ModelOptions)}
+        preset = PRESETS.load(self[PresetOptions].preset)
+        self.config = lambda vocab_size: preset.config(vocab_size, **overrides)
+        self.config(256)  # sizes that do not fit each other are refused now
+
+    def __getitem__(self, cls: type) -> Any:
+        return self.by_type[cls]
+
+    def identity(self, corpus: Corpus) -> dict[str, Any]:
+        """What an identical cell is recognised by: everything that changes the result."""
+        run = self[RunOptions]
+        unseen = {"fresh", "model", *specs(SampleOptions)}
+        return {
+            "verb": "pretrain",
+            "recipe": RECIPE,
+            "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint},
+            "options": {
+                key: value
+                for one in self.by_type.values()
+                for key, value in one.to_dict().items()
+                if key not in unseen and key in self.given
+            },
+            "model": None if run.model is None else _source(run.model),
+        }
+
+
+def _source(model: Any) -> dict[str, Any]:
+    """A user's class by its name and its code, so that an edited class is another request."""
+    cls = type(model) if isinstance(model, nn.Module) else model
+    try:
+        code = inspect.getsource(cls)
+    except (OSError, TypeError):
+        code = ""
+    return {"class": getattr(cls, "__name__", str(cls)), "source": code, "instance": isinstance(model, nn.Module)}
+
+
+def default_corpus(notes: list[str]) -> Corpus:
+    """Shakespeare; Python's help topics where it cannot be had, and then the notes say so."""
+    try:
+        return open_corpus("shakespeare")
+    except LabError as error:
+        notes.append(f"shakespeare cannot be had ({error}); python-docs is used instead")
+        return open_corpus("python-docs")
+
+
+def repeat_line(request: Request, tokenizer: Tokenizer, plan: Plan, run: Run, status: str) -> str:
+    """The cell that trains the same weights again: every choice that was left to the machine is written out."""
+    given = dict(request.given)
+    for gone in (*BUDGETS, "fresh", "replay"):
+        given.pop(gone, None)
+    fixed = {
+        "tokenizer": tokenizer.kind,
+        "seed": plan.options.seed,
+        "device": plan.device,
+        "precision": plan.precision,
+    }
+    if plan.device == "cpu":
+        fixed["threads"] = plan.threads
+    # Learning rates that followed the clock, or an interrupted run, are repeated from the run's own trace.
+    traced = plan.steps is None or plan.learning_rates or status != "finished"
+    budget = {"replay": run.id} if traced else {"steps": plan.steps}
+    words = [f"--{key} {_word(value)}" for key, value in {**budget, **given, **fixed}.items()]
+    return f"%%pretrain {request.name} {_word(request.corpus)} {' '.join(words)} --fresh"
+
+
+def _word(value: Any) -> str:
+    """A value as it stands on a line; an object by a variable's name that its reader must supply."""
+    if isinstance(value, str | Path):
+        text = str(value)
+        return text if re.fullmatch(r"[\w.\-/]+", text) else '"' + text.replace('"', '\\"') + '"'
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, Corpus):
+        return f"@{value.name}" if value.name.isidentifier() else "@corpus"
+    if isinstance(value, type | nn.Module) or callable(value):
+        return f"@{getattr(value, '__name__', type(value).__name__)}"
+    return "@corpus"
