@@ -26,6 +26,7 @@ TARGET = 1.75  # nats per character over the whole held-out split, after 60 s on
 SHAPE = dict(n_layer=4, n_head=4, d_model=128, max_seq_len=64)  # nanoGPT's recipe for CPUs, 0.8 M parameters
 BATCH = 12
 WARM_STEPS = 3
+NOISY = 1.3  # fastest turn over slowest, above which something else took the cores
 
 
 def quality(seconds: float) -> dict[str, Any]:
@@ -170,8 +171,11 @@ def main() -> None:
                 figures["speed"] = speed(given.loop_seconds, given.rounds)
                 print(f"\ntraining loops, batch {BATCH}, {SHAPE}, medians of {given.rounds} turns:")
                 for name, row in figures["speed"].items():
-                    ratio = row["ratio_to_transformers"]
-                    print(f"  {name:38} {row['tokens_per_second']:8,} tokens/s" + (f"  × {ratio:.2f}" if ratio else ""))
+                    ratio = f"  × {row['ratio_to_transformers']:.2f}" if row["ratio_to_transformers"] else ""
+                    spread = f"({min(row['all']):,} to {max(row['all']):,})"
+                    print(f"  {name:38} {row['tokens_per_second']:8,} tokens/s {spread:20}{ratio}")
+                if any(max(row["all"]) > NOISY * min(row["all"]) for row in figures["speed"].values()):
+                    print("  turns of one loop differ widely: the machine was busy, so do not quote these figures")
         finally:
             os.chdir(home)
     if given.json:
