@@ -96,12 +96,12 @@ class Trainer:
             spent = time.perf_counter() - began
             step_time = spent if not step_time else 0.9 * step_time + 0.1 * spent
             if self._eval_due(step, last_eval, eval_time):
-                began = self.seconds
+                before = self.seconds
                 yield _read(*pending)
                 pending = None
                 yield self._validate(step)
                 last_eval = self.seconds
-                eval_time = last_eval - began  # with what the consumer makes of it, such as a sample
+                eval_time = last_eval - before  # with what the consumer makes of it, such as a sample
         if pending:
             yield (event := _read(*pending))
             if not np.isfinite(event.loss):
