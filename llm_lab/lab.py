@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
-import os
-import platform
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib import metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from llm_lab import machine
+from llm_lab import machine, overview
 from llm_lab.errors import BadType, BadValue, NotYet, listing, show, suggestion
 from llm_lab.options import REQUIRED, distribute, specs
 from llm_lab.registry import load as load_entry
@@ -98,20 +92,13 @@ def _lm(value: Any) -> LM:
     if isinstance(value, str):
         lm = load(value)
         if lm.run:
-            print(f"{value}: run {lm.run.id} is used, {lm.run.status} {_ago(lm.run.read('status').get('time', 0.0))}")
+            print(
+                f"{value}: run {lm.run.id} is used, {lm.run.status} {overview.ago(lm.run.read('status').get('time', 0.0))}"
+            )
         return lm
     raise BadType(
         f"model: {show(value)} is {type(value).__name__}; an LM made by pretrain, or the name of a run would do"
     )
-
-
-def _ago(then: float) -> str:
-    seconds = max(0.0, time.time() - then)
-    for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
-        if seconds >= size:
-            count = int(seconds // size)
-            return f"{count} {unit}{'s' * (count != 1)} ago"
-    return "just now"
 
 
 @_with_options("pretrain")
@@ -339,129 +326,30 @@ def tokenize(text: str | Sequence[str], **options: Any) -> Tokenization:
 
 def runs() -> pd.DataFrame:
     """Every run, the newest first: name, run, status, corpus, steps, loss, when, megabytes, folder."""
-    return _runs_listing().to_pandas()
-
-
-def _runs_listing() -> Listing:
-    rows = []
-    for run in store.all_runs():
-        status, request = run.read("status"), run.read("request")
-        size = sum(f.stat().st_size for f in run.path.glob("*") if f.is_file())
-        loss = (status.get("final") or {}).get("loss")
-        rows.append(
-            [
-                run.name,
-                run.id,
-                run.status,
-                request.get("corpus", {}).get("name", ""),
-                status.get("steps"),
-                loss,
-                _ago(status.get("time", 0.0)),
-                round(size / 1e6, 2),
-                str(run.path),
-            ]
-        )
-    return Listing(
-        title="runs",
-        facts=[f"{len(rows)} in {store.home()}"],
-        columns=["name", "run", "status", "corpus", "steps", "held-out loss", "when", "MB", "folder"],
-        rows=rows,
-        caption="Loss in nats per token over the whole held-out split. lab.load(name) or lab.load(run) brings a model back."
-        if rows
-        else "There is no run yet; %%pretrain bard makes one.",
-        code="lab.runs()",
-    )
+    return overview.all_runs().to_pandas()
 
 
 def lab(action: str = "", name: str | None = None, to: str | None = None) -> Any:
     """What is here: `runs`, `show NAME` (its card), `code NAME` (the Python line that makes it); nothing: how to begin."""
     known = VERBS["lab"].args[0].choices
     if not action:
-        return _overview()
+        return overview.verbs()
     if action not in known:
         raise BadValue(f"action {show(action)} is unknown{suggestion(action, known)}; there is: {listing(known)}")
     if action == "runs":
-        return _runs_listing()
+        return overview.all_runs()
     if action in ("show", "code"):
         if not name:
             raise BadType(f"lab {action} needs a name, for example %lab {action} bard")
         lm = load(name)
-        return lm.report if action == "show" and lm.report is not None else _code(lm)
+        return (
+            lm.report
+            if action == "show" and lm.report is not None
+            else overview.code(lm.name, lm.run, getattr(lm.report, "repeat", ""))
+        )
     raise NotYet(f"lab {action} is not there yet; %lab runs lists the runs with their folders")
-
-
-def _code(lm: LM) -> Listing:
-    repeat = getattr(lm.report, "repeat", "")
-    return Listing(
-        title=lm.name,
-        facts=["code"],
-        columns=["as", "code"],
-        rows=[["load", f'{lm.name} = lab.load("{lm.run.id if lm.run else lm.name}")'], ["train again", repeat]],
-    )
-
-
-def _overview() -> Listing:
-    ready = [[f"%{verb.name}", verb.help, verb.example] for verb in VERBS.values() if verb.target]
-    return Listing(
-        title="llm_lab",
-        facts=["what is here"],
-        columns=["verb", "what it does", "for example"],
-        rows=ready,
-        caption="%verb? lists a verb's options. Tab completes verbs, options, values and names.",
-    )
 
 
 def doctor() -> Listing:
     """The machine as this process may use it, and what works here."""
-    import torch
-
-    memory = machine.memory()
-    device = machine.device()
-    there = sys.modules.get("IPython")
-    shell = type(there.get_ipython()).__name__ if there and there.get_ipython() else "none"
-    versions = [
-        (name, _version(name))
-        for name in ("torch", "tokenizers", "IPython", "ipykernel", "jupyterlab", "ipywidgets", "anywidget", "plotly")
-    ]
-    free = f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free"
-    rows = [
-        ["processor", machine.cpu_name(), f"{machine.cores()} cores for this process, of {os.cpu_count()}"],
-        ["memory", free, "as the container allows"],
-        [
-            "device",
-            str(device),
-            torch.cuda.get_device_name()
-            if device.type == "cuda"
-            else "no GPU was found"
-            if device.type == "cpu"
-            else "",
-        ],
-        ["bf16", "from width 256" if machine.bf16_gains(device, 256) else "not used", "where the hardware gains"],
-        [
-            "compiler",
-            "there" if util.find_spec("torch._inductor") and _has_compiler() else "none found",
-            "--compile needs one on CPUs",
-        ],
-        ["python", platform.python_version(), platform.platform()],
-        *[[name, version or "not installed", ""] for name, version in versions],
-        ["shell", shell, "live cards need a notebook's kernel" if shell != "ZMQInteractiveShell" else ""],
-        ["store", str(store.home()), f"{len(store.all_runs())} runs"],
-        ["LLM_LAB_DATA", os.environ.get("LLM_LAB_DATA", "not set"), "a folder searched before any download"],
-    ]
-    return Listing(
-        title="doctor", facts=["the machine and what works on it"], columns=["what", "here", "note"], rows=rows
-    )
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return ""
-
-
-@functools.cache
-def _has_compiler() -> bool:
-    import shutil
-
-    return any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl"))
+    return overview.doctor()
