@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from llm_lab import __version__
 from llm_lab.errors import BadType, BadValue, LabError, suggestion
@@ -17,10 +21,18 @@ _BODY = "--body FILE reads the options (TOML) or the text of a verb's body from 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit status: 0, or 2 with one line on standard error."""
+    """Run one verb; returns the exit status: 0, or 2 with one line on standard error (141 where nobody reads on)."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a character that the terminal lacks becomes ?
+        sys.stdout.reconfigure(errors="replace")
     try:
-        return _run(words)
+        status = _run(words)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):  # what is still to be written goes nowhere, at exit too
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except LabError as error:
         print(f"llm_lab: {error}", file=sys.stderr)
         return 2
@@ -48,8 +60,14 @@ def _run(words: list[str]) -> int:
     call = parse_words(verb, [_word(name, word) for word in rest], body, {}, {}, shell=True)
     result, to_show = call.run()
     if to_show:
-        print(result)
+        print(_plain(result))
     return 0
+
+
+def _plain(result: Any) -> Any:
+    """What a notebook would show of a result, as text."""
+    show_itself = getattr(result, "_repr_mimebundle_", None)
+    return show_itself()["text/plain"] if show_itself else result
 
 
 def _word(verb: str, word: str) -> Word:

@@ -101,6 +101,16 @@ def _lm(value: Any) -> LM:
     )
 
 
+def _texts(argument: str, value: Any, example: str = "To be, or not to be") -> list[str]:
+    """The texts that an argument holds: one, or several; BadType where there is something else."""
+    some = isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
+    items = list(value) if some else [value]
+    for item in items:
+        if not isinstance(item, str):
+            raise BadType(f'{argument}: {show(item)} is {type(item).__name__}, not text; for example "{example}"')
+    return items
+
+
 @_with_options("pretrain")
 def pretrain(corpus: Any = None, name: str = "lm", *, display: bool = True, **options: Any) -> LM:
     """Train a model from nothing on text; `display` draws a live card in a notebook, a progress line in a terminal.
@@ -130,14 +140,21 @@ def build(preset: str = "modern", *, name: str = "model", **options: Any) -> Lan
     from llm_lab.models.adapted import adapt
     from llm_lab.models.options import PRESETS, SHAPES, ModelOptions
 
+    if not isinstance(name, str):
+        raise BadType(f"name: {show(name)} is {type(name).__name__}, not text; for example tiny")
     own, _ = distribute((BuildOptions, ModelOptions), options, "build")
     config = PRESETS.load(preset).config(
         own.vocab_size, **{k: v for k, v in options.items() if k in specs(ModelOptions)}
     )
-    weights, free = 4 * sum(part.parameters for part in cost.parts(config, 1)), machine.memory().available
-    if own.model is None and weights > free:
+    (weights, tables), free = cost.taken(config), machine.memory().available
+    if own.model is None and weights + tables > free:
+        what, smaller = (
+            ("the weights alone take", "--d_model or --n_layer")
+            if weights > tables
+            else (f"the tables of {config.max_seq_len:,} positions take", "--max_seq_len")
+        )
         raise BadValue(
-            f"the weights alone take {weights / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free; use a smaller --d_model or --n_layer"
+            f"{what} {(weights + tables) / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free; use a smaller {smaller}"
         )
     with torch.random.fork_rng():
         torch.manual_seed(own.seed)
@@ -159,10 +176,10 @@ def generate(model: Any, prompt: str | Sequence[str] = "", *, display: bool = Fa
 
     lm = _lm(model)
     lm.need("next_token", "generate", "a model trained with objective clm would do")
-    if not isinstance(prompt, str):
-        if len(prompt) != 1:
-            raise BadValue(f"prompt: {len(prompt)} prompts were given, and generate takes one at a time")
-        prompt = prompt[0]
+    prompts = _texts("prompt", prompt)
+    if len(prompts) != 1:
+        raise BadValue(f"prompt: {len(prompts)} prompts were given, and generate takes one at a time")
+    prompt = prompts[0]
     live = None
     for result in stream(lm, prompt, **options):
         words = "".join(f", {key}={value!r}" for key, value in {**options, "seed": result.seed}.items())
@@ -182,7 +199,7 @@ def probe(model: Any, text: str | Sequence[str] = "", kind: str = "attention", *
     from llm_lab.probes.options import PROBES, ProbeOptions
 
     lm = _lm(model)
-    texts = [text] if isinstance(text, str) else list(text)
+    texts = _texts("text", text)
     distribute((ProbeOptions,), {"kind": kind, **options}, "probe")
     entry = PROBES.entry(kind)
     lm.need(
@@ -204,25 +221,51 @@ def probe(model: Any, text: str | Sequence[str] = "", kind: str = "attention", *
     return maps
 
 
+def _module(model: Any) -> LanguageModel:
+    """The module of an LM (or of the run of that name); BadType for what the lab cannot look into."""
+    from llm_lab.models.language_model import LanguageModel
+
+    return model if isinstance(model, LanguageModel) else _lm(model).model
+
+
 def _read(model: Any, text: Any) -> tuple[LanguageModel, Any]:
     """A model and a batch of one text (or of ids) for it."""
+    from llm_lab.data.batch import Batch
+    from llm_lab.models.language_model import LanguageModel
+
+    if not isinstance(text, str):
+        module = _module(model)
+        return module, Batch(_ids(text, module))
+    if isinstance(model, LanguageModel):
+        raise BadType("text: a bare module has no tokenizer; give ids, (B, T), or an LM")
+    lm = _lm(model)
+    return lm.model, Batch(_ids(lm.tokenizer.encode(text), lm.model))
+
+
+def _ids(value: Any, model: LanguageModel) -> Tensor:
+    """Ids, (B, T), that the model can read."""
     import torch
 
-    from llm_lab.data.batch import Batch
-    from llm_lab.store.lm import LM
-
-    if isinstance(model, str):
-        model = _lm(model)
-    device = model.device
-    if isinstance(text, str):
-        if not isinstance(model, LM):
-            raise BadType("text: a bare module has no tokenizer; give ids, (B, T), or an LM")
-        text = torch.tensor([model.tokenizer.encode(text)])
-    ids = torch.as_tensor(text, dtype=torch.long, device=device)
-    ids = ids[None] if ids.ndim == 1 else ids
+    works = "a text, or a rectangle of ids such as [[5, 6, 7]], would do"
+    try:
+        ids = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise BadType(f"text: {show(value)} is neither a text nor ids, (B, T); {works}") from None
+    if ids.ndim not in (1, 2):
+        raise BadType(f"text: {show(value)} has {ids.ndim} dimensions, and ids have (B, T); {works}")
     if ids.numel() == 0:
         raise BadValue("text: it is empty; give something to read")
-    return (model.model if isinstance(model, LM) else model), Batch(ids)
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise BadType(f"text: {show(value)} holds {str(ids.dtype).removeprefix('torch.')}, not whole numbers; {works}")
+    ids = ids.to(device=model.device, dtype=torch.long)
+    if (low := int(ids.min())) < 0 or (high := int(ids.max())) >= model.vocab_size:
+        wrong = low if low < 0 else high
+        raise BadValue(f"text: {wrong} is no id of this model; it has 0 to {model.vocab_size - 1}")
+    if ids.shape[-1] > model.max_seq_len:
+        raise BadValue(
+            f"text: {ids.shape[-1]} tokens do not fit the context of {model.max_seq_len}; cut it to its first {model.max_seq_len} tokens"
+        )
+    return ids[None] if ids.ndim == 1 else ids
 
 
 def record(model: Any, text: Any, sites: str | Iterable[str] = "*", grad: bool = False) -> dict[str, Tensor]:
@@ -233,7 +276,7 @@ def record(model: Any, text: Any, sites: str | Iterable[str] = "*", grad: bool =
     from llm_lab.probes.recording import record as run
 
     module, batch = _read(model, text)
-    return run(module, batch, sites, grad)
+    return run(module, batch, _texts("sites", sites, "blocks.*.attn.pattern"), grad)
 
 
 @contextlib.contextmanager
@@ -241,7 +284,17 @@ def replace(model: Any, replacements: Mapping[str, Callable[[Tensor], Tensor]]) 
     """Within the `with`, activations become what the functions return: `with lab.replace(lm, {"blocks.2.attn.z": fn}): ...`"""
     from llm_lab.probes.recording import replace as open_replacement
 
-    module = getattr(_lm(model) if isinstance(model, str) else model, "model", model)
+    module = _module(model)
+    if not isinstance(replacements, Mapping):
+        raise BadType(
+            f'replacements: {show(replacements)} is {type(replacements).__name__}; it takes functions by site, for example {{"blocks.0.attn.z": torch.zeros_like}}'
+        )
+    _texts("replacements", list(replacements), "blocks.0.attn.z")
+    for name, function in replacements.items():
+        if not callable(function):
+            raise BadType(
+                f"replacements: {show(function)} for {name!r} is {type(function).__name__}, not a function of the activation; for example torch.zeros_like"
+            )
     with open_replacement(module, replacements):
         yield
 
@@ -256,21 +309,26 @@ def evaluate(model: Any, data: Any = None, **options: Any) -> Evaluation:
     from llm_lab.data.arrays import tokenize
     from llm_lab.metrics.evaluate import evaluate as measure
     from llm_lab.metrics.evaluate import likelihood
-    from llm_lab.metrics.options import EvaluateOptions
+    from llm_lab.metrics.options import METRICS, EvaluateOptions
     from llm_lab.objectives.options import OBJECTIVES
 
     (chosen,) = distribute((EvaluateOptions,), options, "evaluate")
+    if not chosen.metrics:
+        raise BadValue(f"metrics: it names none; there is: {listing(METRICS)}")
     lms = [_lm(one) for one in (model if isinstance(model, list | tuple) else [model])]
+    if not lms:
+        raise BadValue("model: the list is empty; give one model, or several")
+    text = None if data is None else open_corpus(data)
     scores, notes, told = [], [], ""
     for lm in lms:
         unit = "char" if lm.tokenizer.kind == "char" else "token"
-        if data is None:
+        if text is None:
             tokens = _held_out(lm)
             told = told or f"{lm.info.get('corpus')}, held-out {len(tokens):,} {unit}s"
         else:
-            text = open_corpus(data)
-            tokens = tokenize(text, lm.tokenizer, store.cache())
+            tokens = tokenize(_as_trained(lm, text, notes), lm.tokenizer, store.cache())
             told = f"{text.name}, {text.n_chars:,} characters"
+        notes += _what_is_lost(lm, tokens.ids, chosen.metrics)
         objective = OBJECTIVES.load(lm.info.get("objective", "clm"))()
         scores += measure(likelihood(lm.name, lm.model, objective, tokens, unit), chosen.metrics)
     if len({lm.tokenizer.fingerprint for lm in lms}) > 1:
@@ -279,6 +337,33 @@ def evaluate(model: Any, data: Any = None, **options: Any) -> Evaluation:
         notes.append("the models were held out different texts: give `data` to compare them on one")
     names = [lm.name for lm in lms]
     return Evaluation(models=names, data=told, scores=scores, notes=notes, code=f"lab.evaluate({', '.join(names)})")
+
+
+def _as_trained(lm: LM, text: Corpus, notes: list[str]) -> Corpus:
+    """The corpus; as one document where the model learned from one, for it has never seen a document end."""
+    from llm_lab.corpora.corpus import Corpus
+
+    if lm.info.get("ends") is not False or len(text.documents) == 1:
+        return text
+    notes.append(
+        f"{lm.name} learned from one document and knows no end of one: the {len(text.documents):,} documents are read as one, a line break between them"
+    )
+    return Corpus(text.name, text.source, ["\n".join(text.documents)])
+
+
+def _what_is_lost(lm: LM, ids: Any, metrics: Sequence[str]) -> list[str]:
+    """What a tokenizer drops of the text, since no metric counts it."""
+    unknown = int((ids == lm.tokenizer.specials["unk"]).sum())
+    notes = []
+    if unknown:
+        notes.append(
+            f"{lm.name}'s tokenizer does not know {unknown / len(ids):.2%} of the tokens ({unknown:,}), and none of them costs what it hides: its scores are too good to compare"
+        )
+    if lm.tokenizer.kind == "wordpiece" and "bits_per_byte" in metrics:
+        notes.append(
+            f"{lm.name}'s wordpiece tokenizer loses spaces and line breaks: its bits_per_byte leaves them out, so it compares with the same tokenizer alone"
+        )
+    return notes
 
 
 def _held_out(lm: LM) -> Any:
@@ -303,7 +388,7 @@ def tokenize(text: str | Sequence[str], **options: Any) -> Tokenization:
     from llm_lab.tokenizers.tokenizer import train
 
     (chosen,) = distribute((TokenizeOptions,), options, "tokenize")
-    text = text if isinstance(text, str) else "\n---\n".join(text)
+    text = "\n---\n".join(_texts("text", text))
     if not text:
         raise BadValue('text: it is empty; give something to cut, for example "To be, or not to be"')
     if chosen.model is not None:

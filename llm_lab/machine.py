@@ -55,6 +55,15 @@ def cores(root: Path = _CGROUP) -> int:
     return max(1, math.floor(found))
 
 
+def keep_to_own_cores() -> None:
+    """Lower torch's threads to the cores of this process: inside a container it would take all of the host's, which is
+    many times slower than too few."""
+    import torch
+
+    if torch.get_num_threads() > cores():
+        torch.set_num_threads(cores())
+
+
 @dataclass(frozen=True)
 class Memory:
     """Bytes of main memory: what this process may use in all, and what is left of it."""

@@ -8,6 +8,7 @@ keyword arguments all derive from them.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -155,6 +156,9 @@ class Spec:
     def _number(self, value: Any) -> int | float:
         if isinstance(value, bool) or not (isinstance(value, int | float | str) or hasattr(value, "__float__")):
             raise self.refuse(value)
+        if self.type is int and isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                return int(value)  # a float between would lose the digits of a large seed
         try:
             number = float(value)
         except (ValueError, TypeError, OverflowError, RuntimeError):

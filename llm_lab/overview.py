@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
 import sys
 import time
 from importlib import metadata
+from pathlib import Path
 
 from llm_lab import machine
+from llm_lab.errors import LabError
 from llm_lab.results import Listing
 from llm_lab.store import runs as store
 from llm_lab.verbs import VERBS
@@ -17,8 +20,12 @@ from llm_lab.verbs import VERBS
 _PACKAGES = ("torch", "tokenizers", "IPython", "ipykernel", "jupyterlab", "ipywidgets", "anywidget", "plotly")
 
 
-def ago(then: float) -> str:
-    seconds = max(0.0, time.time() - then)
+def ago(then: object) -> str:
+    """How long ago a time was; a damaged file's may be anything."""
+    moment = store.number(then)
+    if moment is None:
+        return "some time ago"
+    seconds = max(0.0, time.time() - moment)
     for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
         if seconds >= size:
             count = int(seconds // size)
@@ -30,19 +37,18 @@ def all_runs() -> Listing:
     """Every run of every store, the newest first."""
     rows = []
     for run in store.all_runs():
-        status, request = run.read("status"), run.read("request")
-        size = sum(f.stat().st_size for f in run.path.glob("*") if f.is_file())
-        loss = (status.get("final") or {}).get("loss")
+        status, corpus, final = run.read("status"), run.read("request").get("corpus"), run.read("status").get("final")
+        name = corpus.get("name") if isinstance(corpus, dict) else None
         rows.append(
             [
                 run.name,
                 run.id,
                 run.status,
-                request.get("corpus", {}).get("name", ""),
-                status.get("steps"),
-                loss,
-                ago(status.get("time", 0.0)),
-                round(size / 1e6, 2),
+                name if isinstance(name, str) else "",
+                store.number(status.get("steps")),
+                store.number(final.get("loss")) if isinstance(final, dict) else None,
+                ago(status.get("time")),
+                round(_bytes(run.path) / 1e6, 2),
                 str(run.path),
             ]
         )
@@ -56,6 +62,16 @@ def all_runs() -> Listing:
         else "There is no run yet; %%pretrain bard makes one.",
         code="lab.runs()",
     )
+
+
+def _bytes(folder: Path) -> int:
+    """The size of a folder's files; one that is replaced meanwhile does not count."""
+    total = 0
+    with contextlib.suppress(OSError):
+        for file in os.scandir(folder):
+            with contextlib.suppress(OSError):
+                total += file.stat().st_size if file.is_file() else 0
+    return total
 
 
 def code(name: str, run: store.Run | None, repeat: str) -> Listing:
@@ -99,12 +115,19 @@ def doctor() -> Listing:
         ["python", platform.python_version(), platform.platform()],
         *[[name, _version(name) or "not installed", ""] for name in _PACKAGES],
         ["shell", shell, "live cards need a notebook's kernel" if shell != "ZMQInteractiveShell" else ""],
-        ["store", str(store.home()), f"{len(store.all_runs())} runs"],
+        ["store", *_store()],
         ["LLM_LAB_DATA", os.environ.get("LLM_LAB_DATA", "not set"), "a folder searched before any download"],
     ]
     return Listing(
         title="doctor", facts=["the machine and what works on it"], columns=["what", "here", "note"], rows=rows
     )
+
+
+def _store() -> tuple[str, str]:
+    try:
+        return str(store.home()), f"{len(store.all_runs())} runs"
+    except LabError as error:
+        return "none", str(error)
 
 
 def _version(name: str) -> str:

@@ -31,14 +31,14 @@ from llm_lab.models.language_model import LanguageModel
 from llm_lab.models.options import SHAPES, ModelConfig, PresetOptions
 from llm_lab.objectives.options import OBJECTIVES
 from llm_lab.registry import load
-from llm_lab.request import Request, default_corpus, repeat_line
+from llm_lab.request import STANDS_FOR, Request, default_corpus, repeat_line
 from llm_lab.results import Sample, TrainingReport
 from llm_lab.store import runs
 from llm_lab.store.lm import LM, load_run
 from llm_lab.tokenizers.options import TokenizerOptions
 from llm_lab.tokenizers.tokenizer import Tokenizer, train
 from llm_lab.training.options import BudgetOptions, SampleOptions, TrainOptions
-from llm_lab.training.plan import Plan, apply, resolve
+from llm_lab.training.plan import Plan, applied, resolve
 from llm_lab.training.trainer import Trainer, TrainEvent
 from llm_lab.verbs import RunOptions
 
@@ -56,28 +56,29 @@ def pretrain(corpus: Any, name: str, options: dict[str, Any], display: bool = Tr
     column = request[CorpusOptions].column
     text = default_corpus(notes) if corpus is None else open_corpus(corpus, column=column)
     request.corpus = text.name if corpus is None else corpus
-    identity = request.identity(text)
-    if (
-        not run_options.fresh
-        and (found := runs.find_identical(name, identity))
-        and not isinstance(run_options.model, nn.Module)
-    ):
-        lm = restore(found, run_options.model)
+    own = run_options.model
+    # What a user's model computes is a part of the request, so it has to be made before the request is known.
+    session = None if own is None else _prepare(request, text, notes, started)
+    identity = request.identity(text, session.lm.model if session else None)
+    if not run_options.fresh and not isinstance(own, nn.Module) and (found := runs.find_identical(name, identity)):
+        lm = restore(found, own)
         if display and lm.report is not None:
             load("llm_lab.views.live:show")(lm.report)
         return lm
-    session = _prepare(request, text, notes, started)
+    session = session or _prepare(request, text, notes, started)
     run = runs.create(name, identity)
     try:
-        return session.carry_out(run, display)
+        with applied(session.plan):
+            return session.carry_out(run, display)
     except BaseException as error:
         run.set_status("failed", why=f"{type(error).__name__}: {error}")
         if isinstance(error, torch.OutOfMemoryError):
             # The traceback would keep the step's tensors alive (and the device full) as long as it is looked at.
             session.trainer.optimizers.clear()
+            size = session.plan.options.batch_size
             raise BadValue(
-                f"the device ran out of memory at batch_size {session.plan.options.batch_size}; use a smaller one, for "
-                f"example --batch_size {max(1, session.plan.options.batch_size // 2)} --accumulate 2"
+                f"the device ran out of memory at batch_size {size}; use a smaller one, for example "
+                f"--batch_size {max(1, size // 2)} --accumulate 2"
             ) from None
         raise
 
@@ -100,16 +101,18 @@ def _prepare(request: Request, corpus: Corpus, notes: list[str], started: float)
     folder = runs.cache()
     data, held_out = (tokenize(part, tokenizer, folder) for part in (train_text, val_text))
     own = request[RunOptions].model
-    if own is None:
-        check_memory(config, options)
+    shape = getattr(own, "config", None)
+    if own is None or isinstance(shape, ModelConfig):
+        check_memory(shape or config, options)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
         model = _model(own, config)
     replay = request[RunOptions].replay
-    replayed = runs.find(replay).learning_rates() if replay else ()
+    trace = runs.find(replay) if replay else None
+    replayed = (trace.learning_rates(), trace.eval_steps()) if trace else ((), frozenset())
+    width = config.d_model if model.config is None else model.config.d_model
     block = min(config.max_seq_len, model.max_seq_len)
-    plan = resolve(request[BudgetOptions], options, block, len(data), config.d_model, replayed)
-    apply(plan)
+    plan = resolve(request[BudgetOptions], options, block, len(data), width, replay, replayed)
     model.to(plan.device)
     objective = OBJECTIVES.load(request[RunOptions].objective)()
     trainer = Trainer(objective.attach(model), objective, data, held_out, plan, started)
@@ -210,19 +213,25 @@ class _Session:
         run.write("plan", {**self.plan.to_dict(), "data": {"train": self.data.key, "held_out": self.held_out.key}})
         run.write("environment", machine.environment())
         live = load("llm_lab.views.live:Live")(self.card) if display else None
-        with _interrupt_is_stop(self.trainer), (run.path / "events.jsonl").open("a", encoding="utf-8") as log:
-            flushed = time.monotonic()
-            for event in self.trainer.events():
-                log.write(json.dumps(_as_json(event)) + "\n")
-                self._update(event)
-                if live is not None:
-                    live.update(self.card)
-                if time.monotonic() - flushed > FLUSH_SECONDS:
-                    log.flush()
-                    flushed = time.monotonic()
-        self._finish(run)
-        if live is not None:
-            live.close(self.card)
+        try:
+            with _interrupt_is_stop(self.trainer), (run.path / "events.jsonl").open("a", encoding="utf-8") as log:
+                flushed = time.monotonic()
+                for event in self.trainer.events():
+                    log.write(json.dumps(_as_json(event)) + "\n")
+                    self._update(event)
+                    if live is not None:
+                        live.update(self.card)
+                    if time.monotonic() - flushed > FLUSH_SECONDS:
+                        log.flush()
+                        flushed = time.monotonic()
+            self._finish(run)
+        except BaseException as error:
+            self.card.status = "failed"
+            self.card.notes.append(f"ended by {type(error).__name__} at step {self.card.step}: {error}".rstrip(": "))
+            raise
+        finally:
+            if live is not None:
+                live.close(self.card)
         return self.lm
 
     def _update(self, event: TrainEvent) -> None:
@@ -231,18 +240,19 @@ class _Session:
         card.epochs = event.tokens / len(self.data)
         card.tokens_per_second = event.tokens / event.seconds if event.seconds else 0.0
         if event.kind == "step":
-            card.train.append((event.step, event.seconds, event.loss))
+            if math.isfinite(event.loss):
+                card.train.append((event.step, event.seconds, event.loss))
             card.lr = event.lr * max(g["peak_lr"] for o in self.trainer.optimizers for g in o.param_groups)
             if card.by_time and card.budget_seconds:
                 card.budget_steps = round(event.step * card.budget_seconds / event.seconds)
             if event.step % 25 == 1:
                 on_gpu = self.plan.device.startswith("cuda")
                 card.memory = torch.cuda.memory_allocated() if on_gpu else machine.used()
-        elif event.kind == "validation":
+        elif event.kind == "validation" and math.isfinite(event.loss):
             card.val.append((event.step, event.seconds, event.loss))
             if self.samples.sample_tokens and len(card.val) % SAMPLE_EVERY == 1:
                 card.samples.append(self._sample(event))
-        else:
+        elif event.kind == "end":
             card.status = {"diverged": "failed"}.get(event.reason, event.reason)
 
     def _sample(self, event: TrainEvent) -> Sample:
@@ -255,30 +265,46 @@ class _Session:
         return Sample(event.step, event.seconds, prompt, text.removeprefix(prompt))
 
     def _finish(self, run: runs.Run) -> None:
-        """After the clock: the whole validation split, then everything to disk."""
+        """After the clock: the weights to disk, then the whole validation split."""
         card = self.card
-        model = self.trainer.objective.deliver(self.trainer.trainee)
-        model.eval()
-        self.lm.model = model
-        if card.status == "failed":
-            card.notes.append(
-                f"the loss stopped being a number at step {card.step}; a lower --lr or --muon_lr would do"
-            )
-        elif len(self.held_out) > 1:
-            unit = card.unit.removeprefix("nats/")
-            found = likelihood(card.name, model, self.trainer.objective, self.held_out, unit)
-            card.final = {
-                score.metric: score.value for score in evaluate(found, ["loss", "perplexity", "bits_per_byte"])
-            }
+        self.lm.model = self.trainer.objective.deliver(self.trainer.trainee)
+        self.lm.model.eval()
+        card.repeat = repeat_line(self.request, self.tokenizer, self.plan, run, card.status)
+        stands = [word for word in STANDS_FOR.values() if word in card.repeat]
+        if stands:
+            card.notes.append(f"in the line that repeats it, {' and '.join(stands)} is for the variable that you gave")
         if card.status == "stopped":
             whole = f"{card.budget_steps}" if not card.by_time else f"about {card.budget_steps}"
             card.notes.append(
                 f"stopped at step {card.step} of {whole}; the model works as it is, and the cell run again trains anew"
             )
-        card.repeat = repeat_line(self.request, self.tokenizer, self.plan, run, card.status)
-        self.lm.save(run.path)
+        if card.status != "failed":
+            self.lm.save(run.path)  # before anything that an interrupt could still end
+            self._measure()
+        if card.status == "failed":
+            (run.path / "model.safetensors").unlink(missing_ok=True)
+            card.notes.append(
+                f"the loss stopped being a number at step {card.step}; a lower --lr or --muon_lr would do"
+            )
         run.write("report", {key: value for key, value in asdict(card).items() if key not in ("actions", "code")})
         run.set_status(card.status, final=card.final, steps=card.step, tokens=card.tokens, seconds=card.seconds)
+
+    def _measure(self) -> None:
+        """The metrics of the whole validation split; an interrupt leaves them out."""
+        if len(self.held_out) < 2:
+            return
+        unit = self.card.unit.removeprefix("nats/")
+        try:
+            found = likelihood(self.card.name, self.lm.model, self.trainer.objective, self.held_out, unit)
+        except KeyboardInterrupt:
+            self.card.notes.append("the whole validation split was not read, since it was interrupted; %evaluate does")
+            return
+        if not math.isfinite(found.mean):
+            self.card.status = "failed"
+            return
+        self.card.final = {
+            score.metric: score.value for score in evaluate(found, ["loss", "perplexity", "bits_per_byte"])
+        }
 
 
 def _as_json(event: TrainEvent) -> dict[str, Any]:

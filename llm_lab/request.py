@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 
 from llm_lab.corpora.corpus import Corpus
 from llm_lab.corpora.open import open_corpus
-from llm_lab.errors import LabError
+from llm_lab.errors import BadValue, LabError, show
+from llm_lab.models.language_model import LanguageModel
 from llm_lab.models.options import PRESETS, ModelOptions, PresetOptions
 from llm_lab.options import distribute, specs
 from llm_lab.store.runs import Run
@@ -20,6 +24,7 @@ from llm_lab.training.options import BUDGETS, SampleOptions
 from llm_lab.training.plan import Plan
 from llm_lab.verbs import VERBS, RunOptions
 
+STANDS_FOR = {"model": "@your_model", "corpus": "@your_text"}  # objects whose variables' names a function cannot know
 RECIPE = 1  # raised by hand when the same request would no longer train the same model
 
 
@@ -35,12 +40,18 @@ class Request:
         preset = PRESETS.load(self[PresetOptions].preset)
         self.config = lambda vocab_size: preset.config(vocab_size, **overrides)
         self.config(256)  # sizes that do not fit each other are refused now
+        try:
+            (self[SampleOptions].sample_prompt or "").encode()
+        except UnicodeEncodeError:
+            raise BadValue(
+                f"sample_prompt: {show(self[SampleOptions].sample_prompt)} has half a character, which no tokenizer can read"
+            ) from None
 
     def __getitem__(self, cls: type) -> Any:
         return self.by_type[cls]
 
-    def identity(self, corpus: Corpus) -> dict[str, Any]:
-        """What an identical cell is recognised by: everything that changes the result."""
+    def identity(self, corpus: Corpus, own: LanguageModel | None) -> dict[str, Any]:
+        """What an identical cell is recognised by: everything that changes the result. `own` is the user's model, made."""
         run = self[RunOptions]
         unseen = {"fresh", "model", *specs(SampleOptions)}
         return {
@@ -53,18 +64,35 @@ class Request:
                 for key, value in one.to_dict().items()
                 if key not in unseen and key in self.given
             },
-            "model": None if run.model is None else _source(run.model),
+            "model": None if own is None else _describe(run.model, own),
         }
 
 
-def _source(model: Any) -> dict[str, Any]:
-    """A user's class by its name and its code, so that an edited class is another request."""
+def _describe(model: Any, made: LanguageModel) -> dict[str, Any]:
+    """A user's model by its code and by what it computes: an edit of a helper, or of a constant, shows in its numbers
+    only, and Python 3.11 cannot give the source of a class that a notebook's cell defined."""
     cls = type(model) if isinstance(model, nn.Module) else model
     try:
         code = inspect.getsource(cls)
     except (OSError, TypeError):
         code = ""
-    return {"class": getattr(cls, "__name__", str(cls)), "source": code, "instance": isinstance(model, nn.Module)}
+    digest = hashlib.sha256()
+    for name, tensor in made.state_dict().items():
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+    ids = (torch.arange(2 * min(8, made.max_seq_len), device=made.device) % made.vocab_size).view(2, -1)
+    mode = made.training
+    with torch.random.fork_rng(), torch.no_grad():
+        for training in (True, False):
+            torch.manual_seed(0)
+            made.train(training)
+            # A norm may keep running statistics, which a look must not move.
+            kept = {name: buffer.clone() for name, buffer in made.named_buffers()}
+            logits = made(ids).logits.float().cpu().numpy()
+            for name, buffer in made.named_buffers():
+                buffer.copy_(kept[name])
+            digest.update((np.round(logits, 4) + 0.0).tobytes())
+    made.train(mode)
+    return {"class": getattr(cls, "__name__", str(cls)), "source": code, "behaviour": digest.hexdigest()[:16]}
 
 
 def default_corpus(notes: list[str]) -> Corpus:
@@ -100,13 +128,12 @@ def _word(value: Any) -> str:
     """A value as it stands on a line; an object by a variable's name that its reader must supply."""
     if isinstance(value, str | Path):
         text = str(value)
-        return text if re.fullmatch(r"[\w.\-/]+", text) else '"' + text.replace('"', '\\"') + '"'
+        bare = re.fullmatch(r"[A-Za-z0-9_./][A-Za-z0-9_./-]*", text) and text.lower() not in ("none", "true", "false")
+        return text if bare else '"' + text.replace('"', '\\"') + '"'
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
         return str(value)
-    if isinstance(value, Corpus):
-        return f"@{value.name}" if value.name.isidentifier() else "@corpus"
-    if isinstance(value, type | nn.Module) or callable(value):
-        return f"@{getattr(value, '__name__', type(value).__name__)}"
-    return "@corpus"
+    if isinstance(value, type) or inspect.isfunction(value):
+        return f"@{value.__name__}"
+    return STANDS_FOR["model" if isinstance(value, nn.Module) or callable(value) else "corpus"]

@@ -32,7 +32,7 @@ class BuildOptions(Options):
     room: ClassVar[str] = "build"
     vocab_size: int = option(256, "tokens in the vocabulary", ge=1)
     batch_size: int = option(16, "sequences in one step, for the estimate of training memory", ge=1)
-    seed: int = option(0, "of the weights", ge=0)
+    seed: int = option(0, "of the weights", ge=0, lt=2**63)
     model: object = option(None, "your own nn.Module, class or instance, in place of a preset", example="@MyGPT")
 
 

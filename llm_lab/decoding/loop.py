@@ -12,6 +12,7 @@ from torch import Tensor
 
 from llm_lab.decoding.cache import KVCache
 from llm_lab.decoding.strategy import Strategy
+from llm_lab.errors import BadValue
 from llm_lab.models.language_model import LanguageModel
 
 
@@ -94,9 +95,15 @@ def decode(
         ends = torch.tensor(sorted(stop), dtype=torch.long, device=prompt.device)
         weights = sum(p.numel() for p in model.parameters())
         small = model.device.type == "cpu" and weights * len(prompt) < SMALL
+        first = True
         for _ in range(max_new_tokens):
             with torch.no_grad(), _one_thread(small):
                 logits = reader.logits()
+                if first and not bool(torch.isfinite(logits).all()):
+                    raise BadValue(
+                        "the model's logits are not numbers: its training diverged; train with a lower --lr or --muon_lr"
+                    )
+                first = False
                 # A special is no text: what the others have is shared among them.
                 step = strategy.step(logits.index_fill(1, barred, -torch.inf), generator)
                 logprob = logits.log_softmax(dim=-1)[step.parents, step.tokens]

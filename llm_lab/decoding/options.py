@@ -17,7 +17,7 @@ class Greedy(Options):
 @dataclass(frozen=True)
 class Temperature(Options):
     room: ClassVar[str] = "sampling"
-    temperature: float = option(1.0, "logits are divided by it: below 1 is bolder, above 1 is wilder", gt=0)
+    temperature: float = option(1.0, "logits are divided by it: below 1 is bolder, above 1 is wilder", ge=1e-4, le=1e4)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class GenerateOptions(Options):
     strategy: str = option("top_p", "how the next token is chosen", choices=lambda: STRATEGIES)
     max_new_tokens: int = option(200, "tokens to write", ge=1)
     n: int = option(1, "texts to write, in one batch", ge=1)
-    seed: int | None = option(None, "of the draws", ge=0, auto="a random one, printed", example="0")
+    seed: int | None = option(None, "of the draws", ge=0, lt=2**63, auto="a random one, printed", example="0")
 
 
 def strategy_options() -> tuple[type[Options], ...]:

@@ -49,4 +49,5 @@ class TopPSampler(Sampler):
         probs = values.softmax(dim=-1)
         # A token is dropped when those likelier than it already sum to p; the likeliest never is.
         drop = probs.cumsum(dim=-1) - probs >= self.options.p
+        drop[:, 0] = False
         return logits.masked_fill(drop.scatter(-1, order, drop), -torch.inf)

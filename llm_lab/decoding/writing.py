@@ -9,16 +9,19 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from llm_lab import machine
 from llm_lab.decoding.loop import decode
 from llm_lab.decoding.options import STRATEGIES, GenerateOptions, strategy_options
 from llm_lab.decoding.strategy import Strategy
-from llm_lab.errors import BadType
+from llm_lab.errors import BadType, BadValue
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.options import distribute, specs
 from llm_lab.results import Generation
 from llm_lab.tokenizers.tokenizer import Tokenizer
 
 REFRESH_SECONDS = 0.4  # between two states of a stream
+_SAMPLED = 12  # vectors of the vocabulary's size that choosing a token holds: logits, sorted, summed, their indices, …
+_RECORDED = 400  # bytes a token takes as Python holds it: its piece, its two probabilities
 
 
 @runtime_checkable
@@ -75,6 +78,7 @@ def stream(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
     elif len(start) + general.max_new_tokens > context and kept < context:
         notes.append(f"past the context of {context} tokens, the last {kept} are read again and the writing goes on")
     stop = {tokenizer.specials["eos"]} if lm.info.get("ends") else set()
+    _check_memory(lm, general.n, len(start), general.max_new_tokens)
     result = Generation(
         name=lm.name,
         prompt=prompt,
@@ -111,6 +115,37 @@ def stream(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
     _fill(result, tokenizer, prompt, ids, written, time.perf_counter() - began - waited)
     result.done = True
     yield result
+
+
+def _check_memory(lm: Writer, n: int, prompt: int, new: int) -> None:
+    """Refuse more texts than memory holds before any of it is taken: on a CPU the system would kill the kernel."""
+    model, config = lm.model, lm.model.config
+    length = min(prompt, model.max_seq_len)
+    if "cache" in model.supports and config is not None:
+        read = length * (2 * config.ff_width + 8 * config.d_model)  # one block's activations over the prompt
+        held = 2 * config.n_layer * config.kv_heads * config.head_dim * model.max_seq_len
+        if prompt + new > model.max_seq_len:
+            held *= 2  # past the context a second one is filled before the first is let go
+    else:  # all is read again for each token, and all logits are computed
+        length = min(prompt + new, model.max_seq_len)
+        read, held = 2 * length * model.vocab_size, 0
+    on_device = 4 * (read + held + _SAMPLED * model.vocab_size) + 2 * 8 * (prompt + new)
+    on_host = _RECORDED * new
+    where = lm.device
+    if where.type == "cpu":
+        needs = [(on_device + on_host, machine.memory().available, "")]
+    else:
+        needs = [
+            (on_device, machine.device_memory(where).available, f" on {where}"),
+            (on_host, machine.memory().available, ""),
+        ]
+    for row, free, place in needs:
+        if n * row > free:
+            fits = int(0.8 * free) // row
+            works = f"--n {fits}" if fits else "a smaller --max_new_tokens"
+            raise BadValue(
+                f"n: {n:,} texts of {new:,} tokens need about {n * row / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free{place}; {works} would fit"
+            )
 
 
 def _fill(

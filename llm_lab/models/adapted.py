@@ -5,6 +5,7 @@ Only causal next-token models are taken: the module decides itself who attends t
 
 from __future__ import annotations
 
+import copy
 import inspect
 from types import SimpleNamespace
 from typing import Any
@@ -48,34 +49,74 @@ class Adapted(LanguageModel):
         self._check()
 
     def _check(self) -> None:
-        """One tiny forward: that it gives (B, T, V), and that no logit depends on a later token."""
+        """One tiny forward: that it gives (B, T, V), can be trained, and that no logit depends on a later token."""
         was_training = self.module.training
+        self._check_weights()
         self.module.eval()
+        try:
+            # A user may load or build where gradients are off; whether the model has them is what is asked here.
+            with torch.enable_grad(), torch.random.fork_rng():
+                self._check_logits()
+        finally:
+            self.module.train(was_training)
+
+    def _refuse(self, why: str) -> BadValue:
+        return BadValue(f"model {type(self.module).__name__}: {why}")
+
+    def _check_weights(self) -> None:
+        """What is known to fail in training, from the weights alone."""
+        named = list(self.module.named_parameters())
+        if not any(p.requires_grad for _, p in named):
+            raise self._refuse(
+                "none of its parameters can be trained; one with requires_grad would do"
+                if named
+                else "it has no parameters, so nothing to train; layers must be attributes of the module (a list of them an nn.ModuleList)"
+            )
+        if half := next((name for name, p in named if p.dtype == torch.float16), None):
+            raise self._refuse(
+                f"its weight {half} is float16; keep weights in float32 (model.float()), the lab computes in bfloat16 where that is faster"
+            )
+        for name, module in self.module.named_modules():
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
+                raise self._refuse(
+                    f"its embedding {name} has sparse=True, and gradients are clipped, which takes dense ones; leave sparse out"
+                )
+
+    def _check_logits(self) -> None:
         length = min(4, self.max_seq_len)
-        device = self.device
-        ids = (torch.arange(length, device=device) % self.vocab_size)[None]
-        name = type(self.module).__name__
-        with torch.no_grad(), torch.random.fork_rng():
+        ids = (torch.arange(length, device=self.device) % self.vocab_size)[None]
+        logits = self._logits(ids)
+        if logits.shape[:2] != ids.shape and self._targets:
+            self._needs_targets = True
             logits = self._logits(ids)
-            if logits.shape[:2] != ids.shape and self._targets:
-                self._needs_targets = True
-                logits = self._logits(ids)
-            if logits.ndim != 3 or logits.shape[:2] != ids.shape:
-                raise BadValue(
-                    f"model {name}: its forward gave {tuple(logits.shape)} for ids {tuple(ids.shape)}; it must give (B, T, vocabulary)"
+        if logits.ndim != 3 or logits.shape[:2] != ids.shape:
+            raise self._refuse(
+                f"its forward gave {tuple(logits.shape)} for ids {tuple(ids.shape)}; it must give (B, T, vocabulary)"
+            )
+        if logits.shape[-1] < self.vocab_size:
+            raise self._refuse(
+                f"it gives {logits.shape[-1]} logits, and the tokenizer has {self.vocab_size} tokens; build it with vocab_size={self.vocab_size}"
+            )
+        if logits.dtype == torch.float16:
+            raise self._refuse(
+                "its logits are float16; keep weights in float32, the lab computes in bfloat16 where that is faster"
+            )
+        if not logits.requires_grad:
+            raise self._refuse(
+                "its logits have no gradient, so it cannot learn; leave out torch.no_grad, .detach() and .data in its forward"
+            )
+        logits = logits.detach()[..., : self.vocab_size]
+        if not bool(torch.isfinite(logits).all()):
+            found = "NaN" if bool(logits.isnan().any()) else "infinite"
+            raise self._refuse(f"its logits are {found} before any training; look at its first weights and its masks")
+        if length > 1:
+            changed = ids.clone()
+            changed[0, -1] = (changed[0, -1] + 1) % self.vocab_size
+            again = self._logits(changed).detach()[..., : self.vocab_size]
+            if not torch.allclose(again[:, :-1], logits[:, :-1], atol=1e-4):
+                raise self._refuse(
+                    "a later token changes an earlier logit, so it sees the answer; a causal mask in its attention would do"
                 )
-            if logits.shape[-1] < self.vocab_size:
-                raise BadValue(
-                    f"model {name}: it gives {logits.shape[-1]} logits, and the tokenizer has {self.vocab_size} tokens; build it with vocab_size={self.vocab_size}"
-                )
-            if length > 1:
-                changed = ids.clone()
-                changed[0, -1] = (changed[0, -1] + 1) % self.vocab_size
-                if not torch.allclose(self._logits(changed)[:, :-1], logits[:, :-1], atol=1e-4):
-                    raise BadValue(
-                        f"model {name}: a later token changes an earlier logit, so it sees the answer; a causal mask in its attention would do"
-                    )
-        self.module.train(was_training)
 
     def _logits(self, ids: Tensor) -> Tensor:
         try:
@@ -118,14 +159,14 @@ class Adapted(LanguageModel):
 
 
 def adapt(model: Any, sizes: ModelConfig) -> Adapted:
-    """A user's module, class or factory as an `Adapted`.
+    """A user's module, class or factory as an `Adapted`. An instance is copied, so that it stays as it is.
 
     A class is built from the sizes its constructor names (`vocab_size`, `block_size`, `n_embd`, …) or, where it takes
     one `config`, from an object that has them all under every usual name.
     """
     if isinstance(model, nn.Module):
         context = next((v for v in (_size_of(model, name) for name in _CONTEXT) if v), sizes.max_seq_len)
-        return Adapted(model, sizes.vocab_size, context)
+        return Adapted(_copy(model), sizes.vocab_size, context)
     if not callable(model):
         raise BadType(
             f"model: {show(model)} is {type(model).__name__}; an nn.Module, or a class or function that makes one, would do, for example --model @MyGPT"
@@ -135,7 +176,13 @@ def adapt(model: Any, sizes: ModelConfig) -> Adapted:
     arguments: list[Any] = []
     keywords: dict[str, Any] = {}
     name = getattr(model, "__name__", "model")
-    for parameter in inspect.signature(model).parameters.values():
+    try:
+        parameters = inspect.signature(model).parameters.values()
+    except (TypeError, ValueError):  # what is written in C may not tell
+        raise BadType(
+            f"model: {show(model)} does not tell what it takes; an nn.Module, or a class or function that makes one, would do, for example --model @MyGPT"
+        ) from None
+    for parameter in parameters:
         if parameter.name in values:
             keywords[parameter.name] = values[parameter.name]
         elif parameter.name in ("config", "cfg", "args") and parameter.default is parameter.empty:
@@ -158,6 +205,16 @@ def adapt(model: Any, sizes: ModelConfig) -> Adapted:
     if not isinstance(module, nn.Module):
         raise BadType(f"model {name}: it made {type(module).__name__}, not an nn.Module")
     return Adapted(module, sizes.vocab_size, sizes.max_seq_len)
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    name = type(model).__name__
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise BadValue(
+            f"model {name}: this instance cannot be copied, and the lab trains a copy ({type(error).__name__}: {error}); give the class, for example --model @{name}"
+        ) from error
 
 
 def _size_of(model: nn.Module, name: str) -> int | None:

@@ -1,23 +1,41 @@
 """What a model costs before it exists: parameters, FLOPs and training memory, by part.
 
 FLOPs count a multiply-add as 2, forward, for one token at the full context (half of it on average, where causal).
-Memory is that of training in float32: weights, gradients, optimiser state (two values a weight with AdamW, one with
-Muon; two are counted), and the activations that the backward pass keeps.
+Memory is that of training in float32, as measured on CPUs, where it is within about half of the process's growth:
+
+- each weight: itself, its gradient, two optimiser values, and its bytes when the model is saved;
+- Muon's temporaries: five copies of the matrices of one shape, of which the largest are counted;
+- the activations that the backward pass keeps, and its own gradients of one block;
+- with dropout, off CUDA, attention's weights: fused attention has no dropout there, and T × T of them are kept;
+- or, where it is more, one batch of the evaluation at the end, which reads more tokens at once than a small step does.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
+from llm_lab import machine
 from llm_lab.models.options import MLPS, ModelConfig
 from llm_lab.results import ModelPart
 
-_STATE_BYTES = 16  # weight, gradient and two optimiser values in float32
+_STATE_BYTES = 20  # weight, gradient, two optimiser values and the saved copy, in float32
+_MUON_COPIES = 5  # the stacked matrices, the iterate, its square and their successors
+_EVALUATED = 8192  # tokens in one forward pass of the evaluation (metrics.evaluate)
 
 
-def parts(config: ModelConfig, batch_size: int) -> list[ModelPart]:
-    """The parts of a decoder from the input to the output."""
+def taken(config: ModelConfig) -> tuple[int, int]:
+    """Bytes that making the model takes at its peak: the weights, and the tables of positions."""
+    weights = sum(part.parameters for part in parts(config, 1))
+    untied = config.vocab_size * config.d_model if config.tie_embeddings else 0  # made, and let go when tied
+    tables = 12 * config.max_seq_len * config.head_dim if config.position == "rotary" else 0  # computed in float64
+    return 4 * (weights + untied), tables
+
+
+def parts(config: ModelConfig, batch_size: int, device: str = "auto") -> list[ModelPart]:
+    """The parts of a decoder from the input to the output. `device` is where it is trained."""
     c = config
     tokens = batch_size * c.max_seq_len
     d, ff, kv = c.d_model, c.ff_width, c.kv_heads * c.head_dim
@@ -25,9 +43,10 @@ def parts(config: ModelConfig, batch_size: int) -> list[ModelPart]:
     norm = d * (2 if c.norm == "layernorm" and c.bias else 1)
     bias = int(c.bias)
 
-    def part(name: str, detail: str, count: int, parameters: int, flops: int, kept: int) -> ModelPart:
-        """`kept` are the float32 activations a token leaves for the backward pass, in one such part."""
-        memory = count * (parameters * _STATE_BYTES + kept * 4 * tokens)
+    def part(name: str, detail: str, count: int, parameters: int, flops: int, kept: int, once: int = 0) -> ModelPart:
+        """`kept` are the float32 activations a token leaves for the backward pass, in one such part; `once` are floats
+        that are there in one of them at a time."""
+        memory = count * (parameters * _STATE_BYTES + kept * 4 * tokens) + 4 * once
         return ModelPart(name, detail, count, count * parameters, count * flops, memory)
 
     attention = d * (d + 2 * kv) + d * d + bias * (2 * d + 2 * kv)
@@ -41,6 +60,11 @@ def parts(config: ModelConfig, batch_size: int) -> list[ModelPart]:
     if c.position == "learned":
         found.append(part("positions", f"learned, {c.max_seq_len} × {d}", 1, c.max_seq_len * d, d, d))
     extras = [c.position if c.position != "learned" else "", "QK norm" if c.qk_norm else ""]
+    weights = c.n_head * c.max_seq_len if c.dropout and machine.device(device).type != "cuda" else 0  # of one query
+    tables = c.max_seq_len * c.head_dim if c.position == "rotary" else 0
+    stacks = d * d * c.n_layer * (4 if kv == d else 2), d * ff * c.n_layer * gated
+    muon = [_MUON_COPIES * stack if stack == max(stacks) else 0 for stack in stacks]
+    dropped = 1 if c.dropout else 0
     found += [
         part("attention norm", c.norm, c.n_layer, norm, 4 * d, d),
         part(
@@ -49,10 +73,19 @@ def parts(config: ModelConfig, batch_size: int) -> list[ModelPart]:
             c.n_layer,
             attention,
             2 * (attention - bias * (2 * d + 2 * kv)) + looks,
-            5 * d + 4 * kv,
+            (5 + dropped) * d + 4 * kv + 3 * weights,
+            3 * weights * tokens + tables + muon[0],
         ),
         part("mlp norm", c.norm, c.n_layer, norm, 4 * d, d),
-        part("mlp", f"{c.mlp}, {d} → {ff} → {d}", c.n_layer, mlp, 2 * d * ff * (gated + 1), (2 + gated) * ff + d),
+        part(
+            "mlp",
+            f"{c.mlp}, {d} → {ff} → {d}",
+            c.n_layer,
+            mlp,
+            2 * d * ff * (gated + 1),
+            (2 + gated) * ff + (1 + dropped) * d,
+            (3 * ff + 4 * d) * tokens + (muon[1] if muon[1] > muon[0] else 0),
+        ),
         part("final norm", c.norm, 1, norm, 4 * d, d),
     ]
     tied = c.tie_embeddings
@@ -62,9 +95,18 @@ def parts(config: ModelConfig, batch_size: int) -> list[ModelPart]:
         1,
         0 if tied else c.vocab_size * d,
         2 * d * c.vocab_size,
-        4 * c.vocab_size,
+        (5 if c.logit_softcap else 4) * c.vocab_size,
     )
-    return [*found, logits]
+    step = sum(one.memory - one.parameters * _STATE_BYTES for one in [*found, logits]) - 4 * max(muon)
+    return _with_evaluation([*found, logits], c, gated, step)
+
+
+def _with_evaluation(found: list[ModelPart], c: ModelConfig, gated: int, step: int) -> list[ModelPart]:
+    """The parts, at its widest one with what the evaluation at the end takes more than the `step` bytes of a step's."""
+    widest = {"output": 3 * c.vocab_size, "mlp": (2 + gated) * c.ff_width + 2 * c.d_model}
+    name = max(widest, key=lambda part: widest[part])
+    more = max(0, 4 * max(_EVALUATED, c.max_seq_len) * widest[name] - step)
+    return [replace(part, memory=part.memory + more) if part.name == name else part for part in found]
 
 
 def module_parts(module: nn.Module, batch_size: int, length: int) -> list[ModelPart]:

@@ -34,16 +34,29 @@ class Tape:
 
     def visit(self, x: Tensor, name: str) -> Tensor:
         if name in self.replacements:
-            new = self.replacements[name](x)
-            if not isinstance(new, Tensor) or new.shape != x.shape:
-                got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
-                raise BadValue(
-                    f"replace {name!r}: the function must return a tensor of shape {tuple(x.shape)}, not {got}"
-                )
-            x = new
+            x = replaced(self.replacements[name], x, name)
         if name in self.read:
-            self.found[name] = x if self.grad else x.detach()
+            self.found[name] = kept(x, self.grad)
         return x
+
+
+def kept(x: Tensor, grad: bool) -> Tensor:
+    """An activation as it is recorded: one of its own, or with `grad` the one in the graph."""
+    return x if grad else x.detach().clone()
+
+
+def replaced(function: Replacement, x: Tensor, name: str) -> Tensor:
+    """What a replacement makes of an activation: a tensor like it, or BadValue. It works on a copy, so that one that
+    writes in place changes nothing that was recorded."""
+    new = function(x.clone())
+    if not isinstance(new, Tensor) or new.shape != x.shape:
+        got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
+        raise BadValue(f"replace {name!r}: the function must return a tensor of shape {tuple(x.shape)}, not {got}")
+    if new.dtype != x.dtype or new.device != x.device:
+        raise BadValue(
+            f"replace {name!r}: the function must return {x.dtype} on {x.device}, not {new.dtype} on {new.device}; new.to(x) would do"
+        )
+    return new
 
 
 _open: ContextVar[tuple[Tape, ...]] = ContextVar("llm_lab_open_tapes", default=())

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from llm_lab import machine
 from llm_lab.data.batch import Attend, lower
 from llm_lab.errors import BadValue
 from llm_lab.models import cost
@@ -16,6 +17,8 @@ from llm_lab.models.options import MLPS, NORMS, POSITIONS, ModelConfig
 from llm_lab.models.positions import Position
 from llm_lab.models.sites import running, site
 from llm_lab.results import ModelPart
+
+machine.keep_to_own_cores()  # before the first model computes anything
 
 
 class Block(nn.Module):

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from llm_lab.data.batch import Batch
+from llm_lab.errors import BadValue
 from llm_lab.models.language_model import LanguageModel
-from llm_lab.models.sites import Replacement, Tape, matching, opened
+from llm_lab.models.sites import Replacement, Tape, kept, matching, opened, replaced
 
 
 def record(
@@ -43,7 +44,7 @@ def _record_modules(model: LanguageModel, batch: Batch, names: list[str], grad: 
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             value = output[0] if isinstance(output, tuple) else output
             if isinstance(value, Tensor):
-                found[name] = value if grad else value.detach()
+                found[name] = kept(value, grad)
 
         return hook
 
@@ -61,12 +62,25 @@ def _submodule(model: LanguageModel, name: str) -> nn.Module:
     return model.get_submodule(f"module.{name}")
 
 
+def _replacing(function: Replacement, name: str) -> Callable[..., Any]:
+    """The hook that puts a module's output (its first, where it gives several) through a function."""
+
+    def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
+        value = output[0] if isinstance(output, tuple) and output else output
+        if not isinstance(value, Tensor):
+            raise BadValue(f"replace {name!r}: this module gives {type(value).__name__}, and only tensors are replaced")
+        new = replaced(function, value, name)
+        return (new, *output[1:]) if isinstance(output, tuple) else new
+
+    return hook
+
+
 @contextlib.contextmanager
 def replace(model: LanguageModel, replacements: Mapping[str, Replacement]) -> Iterator[None]:
     """Within the `with`, each activation x at a named site becomes `function(x)`; patterns are taken.
 
     Later replacements see what earlier ones have done. Raises BadValue for a site that is not there, and when a
-    function returns another shape.
+    function returns another shape, dtype or device.
     """
     known = model.sites()
     chosen = {name: function for pattern, function in replacements.items() for name in matching(pattern, known)}
@@ -75,10 +89,7 @@ def replace(model: LanguageModel, replacements: Mapping[str, Replacement]) -> It
             yield
         return
     handles = [
-        _submodule(model, name).register_forward_hook(
-            lambda m, i, out, f=function: (f(out[0]), *out[1:]) if isinstance(out, tuple) else f(out)
-        )
-        for name, function in chosen.items()
+        _submodule(model, name).register_forward_hook(_replacing(function, name)) for name, function in chosen.items()
     ]
     try:
         yield

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from llm_lab.errors import BadValue
+from llm_lab.store.folders import writing
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with open(beside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with writing(path):
+        try:
+            with open(beside, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        finally:
+            with contextlib.suppress(OSError):
+                beside.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -37,6 +41,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadValue(f"{path} is missing: the run is not whole") from None
+    except RecursionError:
+        raise BadValue(f"{path} cannot be read: it is nested too deeply") from None
     except (ValueError, OSError) as error:
         raise BadValue(f"{path} cannot be read: {error}") from None
 
@@ -46,7 +52,7 @@ def write_weights(path: Path, model: nn.Module) -> None:
     seen: set[tuple[int, tuple[int, ...]]] = set()
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
-        key = (tensor.data_ptr(), tuple(tensor.shape))
+        key = _memory(tensor)
         if tensor.numel() and key in seen:
             continue
         seen.add(key)
@@ -54,25 +60,45 @@ def write_weights(path: Path, model: nn.Module) -> None:
     write_bytes(path, save(tensors))
 
 
-def read_weights(path: Path, model: nn.Module) -> None:
-    """Load a state into a model of the same make; BadValue that names what does not fit."""
+def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors in a file, by its head alone; BadValue where it is missing, damaged or cut off."""
     try:
-        tensors = load_file(path)
+        with safe_open(path, framework="numpy") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no dict
     except FileNotFoundError:
         raise BadValue(f"{path} is missing: the run has no weights yet") from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise BadValue(f"{path} is damaged: {error}") from None
-    own = model.state_dict()
-    tied = {
-        name
-        for name, tensor in own.items()
-        if any(t in tensors and own[t].data_ptr() == tensor.data_ptr() for t in own)
-    }
-    missing = [name for name in own if name not in tensors and name not in tied]
-    unknown = [name for name in tensors if name not in own]
-    wrong = [name for name in tensors if name in own and own[name].shape != tensors[name].shape]
+
+
+def check_fit(path: Path, shapes: dict[str, tuple[int, ...]], model: nn.Module) -> None:
+    """BadValue that names what does not fit, where a file's tensors are not those of a model (which may be on `meta`)."""
+    own = model.state_dict(keep_vars=True)
+    stored: dict[tuple[int, tuple[int, ...]], str] = {}
+    unknown = []  # one of two tied tensors is stored, not both
+    for name in shapes:
+        tensor = own.get(name)
+        if tensor is None or (tensor.numel() and stored.setdefault(_memory(tensor), name) != name):
+            unknown.append(name)
+    missing = [name for name, tensor in own.items() if name not in shapes and _memory(tensor) not in stored]
+    wrong = [name for name, shape in shapes.items() if name in own and tuple(own[name].shape) != shape]
     if missing or unknown or wrong:
         raise BadValue(
-            f"{path} does not fit the model: missing {missing[:3]}, unknown {unknown[:3]}, of another shape {wrong[:3]}"
+            f"{path} does not fit the model: missing {missing[:3]}, unknown {unknown[:3]}, of another shape {wrong[:3]}; "
+            "a whole copy of its folder would do"
         )
+
+
+def _memory(tensor: Tensor) -> tuple[int, tuple[int, ...]]:
+    """What tied tensors have in common; on `meta`, where nothing is stored, that they are one."""
+    return id(tensor) if tensor.is_meta else tensor.data_ptr(), tuple(tensor.shape)
+
+
+def read_weights(path: Path, model: nn.Module) -> None:
+    """Load a state into a model of the same make; BadValue that names what does not fit."""
+    check_fit(path, weight_shapes(path), model)
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BadValue(f"{path} is damaged: {error}") from None
     model.load_state_dict(tensors, strict=False)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from llm_lab.errors import BadValue, listing
+from llm_lab import machine
+from llm_lab.errors import BadValue, LabError, listing, show
+from llm_lab.models import cost
 from llm_lab.models.adapted import adapt
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.models.options import SHAPES, ModelConfig
 from llm_lab.options import specs
 from llm_lab.registry import load
-from llm_lab.results import Result, Sample, TrainingReport
-from llm_lab.store.files import read_json, read_weights, write_json, write_weights
+from llm_lab.results import Result, TrainingReport
+from llm_lab.store.files import check_fit, read_json, read_weights, weight_shapes, write_json, write_weights
+from llm_lab.store.folders import writing
 from llm_lab.store.runs import Run
+from llm_lab.store.typed import build
 from llm_lab.tokenizers.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -73,7 +79,8 @@ class LM:
     def save(self, path: str | Path) -> Path:
         """Write model.safetensors, model.json and tokenizer.json into the folder `path`."""
         folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         write_weights(folder / "model.safetensors", self.model)
         config = getattr(self.model, "config", None)
         own = None if isinstance(config, ModelConfig) else type(getattr(self.model, "module", self.model)).__name__
@@ -88,7 +95,8 @@ class LM:
                 "info": self.info,
             },
         )
-        self.tokenizer.save(folder / "tokenizer.json")
+        with writing(folder / "tokenizer.json"):
+            self.tokenizer.save(folder / "tokenizer.json")
         return folder
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
@@ -104,40 +112,143 @@ class LM:
 
 def load_lm(folder: Path, name: str | None = None, model: Any = None, device: str = "cpu") -> LM:
     """The LM in a folder. `model` is the user's class (or instance) where it was trained with one."""
-    if not (folder / "model.json").is_file():
+    _refuse_failed(Run(folder))
+    file, weights = folder / "model.json", folder / "model.safetensors"
+    if not file.is_file():
         raise BadValue(
             f"{str(folder)!r} holds no model (model.json is missing); LM.save(path) and training runs write one"
         )
-    about = read_json(folder / "model.json")
-    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    about = _description(file)
+    name = name or about["name"] or folder.name
+    try:
+        tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    except LabError as error:
+        raise BadValue(f"{folder / 'tokenizer.json'} cannot be used: {error}") from None
     module: LanguageModel
-    if about.get("config") is not None:
-        known = specs(ModelConfig)
-        unknown = [key for key in about["config"] if key not in known]
-        if unknown:
-            raise BadValue(f"{folder / 'model.json'}: {listing(unknown)} is unknown to this version of llm_lab")
-        config = ModelConfig(**about["config"])
-        module = load(SHAPES.entry(config.shape).target)(config)
+    if about["config"] is not None:
+        module = _own_shape(file, about["config"], weights)
     elif model is None:
-        own = about.get("own_class") or "your own"
+        own = about["own_class"] or "your own"
         raise BadValue(
-            f"{about.get('name')} was trained with the class {own}, which its folder does not hold; run the cell that defines it, then lab.load({about.get('name')!r}, model={own})"
+            f"{name} was trained with the class {own}, which its folder does not hold; run the cell that defines it, then lab.load({name!r}, model={own})"
         )
     else:
-        sizes = ModelConfig(vocab_size=about["vocab_size"], **(about.get("info") or {}).get("sizes", {}))
-        module = adapt(model, sizes)
-    read_weights(folder / "model.safetensors", module)
+        sizes = {"vocab_size": about["vocab_size"], **about["info"].get("sizes", {})}
+        module = adapt(model, _affordable(file, _config(file, sizes)))
+    if tokenizer.vocab_size > module.vocab_size:
+        raise _unusable(
+            file, f"the model knows {module.vocab_size} tokens, and tokenizer.json has {tokenizer.vocab_size}"
+        )
+    read_weights(weights, module)
     module.to(device).eval()
-    return LM(name or about.get("name", folder.name), module, tokenizer, info=about.get("info") or {})
+    return LM(name, module, tokenizer, info=about["info"])
 
 
 def load_run(run: Run, model: Any = None) -> LM:
-    """The LM in a run's folder, with its history and card."""
+    """The LM in a run's folder, with its history and its card (without one where the card's file is damaged)."""
     lm = load_lm(run.path, run.name, model)
     lm.run = run
-    saved = run.read("report")
-    if saved:
-        known = {key: value for key, value in saved.items() if key in TrainingReport.__dataclass_fields__}
-        known["samples"] = [Sample(**one) for one in known.get("samples", [])]
-        lm.report = TrainingReport(**known)
+    with contextlib.suppress(ValueError):
+        card = build(TrainingReport, run.read("report"), skip=frozenset({"actions", "code"}))
+        if all(math.isfinite(seconds) for _, seconds, _ in (*card.train, *card.val)):
+            lm.report = card
     return lm
+
+
+def _refuse_failed(run: Run) -> None:
+    """BadValue for a run that left no model worth loading; a folder that is no run has no status."""
+    state = run.read("status")
+    why = f" ({state['why'][:200]})" if isinstance(state.get("why"), str) else ""
+    has_weights = (run.path / "model.safetensors").is_file()
+    if state.get("status") == "failed":
+        rest = "and its weights are not numbers to work with" if has_weights else "and its weights were not saved"
+        raise BadValue(f"the run in {str(run.path)!r} failed{why}, {rest}; train it again, or load one that finished")
+    if state and not has_weights:
+        raise BadValue(
+            f"{run.path / 'model.safetensors'} is missing: the run's status is {run.status}, and its weights were not "
+            "saved; train it again, or load one that finished"
+        )
+
+
+def _unusable(file: Path, why: str) -> BadValue:
+    return BadValue(f"{file} cannot be used: {why}; a whole copy of its folder would do")
+
+
+_LARGEST = dict.fromkeys(("vocab_size", "n_layer", "n_head", "n_kv_head", "d_model", "d_ff"), 1 << 24)
+_INFO = {"corpus": str, "objective": str, "ends": bool, "held_out": str, "folder": str, "sizes": dict}
+
+
+def _description(file: Path) -> dict[str, Any]:
+    """model.json, every part of the kind that its readers rest on."""
+    about = read_json(file)
+    if not isinstance(about, dict):
+        raise _unusable(file, f"it holds a {type(about).__name__}, not a model's description")
+    config, info, own = about.get("config"), about.get("info") or {}, about.get("own_class")
+    for key, value in (("config", config), ("info", info)):
+        if value is not None and not isinstance(value, dict):
+            raise _unusable(file, f"{key} is a {type(value).__name__}, not a table")
+    for key, kind in _INFO.items():
+        if key in info and not isinstance(info[key], kind):
+            raise _unusable(file, f"info.{key} is a {type(info[key]).__name__}")
+    held_out = info.get("held_out", "")
+    if held_out != Path(held_out).name or "\\" in held_out:
+        raise _unusable(file, f"info.held_out {show(held_out)} is a path, not a name")
+    if (own is not None and not isinstance(own, str)) or (config is None and own is None):
+        raise _unusable(file, "it names neither sizes (config) nor a class (own_class)")
+    name = about.get("name")
+    return {
+        "name": name if isinstance(name, str) and name.isidentifier() else None,
+        "config": config,
+        "own_class": own,
+        "vocab_size": about.get("vocab_size"),
+        "info": info,
+    }
+
+
+def _config(file: Path, sizes: dict[str, Any]) -> ModelConfig:
+    """The model's sizes as a ModelConfig; sizes that no model has are refused before anything is reckoned with them."""
+    known = specs(ModelConfig)
+    unknown = [key for key in sizes if key not in known]
+    if unknown:
+        raise BadValue(f"{file}: {listing(unknown)} is unknown to this version of llm_lab")
+    if sizes.get("vocab_size") is None:
+        raise _unusable(file, "vocab_size is missing")
+    for key, value in sizes.items():
+        if known[key].type is not int or value is None:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise _unusable(file, f"{key} {show(value)} is not a whole number")
+        if value > _LARGEST.get(key, 1 << 40):
+            raise _unusable(file, f"{key} {show(value)} is larger than any model's")
+    try:
+        return ModelConfig(**sizes)
+    except LabError as error:
+        raise _unusable(file, str(error)) from None
+
+
+def _affordable(file: Path, config: ModelConfig) -> ModelConfig:
+    need, free = 4 * sum(part.parameters for part in cost.parts(config, 1)), machine.memory().available
+    if need > free:
+        raise _unusable(file, f"a model of its sizes takes {need / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free")
+    return config
+
+
+def _own_shape(file: Path, sizes: dict[str, Any], weights: Path) -> LanguageModel:
+    """A model of our own parts. It is first made without memory and compared with the weights' shapes."""
+    config = _config(file, sizes)
+    shapes = weight_shapes(weights)
+    largest = max((size for shape in shapes.values() for size in shape), default=0)
+    for key in _LARGEST:
+        size, limit = getattr(config, key), len(shapes) if key == "n_layer" else largest
+        if size is not None and size > limit:
+            raise _unusable(file, f"{key} {size} is larger than anything in {weights.name}")
+    make = load(SHAPES.entry(config.shape).target)
+    with torch.device("meta"):
+        bare: LanguageModel = make(config)
+    check_fit(weights, shapes, bare)
+    # What is computed and not stored (angles of positions) has no shape to be compared with.
+    need = 4 * sum(buffer.numel() * buffer.element_size() for buffer in bare.buffers())
+    if need > machine.memory().available:
+        raise _unusable(file, f"max_seq_len {config.max_seq_len:,} takes {need / 1e9:,.1f} GB for its positions")
+    made: LanguageModel = make(config)
+    return made

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,38 +19,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_lab.errors import BadValue, listing, suggestion
+from llm_lab.store.folders import cache as cache
+from llm_lab.store.folders import home as home
+from llm_lab.store.folders import stores, writing
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FOLDER = ".llm_lab"
+_NUMBERS = {"step": ("step", "tokens", "seconds", "lr"), "validation": ("step", "tokens", "seconds")}
 
 
-def home(make: bool = False) -> Path:
-    """The store: `.llm_lab` in the working folder or the nearest one above that has it."""
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / FOLDER).is_dir():
-            return folder / FOLDER
-    store = here / FOLDER
-    if make:
-        store.mkdir(parents=True, exist_ok=True)
-        (store / ".gitignore").write_text("*\n")
-    return store
-
-
-def cache(make: bool = True) -> Path:
-    """Where tokenised corpora are kept."""
-    folder = home(make) / "data"
-    if make:
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _stores() -> list[Path]:
-    """Our own store, then the read-only ones that LLM_LAB_PATH names."""
-    more = [Path(part) for part in os.environ.get("LLM_LAB_PATH", "").split(os.pathsep) if part]
-    return [home(), *(p / FOLDER if (p / FOLDER).is_dir() else p for p in more)]
+def number(value: object) -> float | None:
+    """A finite number as it is, and None for whatever else a file may hold in its place."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if abs(value) < 1e300 else None  # not of NaN
 
 
 @dataclass(frozen=True)
@@ -64,13 +48,13 @@ class Run:
 
     @property
     def name(self) -> str:
-        return self.path.name.rpartition("-")[0]
+        return self.path.name.rpartition("-")[0] or self.path.name
 
     def read(self, part: str) -> dict[str, Any]:
-        """request | plan | environment | status | model, as a dict; empty where it is not written yet."""
+        """request | plan | environment | status | report, as a dict; empty where it is not written yet, or damaged."""
         try:
             value = json.loads((self.path / f"{part}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return value if isinstance(value, dict) else {}
 
@@ -78,10 +62,17 @@ class Run:
     def status(self) -> str:
         """training | finished | stopped | failed | died (its process is gone)"""
         state = self.read("status")
-        status = str(state.get("status", "failed"))
-        if status == "training" and state.get("host") == socket.gethostname() and not _alive(int(state.get("pid", 0))):
+        status = state.get("status")
+        if not isinstance(status, str):
+            return "failed"
+        if status == "training" and state.get("host") == socket.gethostname() and not _alive(state.get("pid")):
             return "died"
         return status
+
+    @property
+    def loadable(self) -> bool:
+        """Whether it left a model: weights were saved, and the run did not fail."""
+        return os.path.isfile(self.path / "model.safetensors") and self.status != "failed"
 
     def set_status(self, status: str, **more: Any) -> None:
         from llm_lab.store.files import write_json
@@ -102,17 +93,20 @@ class Run:
         write_json(self.path / f"{part}.json", value)
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """The events as they happened; a line cut off by a crash ends them."""
+        """The events as they happened; a line cut off by a crash, or damaged, ends them."""
         try:
-            file = open(self.path / "events.jsonl", encoding="utf-8")  # noqa: SIM115  # closed by the with below
+            file = open(self.path / "events.jsonl", "rb")  # noqa: SIM115  # closed by the with below
         except OSError:
             return
         with file:
             for line in file:
                 try:
-                    yield json.loads(line)
-                except ValueError:
+                    event = json.loads(line.decode("utf-8"))
+                except (ValueError, RecursionError):
                     return
+                if not _is_event(event):
+                    return
+                yield event
 
     @property
     def history(self) -> pd.DataFrame:
@@ -130,33 +124,48 @@ class Run:
                 row["lr"] = event["lr"]
         return pd.DataFrame(list(rows.values()), columns=["step", "tokens", "seconds", "train_loss", "val_loss", "lr"])
 
+    def eval_steps(self) -> frozenset[int]:
+        """The steps at which the run validated."""
+        return frozenset(event["step"] for event in self.events() if event.get("kind") == "validation")
+
     def learning_rates(self) -> tuple[float, ...]:
         """The factor of the peak learning rate that each step used: the trace."""
         return tuple(event["lr"] for event in self.events() if event.get("kind") == "step")
 
 
-def _alive(pid: int) -> bool:
-    if pid <= 0:
+def _is_event(value: Any) -> bool:
+    """Whether a line of the trace holds what its readers rest on; a loss that was no number is None."""
+    if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
         return False
+    needed = _NUMBERS.get(value["kind"], ())
+    if any(number(value.get(name)) is None for name in needed):
+        return False
+    loss = value.get("loss")
+    return not needed or (isinstance(value["step"], int) and (loss is None or number(loss) is not None))
+
+
+def _alive(pid: object) -> bool:
+    if not isinstance(pid, int) or isinstance(pid, bool) or pid <= 0:
+        return False
+    import psutil
+
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return bool(psutil.pid_exists(pid))
+    except OverflowError:
         return False
-    except OSError:
-        return True
-    return True
 
 
 def key(request: dict[str, Any]) -> str:
     """What an identical request is recognised by."""
-    return hashlib.sha256(json.dumps(request, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    text = json.dumps(request, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def create(name: str, request: dict[str, Any]) -> Run:
-    """A new run's folder with its request."""
-    store = home(make=True)
-    folder = store / "runs" / f"{name}-{secrets.token_hex(3)}"
-    folder.mkdir(parents=True)
+    """A new run's folder with its request. BadValue where it cannot be written."""
+    folder = home(make=True) / "runs" / f"{name}-{secrets.token_hex(3)}"
+    with writing(folder):
+        folder.mkdir(parents=True)
     run = Run(folder)
     run.write("request", request)
     run.set_status("training", started=time.time())
@@ -164,35 +173,57 @@ def create(name: str, request: dict[str, Any]) -> Run:
 
 
 def all_runs() -> list[Run]:
-    """Every run of every store, the newest first."""
-    found = [Run(path.parent) for store in _stores() for path in (store / "runs").glob("*/request.json")]
-    return sorted(found, key=lambda run: run.read("status").get("started", 0.0), reverse=True)
+    """Every run of every store, the newest first; one whose files are damaged is among them, the oldest."""
+    found: list[Run] = []
+    for store in stores():
+        with contextlib.suppress(OSError):  # a store that may not be read has nothing for us
+            found += [Run(path.parent) for path in (store / "runs").glob("*/request.json")]
+    return sorted(found, key=lambda run: number(run.read("status").get("started")) or 0.0, reverse=True)
 
 
 def names() -> list[str]:
-    """The names of runs that can be loaded, the newest first."""
-    return list(dict.fromkeys(run.name for run in all_runs() if (run.path / "model.safetensors").is_file()))
+    """The names of runs that can be loaded, the newest first; none where the working folder is gone."""
+    try:
+        return list(dict.fromkeys(run.name for run in all_runs() if run.loadable))
+    except BadValue:
+        return []
 
 
 def find(name: str) -> Run:
-    """The newest run of that name that has weights (finished ones first), or the run of that id."""
+    """The newest run of that name that left a model (finished ones first), or the run of that id, whatever became of it."""
     if "@" in name:
         raise BadValue(
             f"{name!r} names a checkpoint, and this version keeps only the last weights of a run; use {name.partition('@')[0]!r}"
         )
-    runs = [run for run in all_runs() if (run.path / "model.safetensors").is_file()]
-    hits = [run for run in runs if name in (run.name, run.id, run.path.name)]
-    if not hits:
-        known = list(dict.fromkeys(run.name for run in runs))
-        there = f"there is: {listing(known)}" if known else "there is none yet; %%pretrain NAME makes one"
-        raise BadValue(f"no model or run is called {name!r}{suggestion(name, known)}; {there}")
-    return next((run for run in hits if run.status == "finished"), hits[0])
+    runs = all_runs()
+    named = [run for run in runs if run.name == name]
+    good = [run for run in named if run.loadable]
+    hits = good or [run for run in runs if name in (run.id, run.path.name)]
+    if hits:
+        return next((run for run in hits if run.status == "finished"), hits[0])
+    known = list(dict.fromkeys(run.name for run in runs if run.loadable))
+    there = f"there is: {listing(known)}" if known else "there is none yet; %%pretrain NAME makes one"
+    if named:
+        became = listing((f"{run.id} {run.status}" for run in named), 4)
+        raise BadValue(f"no run called {name!r} has left a model ({became}); train it again; {there}")
+    raise BadValue(f"no model or run is called {name!r}{suggestion(name, known)}; {there}")
 
 
 def find_identical(name: str, request: dict[str, Any]) -> Run | None:
-    """The newest finished run of this name that was asked for in just this way."""
+    """The newest finished run of this name that was asked for in just this way, and whose files are whole."""
     wanted = key(request)
     for run in all_runs():
-        if run.name == name and key(run.read("request")) == wanted and run.status == "finished":
+        if run.name == name and run.status == "finished" and key(run.read("request")) == wanted and _whole(run):
             return run
     return None
+
+
+def _whole(run: Run) -> bool:
+    """Whether the model's files are there and can be read, by a look at their heads."""
+    from llm_lab.store.files import read_json, weight_shapes
+
+    try:
+        weight_shapes(run.path / "model.safetensors")
+        return all(isinstance(read_json(run.path / f"{part}.json"), dict) for part in ("model", "tokenizer"))
+    except BadValue:
+        return False

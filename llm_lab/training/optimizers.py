@@ -20,15 +20,12 @@ def adamw(model: nn.Module, named: Named, options: TrainOptions) -> list[torch.o
 
 def muon(model: nn.Module, named: Named, options: TrainOptions) -> list[torch.optim.Optimizer]:
     """Muon for the blocks' matrices, AdamW for embeddings, output, gains and biases (Jordan et al. 2024)."""
-    edges = {
-        name
-        for name, module in model.named_modules()
-        for name in [f"{name}.weight"]
-        if isinstance(module, nn.Embedding)
-    }
-    # The last matrix that has the vocabulary on one side is the output, whatever a user's model calls it.
+    edges = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    # The output is the last matrix that gives as many numbers as there are tokens, whatever a user's model calls it; one
+    # inside a block may happen to be as wide.
     vocabulary = getattr(model, "vocab_size", None)
-    edges |= {name for name, p in named if p.ndim == 2 and vocabulary in p.shape}
+    wide = [name for name, p in named if p.ndim == 2 and p.shape[0] == vocabulary and name not in edges]
+    edges |= set(wide[-1:])
     matrices = [(name, p) for name, p in named if p.ndim == 2 and name not in edges]
     rest = [(name, p) for name, p in named if not any(p is m for _, m in matrices)]
     splits = {f"{name}.weight": module.splits for name, module in model.named_modules() if hasattr(module, "splits")}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 
 from llm_lab import machine
+from llm_lab.errors import BadValue
 from llm_lab.training.options import BudgetOptions, TrainOptions
 
 DEFAULT_SECONDS = 60.0
@@ -25,9 +28,9 @@ class Plan:
     precision: str  # fp32 | bf16
     threads: int
     eval_every: int | None  # steps; None: by time, twelve in a run
-    learning_rates: tuple[float, ...] = field(
-        default=(), repr=False
-    )  # of a replayed run: a factor of the peak per step
+    # Of a replayed run: the factor of the peak learning rate of each step, and the steps it validated at.
+    learning_rates: tuple[float, ...] = field(default=(), repr=False)
+    eval_steps: frozenset[int] = field(default=frozenset(), repr=False)
 
     @property
     def tokens_per_step(self) -> int:
@@ -35,7 +38,7 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """As it is stored; a replayed run's learning rates stand in its trace."""
-        return {key: value for key, value in asdict(self).items() if key != "learning_rates"}
+        return {key: value for key, value in asdict(self).items() if key not in ("learning_rates", "eval_steps")}
 
 
 def resolve(
@@ -44,9 +47,18 @@ def resolve(
     block: int,
     train_tokens: int,
     d_model: int,
-    replayed: tuple[float, ...] = (),
+    replay: str | None = None,
+    replayed: tuple[tuple[float, ...], frozenset[int]] = ((), frozenset()),
 ) -> Plan:
-    """The plan for a budget on this machine. `replayed` are the learning-rate factors of an earlier run."""
+    """The plan for a budget on this machine.
+
+    `replayed` is the trace of the run called `replay`: its learning-rate factors, and the steps it validated at.
+    """
+    rates, eval_steps = replayed
+    if replay and not rates:
+        raise BadValue(
+            f"replay: run {replay} has no trace of learning rates (events.jsonl); train with --steps instead"
+        )
     device = machine.device(options.device)
     precision = options.precision
     if precision == "auto":
@@ -60,22 +72,32 @@ def resolve(
         precision=precision,
         threads=options.threads or machine.cores(),
         eval_every=options.eval_every,
-        learning_rates=replayed,
+        learning_rates=rates,
+        eval_steps=eval_steps,
     )
     steps = budget.steps
     if budget.tokens is not None:
         steps = max(1, round(budget.tokens / plan.tokens_per_step))
     elif budget.epochs is not None:
         steps = max(1, round(budget.epochs * train_tokens / plan.tokens_per_step))
-    if replayed:
-        steps = len(replayed) if steps is None else min(steps, len(replayed))
+    if rates:
+        if (steps or 0) > len(rates):
+            raise BadValue(f"replay: run {replay} has {len(rates)} steps, and {steps} were asked for; give no budget")
+        steps = steps or len(rates)
     seconds = None if steps else budget.seconds or DEFAULT_SECONDS
     return replace(
         plan, steps=steps, seconds=seconds, eval_every=options.eval_every or (max(1, steps // 12) if steps else None)
     )
 
 
-def apply(plan: Plan) -> None:
-    """Set what is global in torch: threads, and deterministic kernels where asked."""
+@contextlib.contextmanager
+def applied(plan: Plan) -> Iterator[None]:
+    """What is global in torch, set for a while: threads, and deterministic kernels where asked."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(plan.threads)
-    torch.use_deterministic_algorithms(plan.options.deterministic)
+    torch.use_deterministic_algorithms(deterministic or plan.options.deterministic)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)

@@ -38,7 +38,8 @@ class Trainer:
 
         for event in Trainer(trainee, objective, train, val, plan).events(): ...
 
-    The model is usable between any two events. `request_stop()` ends the run after the step in progress.
+    The model is usable between any two events. `request_stop()` ends the run after the step in progress. Dropout draws from
+    torch's global generators, seeded anew for each step: a thread that draws from them meanwhile changes what is dropped.
     """
 
     def __init__(
@@ -159,6 +160,8 @@ class Trainer:
     def _eval_due(self, step: int, last: float, cost: float) -> bool:
         if not self.val_blocks:
             return False
+        if self.plan.learning_rates:  # a replay looks where the run looked that it repeats: `keep best` depends on it
+            return step in self.plan.eval_steps
         if self.plan.eval_every is not None and step % self.plan.eval_every:
             return False
         if self.plan.seconds is None:

@@ -103,18 +103,28 @@ def evaluation(result: Evaluation) -> dict[str, str]:
 
 
 def listing(result: Listing) -> dict[str, str]:
-    """Any table: titles of numbers align right."""
+    """Any table: titles of numbers align right. Long cells are cut but in the last column, whose lines are copied."""
     titles = [str(name) for name in result.columns]
+    last = len(titles) - 1
     values = [[row[i] if i < len(row) else None for i in range(len(titles))] for row in result.rows]
     right = {
         i
         for i in range(len(titles))
         if (col := [v[i] for v in values if v[i] not in (None, "")]) and all(map(_is_number, col))
     }
-    rows = [[esc(clip(_cell(value), 400)).replace("\n", "<br>") for value in row] for row in values]
+    rows = [
+        [esc(_cell(v) if i == last else clip(_cell(v), 400)).replace("\n", "<br>") for i, v in enumerate(row)]
+        for row in values
+    ]
     body = table([esc(name) for name in titles], rows, left=set(range(len(titles))) - right) if rows else ""
     page = card(result.title, result.facts, body, caption=esc(result.caption))
-    texts = [titles, *([clean(clip(_cell(v), 60)).replace("\n", " ") for v in row] for row in values)]
+    texts = [
+        titles,
+        *(
+            [clean(_cell(v) if i == last else clip(_cell(v), 60)).replace("\n", " ") for i, v in enumerate(row)]
+            for row in values
+        ),
+    ]
     widths = [max(len(row[i]) for row in texts) for i in range(len(titles))]
     lines = [
         "  "

@@ -53,7 +53,9 @@ def tokenization(result: Tokenization) -> dict[str, str]:
 
 def generation(result: Generation) -> dict[str, str]:
     """What a model wrote: the prompt plain, each token inked by its surprisal in bits."""
-    options = ", ".join(_option(result.strategy, key, value) for key, value in result.options.items())
+    words = [_option(result.strategy, key, value) for key, value in result.options.items()]
+    # The option that a strategy is named after comes first and names it too: top_p 0.95, temperature 1.
+    options = ", ".join(sorted(words, key=lambda word: not word.startswith(f"{result.strategy} ")))
     count = sum(len(sample) for sample in result.pieces)
     speed = f"{si(result.tokens_per_second)} tokens/s" if result.tokens_per_second else ""
     facts = [

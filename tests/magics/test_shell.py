@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
+import llm_lab
 from llm_lab.__main__ import main
 
 
@@ -96,3 +100,34 @@ def test_bodies(shell, tmp_path, monkeypatch):
     assert shell.calls == [("generate", {"model": "bard", "prompt": "中文"})]
     (tmp_path / "bad").write_bytes(b"\xff\xfe")
     assert "not UTF-8" in shell("generate", "bard", "--body", str(tmp_path / "bad"))[2]
+
+
+def test_what_shows_itself_is_printed_as_its_text(shell, monkeypatch):
+    class Shown:
+        def _repr_mimebundle_(self, include=None, exclude=None):
+            return {"text/plain": "the report", "text/html": "<b>the report</b>"}
+
+    module = types.SimpleNamespace(corpus=lambda **kwargs: Shown(), __name__="fake_lab")
+    monkeypatch.setitem(sys.modules, "fake_lab", module)
+    assert shell("corpus") == (0, "the report\n", "")
+
+
+def _process(*words, **given):
+    path = os.pathsep.join([str(Path(llm_lab.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, **given.pop("env", {})}
+    return subprocess.Popen([sys.executable, "-m", "llm_lab", *words], env=environment, **given)
+
+
+def test_a_report_is_printed_whatever_the_terminal_can_hold():
+    with _process("build", "x", stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={"PYTHONIOENCODING": "ascii"}) as p:
+        out, err = p.communicate(timeout=120)
+    assert (p.returncode, err) == (0, b"")
+    assert b"embedding" in out
+    assert b"FLOPs" in out
+
+
+def test_a_reader_that_leaves_is_no_error():
+    with _process("--help", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        err = process.stderr.read()
+    assert (process.returncode, err) == (141, b"")

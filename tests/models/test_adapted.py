@@ -130,3 +130,96 @@ def test_what_cannot_be_a_model_is_refused(own, says):
     with pytest.raises(lab.LabError, match=says) as caught:
         lab.pretrain([TEXT], name="x", model=own, steps=3, display=False, **SIZES)
     assert "\n" not in str(caught.value)
+
+
+class Frozen(Plain):
+    def __init__(self, vocab_size):
+        super().__init__(vocab_size)
+        self.requires_grad_(False)
+
+
+class Empty(nn.Module):
+    def __init__(self, vocab_size):
+        super().__init__()
+        self.tables = [nn.Embedding(vocab_size, vocab_size)]
+
+    def forward(self, ids):
+        return self.tables[0](ids)
+
+
+class Cut(Plain):
+    def forward(self, ids):
+        with torch.no_grad():
+            return super().forward(ids)
+
+
+class NaN(Plain):
+    def forward(self, ids):
+        return super().forward(ids) * torch.nan
+
+
+class Infinite(Plain):
+    def forward(self, ids):
+        return super().forward(ids) - torch.inf
+
+
+class HalfLogits(Plain):
+    def forward(self, ids):
+        return super().forward(ids).half()
+
+
+class HalfWeights(Plain):
+    def __init__(self, vocab_size):
+        super().__init__(vocab_size)
+        self.half()
+
+
+class Sparse(Plain):
+    def __init__(self, vocab_size):
+        super().__init__(vocab_size)
+        self.table = nn.Embedding(vocab_size, 16, sparse=True)
+
+
+@pytest.mark.parametrize(
+    ("own", "says"),
+    [
+        (Frozen, "none of its parameters can be trained"),
+        (Empty, "no parameters"),
+        (Cut, "its logits have no gradient"),
+        (NaN, "its logits are NaN"),
+        (Infinite, "its logits are infinite"),
+        (HalfLogits, "its logits are float16; keep weights in float32"),
+        (HalfWeights, "float16; keep weights in float32"),
+        (Sparse, "its embedding table has sparse=True"),
+        (int, "would do"),
+        (max, "does not tell what it takes|would do"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_there_is_a_run(own, says):
+    with pytest.raises(lab.LabError, match=f"^model.*({says})") as caught:
+        train(model=own)
+    assert "\n" not in str(caught.value)
+    assert not len(lab.runs())
+
+
+def test_gradients_being_off_outside_is_no_fault_of_the_model():
+    with torch.no_grad():
+        assert lab.build(model=Plain, vocab_size=9).vocab_size == 9
+
+
+def test_a_users_instance_stays_as_it_was():
+    mine = Plain(200).eval()
+    before = [p.clone() for p in mine.parameters()]
+    lm = train(model=mine, steps=5)
+    assert lm.model.module is not mine
+    assert not mine.training
+    assert all(torch.equal(a, b) and b.grad is None for a, b in zip(before, mine.parameters(), strict=True))
+    assert not torch.equal(lm.model.module.head.weight, mine.head.weight)
+
+
+def test_an_instance_that_cannot_be_copied_is_refused():
+    mine = Plain(200)
+    mine.cached = mine.head.weight * 2
+    with pytest.raises(lab.LabError, match=r"cannot be copied.*--model @Plain") as caught:
+        train(model=mine)
+    assert "\n" not in str(caught.value)

@@ -124,3 +124,97 @@ def test_bad_input_is_refused_in_one_line():
             lab.probe(lm, text)
     with pytest.raises(lab.LabError, match=r"did you mean .attention"):
         lab.probe(lm, "x", kind="attenton")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "neither a text nor ids"),
+        (b"a", "neither a text nor ids|dimensions|whole numbers"),
+        (["a", "b"], "neither a text nor ids"),
+        (5, "dimensions"),
+        ([999999], "999999 is no id"),
+        ([-1], "-1 is no id"),
+        ([[1, 2], [3]], "neither a text nor ids"),
+        ([0.5], "whole numbers"),
+        ([True], "whole numbers"),
+        ([[[1]]], "dimensions"),
+        ([], "empty"),
+        (["1"] * 0, "empty"),
+        ([1] * 33, "33 tokens do not fit the context of 32"),
+        ("1" * 33, "33 tokens do not fit the context of 32"),
+        (10**30, "neither a text nor ids"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_in_one_line(text, says):
+    lm = train()
+    with pytest.raises(lab.LabError, match=f"^text: .*({says})") as caught:
+        lab.record(lm, text)
+    assert "\n" not in str(caught.value)
+
+
+def test_ids_of_every_kind_are_read(model):
+    want = lab.record(model, IDS, "logits")["logits"]
+    for ids in (IDS.tolist(), IDS[0].tolist(), IDS.numpy(), IDS.int(), IDS.numpy().astype(np.uint8)):
+        assert torch.equal(lab.record(model, ids, "logits")["logits"], want)
+
+
+def test_wrong_types_are_refused_in_one_line(model):
+    z = "blocks.0.attn.z"
+
+    def replace(what, replacements):
+        with lab.replace(what, replacements):
+            model(IDS)
+
+    for call, says in (
+        (lambda: lab.record(5, "x"), "^model: 5 is int"),
+        (lambda: lab.record(torch.nn.Linear(2, 2), IDS), "^model: "),
+        (lambda: lab.record(model, IDS, None), "^sites: None"),
+        (lambda: lab.record(model, IDS, 5), "^sites: 5"),
+        (lambda: lab.record(model, IDS, [5]), "^sites: 5"),
+        (lambda: lab.record(model, IDS, b"embed"), "^sites: b'embed'"),
+        (lambda: replace(None, {z: torch.zeros_like}), "^model: None"),
+        (lambda: replace(model, None), "^replacements: None"),
+        (lambda: replace(model, [z]), "^replacements: "),
+        (lambda: replace(model, {z: 5}), "^replacements: 5"),
+        (lambda: replace(model, {5: torch.zeros_like}), "^replacements: 5 is int"),
+        (lambda: replace(model, {z: lambda x: x.double()}), r"torch\.float32 on cpu, not torch\.float64"),
+        (lambda: replace(model, {z: lambda x: x.to("meta")}), "on cpu, not .* on meta"),
+    ):
+        with pytest.raises(lab.LabError, match=says) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_what_was_recorded_is_not_changed_by_a_replacement(model, grad):
+    want = lab.record(model, IDS)
+    with lab.replace(model, {"blocks.1.resid_pre": lambda x: x.detach().zero_()}):
+        found = lab.record(model, IDS, ["blocks.0.resid_post", "blocks.1.resid_pre"], grad=grad)
+    assert torch.equal(found["blocks.0.resid_post"].detach(), want["blocks.0.resid_post"])
+    assert not found["blocks.1.resid_pre"].any()
+
+
+def test_recorded_tensors_are_their_own(model):
+    found = lab.record(model, IDS)
+    assert len({a.untyped_storage().data_ptr() for a in found.values()}) == len(found)
+
+
+def test_replacements_in_a_users_module_are_checked_too():
+    class Mine(torch.nn.Module):
+        def __init__(self, vocab_size):
+            super().__init__()
+            self.table = torch.nn.Embedding(vocab_size, 8)
+            self.bend = torch.nn.ReLU(inplace=True)
+            self.head = torch.nn.Linear(8, vocab_size)
+
+        def forward(self, ids):
+            return self.head(self.bend(self.table(ids)))
+
+    lm = train(model=Mine)
+    found = lab.record(lm, "1 green", ["table", "bend"])
+    assert (found["table"] < 0).any()
+    assert not (found["bend"] < 0).any()
+    for function in (lambda x: x[0], lambda x: x.double(), lambda x: None):
+        with pytest.raises(lab.LabError, match=r"^replace .bend.: "), lab.replace(lm, {"bend": function}):
+            lab.record(lm, "1 green")
