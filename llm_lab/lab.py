@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -76,7 +77,7 @@ def load(name: str, model: Any = None) -> LM:
     """
     from llm_lab.store.lm import load_lm, load_run
 
-    if isinstance(name, str | Path) and (Path(name) / "model.json").is_file():
+    if isinstance(name, str | Path) and os.path.isfile(Path(name) / "model.json"):
         return load_lm(Path(name), model=model)
     if not isinstance(name, str):
         raise BadType(f"name: {show(name)} is {type(name).__name__}; a run's name or id, or a folder would do")
@@ -319,7 +320,8 @@ def evaluate(model: Any, data: Any = None, **options: Any) -> Evaluation:
     if not lms:
         raise BadValue("model: the list is empty; give one model, or several")
     text = None if data is None else open_corpus(data)
-    scores, notes, told = [], [], ""
+    scores, told = [], ""
+    notes: list[str] = []
     for lm in lms:
         unit = "char" if lm.tokenizer.kind == "char" else "token"
         if text is None:
@@ -354,7 +356,7 @@ def _as_trained(lm: LM, text: Corpus, notes: list[str]) -> Corpus:
 def _what_is_lost(lm: LM, ids: Any, metrics: Sequence[str]) -> list[str]:
     """What a tokenizer drops of the text, since no metric counts it."""
     unknown = int((ids == lm.tokenizer.specials["unk"]).sum())
-    notes = []
+    notes: list[str] = []
     if unknown:
         notes.append(
             f"{lm.name}'s tokenizer does not know {unknown / len(ids):.2%} of the tokens ({unknown:,}), and none of them costs what it hides: its scores are too good to compare"

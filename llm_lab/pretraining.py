@@ -140,7 +140,7 @@ def _tokenizer(options: TokenizerOptions, corpus: Corpus, train_text: Corpus) ->
 
 def check_memory(config: ModelConfig, options: TrainOptions) -> None:
     """Refuse a model that cannot fit before a byte of it is taken: on a CPU the system would kill the kernel."""
-    parts = cost.parts(config, options.batch_size)
+    parts = cost.parts(config, options.batch_size, options.device)
     device = machine.device(options.device)
     need, there = sum(part.memory for part in parts), machine.device_memory(device)
     if need > there.available:

@@ -41,7 +41,9 @@ def open_corpus(spec: Any, *, column: str | None = None, name: str | None = None
         raise BadType(f"corpus: {type(spec).__name__} {show(spec)} is not a text; it takes {_TAKES}")
     tabular = type(spec).__module__.startswith("pandas") or (isinstance(spec, str) and spec.strip().startswith("hf:"))
     if column is not None and not tabular:
-        raise BadValue(f"column: {show(column)} chooses a column of a DataFrame or of hf:user/name, and {found.name} has none")
+        raise BadValue(
+            f"column: {show(column)} chooses a column of a DataFrame or of hf:user/name, and {found.name} has none"
+        )
     return Corpus(name, found.source, found.documents) if name and name != found.name else found
 
 
