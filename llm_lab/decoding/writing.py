@@ -99,19 +99,22 @@ def stream(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
     rows = torch.tensor([start] * general.n, dtype=torch.long, device=lm.device)
     began = shown = time.perf_counter()
     waited = 0.0  # the time that whoever shows the stream takes is not the model's
-    for token in decode(lm.model, rows, strategy, general.max_new_tokens, generator, tokenizer.special_ids, stop):
-        columns = (token.tokens.tolist(), token.logprob.tolist(), token.chosen_prob.tolist(), token.alive.tolist())
-        for row, (chosen, logprob, prob, alive) in enumerate(zip(*columns, strict=True)):
-            if alive and chosen not in stop:
-                written[row].append(chosen)
-                result.logprob[row].append(logprob)
-                result.chosen_prob[row].append(prob)
-        now = time.perf_counter()
-        if now - shown > REFRESH_SECONDS:
-            _fill(result, tokenizer, prompt, ids, written, now - began - waited)
-            yield result
-            shown = time.perf_counter()
-            waited += shown - now
+    try:
+        for token in decode(lm.model, rows, strategy, general.max_new_tokens, generator, tokenizer.special_ids, stop):
+            columns = (token.tokens.tolist(), token.logprob.tolist(), token.chosen_prob.tolist(), token.alive.tolist())
+            for row, (chosen, logprob, prob, alive) in enumerate(zip(*columns, strict=True)):
+                if alive and chosen not in stop:
+                    written[row].append(chosen)
+                    result.logprob[row].append(logprob)
+                    result.chosen_prob[row].append(prob)
+            now = time.perf_counter()
+            if now - shown > REFRESH_SECONDS:
+                _fill(result, tokenizer, prompt, ids, written, now - began - waited)
+                yield result
+                shown = time.perf_counter()
+                waited += shown - now
+    except KeyboardInterrupt:  # what was written stays
+        notes.append(f"interrupted after {max(map(len, written))} tokens")
     _fill(result, tokenizer, prompt, ids, written, time.perf_counter() - began - waited)
     result.done = True
     yield result

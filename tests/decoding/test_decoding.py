@@ -167,3 +167,19 @@ def test_documents_that_end_end_the_text():
     found = lab.generate(train("ends", documents, steps=120), "the cat", max_new_tokens=200, strategy="greedy")
     assert len(found.tokens[0]) < 100
     assert found.text.endswith(".")
+
+
+def test_an_interrupt_keeps_what_was_written(lm, monkeypatch):
+    from llm_lab.decoding import writing
+
+    def interrupted(*args):
+        for count, token in enumerate(decode(*args)):
+            if count == 7:
+                raise KeyboardInterrupt
+            yield token
+
+    monkeypatch.setattr(writing, "decode", interrupted)
+    found = lab.generate(lm, "1 green", max_new_tokens=50, seed=0)
+    assert len(found.tokens[0]) == 7
+    assert found.done
+    assert "interrupted after 7 tokens" in found.notes[-1]
