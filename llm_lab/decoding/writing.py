@@ -113,7 +113,10 @@ def stream(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
                 yield result
                 shown = time.perf_counter()
                 waited += shown - now
-    except KeyboardInterrupt:  # what was written stays
+    except KeyboardInterrupt:  # what was written stays; a token that came half-way does not
+        for lists in zip(written, result.logprob, result.chosen_prob, strict=True):
+            for one in lists:
+                del one[min(map(len, lists)) :]
         notes.append(f"interrupted after {max(map(len, written))} tokens")
     _fill(result, tokenizer, prompt, ids, written, time.perf_counter() - began - waited)
     result.done = True
