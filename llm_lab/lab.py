@@ -159,7 +159,7 @@ def build(preset: str = "modern", *, name: str = "model", **options: Any) -> Lan
         )
     with torch.random.fork_rng():
         torch.manual_seed(own.seed)
-        made = SHAPES.load(config.shape)(config) if own.model is None else adapt(own.model, config)
+        made = SHAPES.load(config.shape)(config) if own.model is None else adapt(own.model, config, options)
     words = "".join(f", {key}={value!r}" for key, value in options.items())
     made.about = {"name": name, "batch_size": own.batch_size, "code": f"lab.build({preset!r}{words})"}
     if own.model is None:
@@ -320,25 +320,33 @@ def evaluate(model: Any, data: Any = None, **options: Any) -> Evaluation:
     if not lms:
         raise BadValue("model: the list is empty; give one model, or several")
     text = None if data is None else open_corpus(data)
-    scores, told = [], ""
+    scores, told = [], []
     notes: list[str] = []
     for lm in lms:
         unit = "char" if lm.tokenizer.kind == "char" else "token"
         if text is None:
             tokens = _held_out(lm)
-            told = told or f"{lm.info.get('corpus')}, held-out {len(tokens):,} {unit}s"
+            told.append(f"{lm.info.get('corpus')}, held-out {len(tokens):,} {unit}s")
         else:
             tokens = tokenize(_as_trained(lm, text, notes), lm.tokenizer, store.cache())
-            told = f"{text.name}, {text.n_chars:,} characters"
+            told.append(f"{text.name}, {text.n_chars:,} characters")
         notes += _what_is_lost(lm, tokens.ids, chosen.metrics)
         objective = OBJECTIVES.load(lm.info.get("objective", "clm"))()
         scores += measure(likelihood(lm.name, lm.model, objective, tokens, unit), chosen.metrics)
     if len({lm.tokenizer.fingerprint for lm in lms}) > 1:
-        notes.append("the models cut text differently: compare bits_per_byte, not loss or perplexity")
-    if data is None and len({lm.info.get("held_out", "").split("-")[0] for lm in lms}) > 1:
-        notes.append("the models were held out different texts: give `data` to compare them on one")
+        notes.append("the models' tokenizers differ: compare bits_per_byte, not loss or perplexity")
+    same_text = data is not None or len({lm.info.get("held_out", "").split("-")[0] for lm in lms}) == 1
+    if not same_text:
+        notes.append("each model was measured on its own held-out text: give `data` to compare them on one")
     names = [lm.name for lm in lms]
-    return Evaluation(models=names, data=told, scores=scores, notes=notes, code=f"lab.evaluate({', '.join(names)})")
+    return Evaluation(
+        models=names,
+        data="; ".join(dict.fromkeys(told)),
+        comparable=same_text,
+        scores=scores,
+        notes=notes,
+        code=f"lab.evaluate({', '.join(names)})",
+    )
 
 
 def _as_trained(lm: LM, text: Corpus, notes: list[str]) -> Corpus:
@@ -359,7 +367,7 @@ def _what_is_lost(lm: LM, ids: Any, metrics: Sequence[str]) -> list[str]:
     notes: list[str] = []
     if unknown:
         notes.append(
-            f"{lm.name}'s tokenizer does not know {unknown / len(ids):.2%} of the tokens ({unknown:,}), and none of them costs what it hides: its scores are too good to compare"
+            f"{lm.name}'s tokenizer does not know {unknown / len(ids):.2%} of the tokens ({unknown:,}), which count as one token whatever they hide: its scores are better than they should be"
         )
     if lm.tokenizer.kind == "wordpiece" and "bits_per_byte" in metrics:
         notes.append(
@@ -395,7 +403,7 @@ def tokenize(text: str | Sequence[str], **options: Any) -> Tokenization:
         raise BadValue('text: it is empty; give something to cut, for example "To be, or not to be"')
     if chosen.model is not None:
         lm = _lm(chosen.model)
-        made, told = [lm.tokenizer], f"{lm.name}'s own tokenizer, learned from {lm.info.get('corpus', 'its corpus')}"
+        made, told = [lm.tokenizer], f"{lm.info.get('corpus', 'the corpus')} (the tokenizer of {lm.name})"
     else:
         from llm_lab.request import default_corpus
 
@@ -426,15 +434,14 @@ def lab(action: str = "", name: str | None = None, to: str | None = None) -> Any
     if action == "runs":
         return overview.all_runs()
     if action in ("show", "code"):
+        from llm_lab.store.lm import load_card
+
         if not name:
             raise BadType(f"lab {action} needs a name, for example %lab {action} bard")
-        lm = load(name)
-        return (
-            lm.report
-            if action == "show" and lm.report is not None
-            else overview.code(lm.name, lm.run, getattr(lm.report, "repeat", ""))
-        )
-    raise NotYet(f"lab {action} is not there yet; %lab runs lists the runs with their folders")
+        run = store.find(name)
+        card = load_card(run)
+        return card if action == "show" and card is not None else overview.code(run, card.repeat if card else "")
+    raise NotYet(f"lab {action} is not there yet; a run is the folder that %lab runs shows, and can be deleted by hand")
 
 
 def doctor() -> Listing:

@@ -37,13 +37,17 @@ def option(
     choices: Iterable[str] | Callable[[], Iterable[str]] | None = None,
     example: str = "",
     auto: str = "",
+    also: tuple[str, ...] = (),
 ) -> Any:
     """A dataclass field that is an option.
 
     `ge, gt, le, lt` bound a number; `choices` are the names allowed (a table, or a function that returns them);
-    `unit` and `example` are for help; `auto` says what None stands for ("chosen for the machine").
+    `unit` and `example` are for help; `auto` says what None stands for ("chosen for the machine"); `also` are the
+    names that it goes by elsewhere, for suggestions.
     """
-    meta = dict(help=help, unit=unit, ge=ge, gt=gt, le=le, lt=lt, choices=choices, example=example, auto=auto)
+    meta = dict(
+        help=help, unit=unit, ge=ge, gt=gt, le=le, lt=lt, choices=choices, example=example, auto=auto, also=also
+    )
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata={"option": meta})
     return dataclasses.field(default=default, metadata={"option": meta})
@@ -67,6 +71,7 @@ class Spec:
     choices: Any
     example: str
     auto: str
+    also: tuple[str, ...]
 
     @property
     def flag(self) -> str:
@@ -245,7 +250,8 @@ def distribute(classes: Sequence[Any], values: Mapping[str, Any], where: str) ->
     known = all_specs(classes)
     for name in values:
         if name not in known:
-            near = suggestion(name, known)
+            elsewhere = next((spec.name for spec in known.values() if name in spec.also), None)
+            near = f"; here it is called {elsewhere!r}" if elsewhere else suggestion(name, known)
             raise BadType(
                 f"{where} has no option {name!r}{near}; "
                 + (f"%{where}? lists them all" if near else f"it has: {listing(known) or 'none'}")

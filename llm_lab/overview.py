@@ -74,13 +74,13 @@ def _bytes(folder: Path) -> int:
     return total
 
 
-def code(name: str, run: store.Run | None, repeat: str) -> Listing:
+def code(run: store.Run, repeat: str) -> Listing:
     """The lines that bring a model back, and that train it again."""
     return Listing(
-        title=name,
+        title=run.name,
         facts=["code"],
         columns=["as", "code"],
-        rows=[["load", f'{name} = lab.load("{run.id if run else name}")'], ["train again", repeat]],
+        rows=[["load", f'{run.name} = lab.load("{run.id}")'], ["train again", repeat]],
     )
 
 

@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -23,7 +23,7 @@ from llm_lab.corpora.open import open_corpus
 from llm_lab.corpora.options import CorpusOptions
 from llm_lab.data.arrays import Tokens, tokenize
 from llm_lab.decoding.writing import write
-from llm_lab.errors import BadValue
+from llm_lab.errors import BadValue, LabError
 from llm_lab.metrics.evaluate import evaluate, likelihood
 from llm_lab.models import cost
 from llm_lab.models.adapted import adapt
@@ -84,8 +84,10 @@ def pretrain(corpus: Any, name: str, options: dict[str, Any], display: bool = Tr
 
 
 def restore(run: runs.Run, model: Any = None) -> LM:
-    """The LM of a finished run, as it was."""
+    """The LM of a finished run, as it was. From now on its name means this run again."""
     lm = load_run(run, model)
+    with contextlib.suppress(LabError, OSError):  # a store may be read-only
+        run.set_status(run.status, restored=time.time())
     if isinstance(lm.report, TrainingReport):
         lm.report.status = "restored"
         lm.report.notes.append(f"restored from run {run.id}: an identical request had finished; --fresh trains again")
@@ -106,7 +108,7 @@ def _prepare(request: Request, corpus: Corpus, notes: list[str], started: float)
         check_memory(shape or config, options)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
-        model = _model(own, config)
+        model = _model(own, config, request.given)
     replay = request[RunOptions].replay
     trace = runs.find(replay) if replay else None
     replayed = (trace.learning_rates(), trace.eval_steps()) if trace else ((), frozenset())
@@ -119,7 +121,7 @@ def _prepare(request: Request, corpus: Corpus, notes: list[str], started: float)
     return _Session(request, corpus, tokenizer, config, plan, trainer, data, held_out, notes)
 
 
-def _model(own: Any, config: ModelConfig) -> LanguageModel:
+def _model(own: Any, config: ModelConfig, given: Collection[str]) -> LanguageModel:
     """A new model; the user's own where there is one. One that `build` made is copied, so that it stays as it is."""
     if own is None:
         return load(SHAPES.entry(config.shape).target)(config)
@@ -129,7 +131,7 @@ def _model(own: Any, config: ModelConfig) -> LanguageModel:
                 f"model: it was built for {own.vocab_size} tokens, and the tokenizer has {config.vocab_size}; build it with --vocab_size {config.vocab_size}"
             )
         return copy.deepcopy(own)
-    return adapt(own, config)
+    return adapt(own, config, given)
 
 
 def _tokenizer(options: TokenizerOptions, corpus: Corpus, train_text: Corpus) -> Tokenizer:
@@ -178,6 +180,7 @@ class _Session:
             "ends": ends,
             "held_out": held_out.key,
             "folder": "data",
+            "given": [key for key in request.given if key in config.to_dict()],
             "sizes": {key: value for key, value in config.to_dict().items() if key != "vocab_size"},
         }
         self.lm = LM(request.name, model, tokenizer, info=self.info)
@@ -206,11 +209,23 @@ class _Session:
             notes=notes,
         )
 
+    @property
+    def peak_lr(self) -> float:
+        """The largest of the groups' peak learning rates: what cards and histories show the course of."""
+        return max(group["peak_lr"] for one in self.trainer.optimizers for group in one.param_groups)
+
     def carry_out(self, run: runs.Run, display: bool) -> LM:
         """Train, save, and give the LM."""
         self.lm.run, self.lm.report = run, self.card
         self.card.facts.insert(-1, f"run {run.id}")
-        run.write("plan", {**self.plan.to_dict(), "data": {"train": self.data.key, "held_out": self.held_out.key}})
+        run.write(
+            "plan",
+            {
+                **self.plan.to_dict(),
+                "peak_lr": self.peak_lr,
+                "data": {"train": self.data.key, "held_out": self.held_out.key},
+            },
+        )
         run.write("environment", machine.environment())
         live = load("llm_lab.views.live:Live")(self.card) if display else None
         try:
@@ -242,7 +257,7 @@ class _Session:
         if event.kind == "step":
             if math.isfinite(event.loss):
                 card.train.append((event.step, event.seconds, event.loss))
-            card.lr = event.lr * max(g["peak_lr"] for o in self.trainer.optimizers for g in o.param_groups)
+            card.lr = event.lr * self.peak_lr
             if card.by_time and card.budget_seconds:
                 card.budget_steps = round(event.step * card.budget_seconds / event.seconds)
             if event.step % 25 == 1:

@@ -336,6 +336,7 @@ class Evaluation(Result):
     renderer: ClassVar[str] = "llm_lab.views.tables:evaluation"
     models: list[str]
     data: str  # "shakespeare, held-out 111,540 characters"
+    comparable: bool = True  # whether all models were measured on the same text
     scores: list[Score]
     notes: list[str] = field(default_factory=list)
 

@@ -39,7 +39,9 @@ class BuildOptions(Options):
 @dataclass(frozen=True)
 class TokenizeOptions(Options):
     room: ClassVar[str] = "tokenizer"
-    kind: tuple[str, ...] = option((), "the tokenizers to show", choices=lambda: TOKENIZERS, example="char,bpe")
+    kind: tuple[str, ...] = option(
+        (), "the tokenizers to show; all of them where none is given", choices=lambda: TOKENIZERS, example="char,bpe"
+    )
     corpus: object = option(
         None, "the text their vocabularies are learned from", auto="shakespeare", example="python-docs"
     )
@@ -95,7 +97,12 @@ class Verb:
 _NEW = Arg("name", "new", "what the model is called: it becomes a notebook variable", required=True)
 _MODEL = Arg("model", "model", "a model of this notebook, or a finished run", required=True)
 _MODELS = Arg("model", "models", "one model, or several: a,b", required=True)
-_CORPUS = Arg("corpus", "corpus", "shakespeare, python-docs, a file, a glob, a URL, @df, hf:user/name", choices=CORPORA)
+_CORPUS = Arg(
+    "corpus",
+    "corpus",
+    "shakespeare (where none is given), python-docs, a file, a glob, a URL, @df, hf:user/name",
+    choices=CORPORA,
+)
 
 
 def _soon(name: str, help: str, example: str, missing: str, args: tuple[Arg, ...] = (), body: str = "") -> Verb:
@@ -163,7 +170,10 @@ VERBS: dict[str, Verb] = {
             (
                 _MODELS,
                 Arg(
-                    "data", "corpus", "text to measure on; its own held-out split where none is given", choices=CORPORA
+                    "data",
+                    "corpus",
+                    "a corpus to measure on: a file, @texts, …; its own held-out split where none is given",
+                    choices=CORPORA,
                 ),
             ),
             (EvaluateOptions,),

@@ -407,3 +407,41 @@ def test_a_model_of_one_document_is_not_asked_for_the_ends_of_several():
     joined = lab.evaluate(one, ["\n".join(pieces)])
     assert found["loss"] == joined["loss"]
     assert not any("one document" in note for note in lab.evaluate(several, pieces).notes)
+
+
+def test_a_restored_run_is_the_one_that_its_name_means():
+    first, second = train("bard"), train("bard", seed=1)
+    assert lab.load("bard").run.id == second.run.id
+    train("bard")
+    assert lab.load("bard").run.id == first.run.id
+
+
+def test_cards_and_code_need_no_class():
+    class Mine(torch.nn.Module):
+        def __init__(self, vocab_size):
+            super().__init__()
+            self.table = torch.nn.Embedding(vocab_size, vocab_size)
+
+        def forward(self, ids):
+            return self.table(ids)
+
+    from llm_lab.lab import lab as verb
+
+    train("mine", model=Mine, steps=2)
+    assert verb("show", "mine").name == "mine"
+    assert "%%pretrain mine" in str(verb("code", "mine"))
+
+
+def test_models_measured_on_different_texts_are_not_ranked():
+    a, b = train("a"), train("b", text=[TEXT[:20000]])
+    found = lab.evaluate([a, b])
+    assert not found.comparable
+    assert "its own held-out text" in found.notes[-1]
+    assert ";" in found.data
+    assert "bold" not in found._repr_mimebundle_()["text/html"]
+    assert lab.evaluate([a, b], [TEXT]).comparable
+
+
+def test_no_temperature_is_greedy():
+    with pytest.raises(lab.LabError, match="--strategy greedy"):
+        lab.generate(train("a"), "1", temperature=0)

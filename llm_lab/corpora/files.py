@@ -32,6 +32,7 @@ def read_text(path: Path, what: str = "") -> str:
         )
         raise BadValue(
             f"corpus: the file {what!r} does not exist{near}; look in the folder {str(path.absolute().parent)!r}"
+            + ("; for the words themselves, put text: before them" if " " in what else "")
         ) from None
     except (OSError, ValueError) as error:
         raise BadValue(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from llm_lab.errors import BadValue
 from llm_lab.options import Options, option
 from llm_lab.registry import Entry, Table
 
@@ -17,7 +18,18 @@ class Greedy(Options):
 @dataclass(frozen=True)
 class Temperature(Options):
     room: ClassVar[str] = "sampling"
-    temperature: float = option(1.0, "logits are divided by it: below 1 is bolder, above 1 is wilder", ge=1e-4, le=1e4)
+    temperature: float = option(
+        1.0,
+        "logits are divided by it: below 1 the likely tokens get likelier, above 1 the unlikely ones do",
+        ge=0,
+        le=1e4,
+    )
+
+    def validate(self) -> None:
+        if self.temperature < 1e-4:
+            raise BadValue(
+                f"temperature: {self.temperature:g} leaves only the likeliest token; that is --strategy greedy"
+            )
 
 
 @dataclass(frozen=True)

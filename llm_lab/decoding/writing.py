@@ -114,9 +114,9 @@ def stream(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
                 shown = time.perf_counter()
                 waited += shown - now
     except KeyboardInterrupt:  # what was written stays; a token that came half-way does not
-        for lists in zip(written, result.logprob, result.chosen_prob, strict=True):
-            for one in lists:
-                del one[min(map(len, lists)) :]
+        for ids_, logs, probs in zip(written, result.logprob, result.chosen_prob, strict=True):
+            whole = min(len(ids_), len(logs), len(probs))
+            del ids_[whole:], logs[whole:], probs[whole:]
         notes.append(f"interrupted after {max(map(len, written))} tokens")
     _fill(result, tokenizer, prompt, ids, written, time.perf_counter() - began - waited)
     result.done = True

@@ -6,7 +6,9 @@ Only causal next-token models are taken: the module decides itself who attends t
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
+from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,19 +21,16 @@ from llm_lab.models.attention import Cache
 from llm_lab.models.cost import module_parts
 from llm_lab.models.language_model import LanguageModel, ModelOutput
 from llm_lab.models.options import ModelConfig
+from llm_lab.options import specs
 from llm_lab.results import ModelPart
 
-_CONTEXT = ("max_seq_len", "block_size", "context_length", "context_size", "seq_len", "n_ctx", "n_positions", "ctx_len")
-_SIZES = {  # what others call our sizes
-    "vocab_size": ("vocab_size", "n_vocab", "num_tokens", "num_embeddings"),
-    "max_seq_len": _CONTEXT,
-    "n_layer": ("n_layer", "n_layers", "num_layers", "depth"),
-    "n_head": ("n_head", "n_heads", "num_heads", "nhead"),
-    "d_model": ("d_model", "n_embd", "embed_dim", "hidden_size", "dim"),
-    "d_ff": ("d_ff", "ffn_dim", "intermediate_size"),
-    "dropout": ("dropout",),
-    "bias": ("bias",),
-}
+_SHARED = ("vocab_size", "max_seq_len", "n_layer", "n_head", "d_model", "d_ff", "dropout", "bias")
+# What others call our sizes: `block_size` -> `max_seq_len`.
+_OURS = {name: ours for ours in _SHARED for name in (ours, *specs(ModelConfig)[ours].also)}
+_ALWAYS = (
+    "vocab_size",
+    "max_seq_len",
+)  # these the corpus and the run decide; of the others a class's own defaults stand
 
 
 class Adapted(LanguageModel):
@@ -158,44 +157,26 @@ class Adapted(LanguageModel):
         return {name: f"output of {type(m).__name__}" for name, m in self.module.named_modules() if name}
 
 
-def adapt(model: Any, sizes: ModelConfig) -> Adapted:
+def adapt(model: Any, sizes: ModelConfig, given: Collection[str] = ()) -> Adapted:
     """A user's module, class or factory as an `Adapted`. An instance is copied, so that it stays as it is.
 
-    A class is built from the sizes its constructor names (`vocab_size`, `block_size`, `n_embd`, …) or, where it takes
-    one `config`, from an object that has them all under every usual name.
+    A class is built from the sizes its constructor names (`vocab_size`, `block_size`, `n_embd`, …). A default of its own
+    stands, unless that size is among those `given`; the vocabulary and the context are always filled in. Where it takes
+    one `config`, that is the dataclass of its annotation, filled in like this, or an object with every usual name.
     """
     if isinstance(model, nn.Module):
-        context = next((v for v in (_size_of(model, name) for name in _CONTEXT) if v), sizes.max_seq_len)
+        names = [name for name, ours in _OURS.items() if ours == "max_seq_len"]
+        context = next((v for v in (_size_of(model, name) for name in names) if v), sizes.max_seq_len)
         return Adapted(_copy(model), sizes.vocab_size, context)
     if not callable(model):
         raise BadType(
             f"model: {show(model)} is {type(model).__name__}; an nn.Module, or a class or function that makes one, would do, for example --model @MyGPT"
         )
-    values = {alias: getattr(sizes, ours) for ours, aliases in _SIZES.items() for alias in aliases}
-    values["d_ff"] = values["ffn_dim"] = values["intermediate_size"] = sizes.ff_width
-    arguments: list[Any] = []
-    keywords: dict[str, Any] = {}
     name = getattr(model, "__name__", "model")
+    fixed = {*_ALWAYS, *given}
+    keywords = _arguments(model, name, sizes, fixed)
     try:
-        parameters = inspect.signature(model).parameters.values()
-    except (TypeError, ValueError):  # what is written in C may not tell
-        raise BadType(
-            f"model: {show(model)} does not tell what it takes; an nn.Module, or a class or function that makes one, would do, for example --model @MyGPT"
-        ) from None
-    for parameter in parameters:
-        if parameter.name in values:
-            keywords[parameter.name] = values[parameter.name]
-        elif parameter.name in ("config", "cfg", "args") and parameter.default is parameter.empty:
-            keywords[parameter.name] = SimpleNamespace(**values)
-        elif parameter.default is parameter.empty and parameter.kind not in (
-            parameter.VAR_KEYWORD,
-            parameter.VAR_POSITIONAL,
-        ):
-            raise BadType(
-                f"model {name}: its argument {parameter.name!r} has no default and is no size that the lab knows; give it one, or pass a built module with --model @instance"
-            )
-    try:
-        module = model(*arguments, **keywords)
+        module = model(**keywords)
     except LabError:
         raise
     except Exception as error:
@@ -205,6 +186,37 @@ def adapt(model: Any, sizes: ModelConfig) -> Adapted:
     if not isinstance(module, nn.Module):
         raise BadType(f"model {name}: it made {type(module).__name__}, not an nn.Module")
     return Adapted(module, sizes.vocab_size, sizes.max_seq_len)
+
+
+def _arguments(model: Any, name: str, sizes: ModelConfig, fixed: Collection[str]) -> dict[str, Any]:
+    """What a constructor is called with: the `fixed` sizes, and those that have no default of their own."""
+    values = {alias: sizes.ff_width if ours == "d_ff" else getattr(sizes, ours) for alias, ours in _OURS.items()}
+    try:
+        parameters = inspect.signature(model, eval_str=True).parameters.values()
+    except (TypeError, ValueError, NameError):
+        try:
+            parameters = inspect.signature(model).parameters.values()
+        except (TypeError, ValueError):  # what is written in C may not tell
+            raise BadType(
+                f"model: {show(model)} does not tell what it takes; an nn.Module, or a class or function that makes one, would do, for example --model @MyGPT"
+            ) from None
+    keywords: dict[str, Any] = {}
+    for parameter in parameters:
+        bare = parameter.default is parameter.empty
+        if parameter.name in values:
+            if bare or _OURS[parameter.name] in fixed:
+                keywords[parameter.name] = values[parameter.name]
+        elif parameter.name in ("config", "cfg", "args") and bare:
+            kind = parameter.annotation
+            made = dataclasses.is_dataclass(kind) and isinstance(kind, type)
+            keywords[parameter.name] = (
+                kind(**_arguments(kind, kind.__name__, sizes, fixed)) if made else SimpleNamespace(**values)
+            )
+        elif bare and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            raise BadType(
+                f"model {name}: its argument {parameter.name!r} has no default and is no size that the lab knows; give it one, or pass a built module with --model @instance"
+            )
+    return keywords
 
 
 def _copy(model: nn.Module) -> nn.Module:

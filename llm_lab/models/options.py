@@ -41,12 +41,27 @@ class ModelOptions(Options):
 
     room: ClassVar[str] = "model"
     shape: str = option("decoder", "how the stack reads", choices=lambda: SHAPES)
-    n_layer: int = option(4, "blocks", ge=1)
-    n_head: int = option(4, "attention heads of a block", ge=1)
+    n_layer: int = option(4, "blocks", ge=1, also=("n_layers", "num_layers", "num_hidden_layers", "depth"))
+    n_head: int = option(
+        4, "attention heads of a block", ge=1, also=("n_heads", "num_heads", "num_attention_heads", "nhead")
+    )
     n_kv_head: int | None = option(None, "heads that keys and values have", ge=1, auto="n_head", example="2")
-    d_model: int = option(128, "width of the residual stream", ge=1)
-    d_ff: int | None = option(None, "width inside the MLP", ge=1, auto="4 × d_model", example="512")
-    max_seq_len: int = option(128, "the context: the longest sequence it can read", unit="tokens", ge=1)
+    d_model: int = option(128, "width of the residual stream", ge=1, also=("n_embd", "embed_dim", "hidden_size", "dim"))
+    d_ff: int | None = option(
+        None,
+        "width inside the MLP",
+        ge=1,
+        auto="4 × d_model",
+        example="512",
+        also=("ffn_dim", "intermediate_size", "n_inner"),
+    )
+    max_seq_len: int = option(
+        128,
+        "the context: the longest sequence it can read",
+        unit="tokens",
+        ge=1,
+        also=("block_size", "context_length", "context_size", "seq_len", "n_ctx", "n_positions", "ctx_len"),
+    )
     norm: str = option("rmsnorm", "normalisation", choices=lambda: NORMS)
     norm_eps: float = option(1e-5, "added to the variance before its root", gt=0)
     position: str = option("rotary", "how a token knows its place", choices=lambda: POSITIONS)
@@ -64,7 +79,12 @@ class ModelOptions(Options):
 class ModelConfig(ModelOptions):
     """A model's whole description, from which it can be built again."""
 
-    vocab_size: int = field(kw_only=True, metadata=option(256, "tokens in the vocabulary", ge=1).metadata)
+    vocab_size: int = field(
+        kw_only=True,
+        metadata=option(
+            256, "tokens in the vocabulary", ge=1, also=("n_vocab", "num_tokens", "num_embeddings")
+        ).metadata,
+    )
 
     @property
     def kv_heads(self) -> int:

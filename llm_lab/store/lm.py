@@ -134,7 +134,7 @@ def load_lm(folder: Path, name: str | None = None, model: Any = None, device: st
         )
     else:
         sizes = {"vocab_size": about["vocab_size"], **about["info"].get("sizes", {})}
-        module = adapt(model, _affordable(file, _config(file, sizes)))
+        module = adapt(model, _affordable(file, _config(file, sizes)), about["info"].get("given", ()))
     if tokenizer.vocab_size > module.vocab_size:
         raise _unusable(
             file, f"the model knows {module.vocab_size} tokens, and tokenizer.json has {tokenizer.vocab_size}"
@@ -145,14 +145,20 @@ def load_lm(folder: Path, name: str | None = None, model: Any = None, device: st
 
 
 def load_run(run: Run, model: Any = None) -> LM:
-    """The LM in a run's folder, with its history and its card (without one where the card's file is damaged)."""
+    """The LM in a run's folder, with its history and its card."""
     lm = load_lm(run.path, run.name, model)
     lm.run = run
+    lm.report = load_card(run)
+    return lm
+
+
+def load_card(run: Run) -> TrainingReport | None:
+    """The card of a run; none where its file is missing or damaged."""
     with contextlib.suppress(ValueError):
         card = build(TrainingReport, run.read("report"), skip=frozenset({"actions", "code"}))
         if all(math.isfinite(seconds) for _, seconds, _ in (*card.train, *card.val)):
-            lm.report = card
-    return lm
+            return card
+    return None
 
 
 def _refuse_failed(run: Run) -> None:
@@ -175,7 +181,7 @@ def _unusable(file: Path, why: str) -> BadValue:
 
 
 _LARGEST = dict.fromkeys(("vocab_size", "n_layer", "n_head", "n_kv_head", "d_model", "d_ff"), 1 << 24)
-_INFO = {"corpus": str, "objective": str, "ends": bool, "held_out": str, "folder": str, "sizes": dict}
+_INFO = {"corpus": str, "objective": str, "ends": bool, "held_out": str, "folder": str, "sizes": dict, "given": list}
 
 
 def _description(file: Path) -> dict[str, Any]:

@@ -74,6 +74,12 @@ class Run:
         """Whether it left a model: weights were saved, and the run did not fail."""
         return os.path.isfile(self.path / "model.safetensors") and self.status != "failed"
 
+    @property
+    def recent(self) -> float:
+        """When it was begun, or last restored by its cell: of one name, the most recent run is the one meant."""
+        state = self.read("status")
+        return max(number(state.get("started")) or 0.0, number(state.get("restored")) or 0.0)
+
     def set_status(self, status: str, **more: Any) -> None:
         from llm_lab.store.files import write_json
 
@@ -110,8 +116,10 @@ class Run:
 
     @property
     def history(self) -> pd.DataFrame:
-        """One row a step: step, tokens, seconds, train_loss, val_loss, lr (a factor of the peak)."""
+        """One row a step: step, tokens, seconds, train_loss, val_loss, lr (the largest of the groups' rates)."""
         import pandas as pd
+
+        peak = number(self.read("plan").get("peak_lr")) or 1.0
 
         rows: dict[int, dict[str, Any]] = {}
         for event in self.events():
@@ -121,7 +129,7 @@ class Run:
             loss = "train_loss" if event["kind"] == "step" else "val_loss"
             row |= {"tokens": event["tokens"], "seconds": event["seconds"], loss: event["loss"]}
             if event["kind"] == "step":
-                row["lr"] = event["lr"]
+                row["lr"] = event["lr"] * peak
         return pd.DataFrame(list(rows.values()), columns=["step", "tokens", "seconds", "train_loss", "val_loss", "lr"])
 
     def eval_steps(self) -> frozenset[int]:
@@ -178,7 +186,7 @@ def all_runs() -> list[Run]:
     for store in stores():
         with contextlib.suppress(OSError):  # a store that may not be read has nothing for us
             found += [Run(path.parent) for path in (store / "runs").glob("*/request.json")]
-    return sorted(found, key=lambda run: number(run.read("status").get("started")) or 0.0, reverse=True)
+    return sorted(found, key=lambda run: run.recent, reverse=True)
 
 
 def names() -> list[str]:

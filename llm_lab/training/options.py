@@ -32,7 +32,13 @@ class BudgetOptions(Options):
     """How long to train: one of the four, 60 seconds where none is given."""
 
     room: ClassVar[str] = "budget"
-    steps: int | None = option(None, "train for this many optimiser steps", ge=1, example="2000")
+    steps: int | None = option(
+        None,
+        "train for this many optimiser steps",
+        ge=1,
+        also=("max_steps", "max_iters", "n_steps", "iterations"),
+        example="2000",
+    )
     seconds: float | None = option(
         None, "train for this much wall-clock time", unit="s", gt=0, auto="60 where no budget is given", example="60"
     )
@@ -56,6 +62,7 @@ class TrainOptions(Options):
     lr: float | None = option(
         None,
         "peak learning rate of AdamW's parameters",
+        also=("learning_rate",),
         gt=0,
         auto="1e-2 beside muon, 1e-3 for adamw alone",
         example="1e-3",

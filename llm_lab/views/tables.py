@@ -78,12 +78,23 @@ def evaluation(result: Evaluation) -> dict[str, str]:
         scores = [found.get((metric, model)) for model in models]
         known = [score for score in scores if score is not None]
         best = (max if known[0].better == "higher" else min)(score.value for score in known)
-        cells = [_score(score, len(models) > 1 and score is not None and score.value == best) for score in scores]
+        cells = [
+            _score(score, len(models) > 1 and result.comparable and score is not None and score.value == best)
+            for score in scores
+        ]
         arrow = "↑ higher" if known[0].better == "higher" else "↓ lower"
-        rows.append([esc(metric.replace("_", " ")), *cells, esc(known[0].unit), arrow, f"{max(s.n for s in known):,}"])
+        rows.append(
+            [
+                esc(metric.replace("_", " ")),
+                *cells,
+                esc(known[0].unit),
+                arrow,
+                " / ".join(f"{n:,}" for n in dict.fromkeys(s.n for s in known)),
+            ]
+        )
     titles = ["metric", *(["value"] if len(models) == 1 else map(esc, models)), "unit", "better", "n"]
     caption = "± is half of the 95 % confidence interval; n counts the blocks of text that it rests on."
-    caption += " The better value is bold." if len(models) > 1 else ""
+    caption += " The better value is bold." if len(models) > 1 and result.comparable else ""
     caption += "".join(f"<br>{esc(note)}" for note in result.notes)
     width = len(models)
     page = card(

@@ -223,3 +223,39 @@ def test_an_instance_that_cannot_be_copied_is_refused():
     with pytest.raises(lab.LabError, match=r"cannot be copied.*--model @Plain") as caught:
         train(model=mine)
     assert "\n" not in str(caught.value)
+
+
+@dataclass
+class Config:
+    vocab_size: int = 7
+    block_size: int = 7
+    n_layer: int = 2
+    n_embd: int = 8
+
+
+class OwnDefaults(Plain):
+    def __init__(self, vocab_size, block_size, n_embd=8, n_layer=3):
+        super().__init__(vocab_size, n_embd)
+        self.sizes = (vocab_size, block_size, n_embd, n_layer)
+
+
+class OwnConfig(Plain):
+    def __init__(self, config: Config):
+        super().__init__(config.vocab_size, config.n_embd)
+        self.sizes = (config.vocab_size, config.block_size, config.n_embd, config.n_layer)
+
+
+@pytest.mark.parametrize(("own", "n_layer"), [(OwnDefaults, 3), (OwnConfig, 2)])
+def test_ones_own_defaults_stand_unless_the_size_is_given(own, n_layer, monkeypatch):
+    made = lab.build(model=own, vocab_size=50, max_seq_len=24).module
+    assert made.sizes == (50, 24, 8, n_layer)
+    assert lab.build(model=own, vocab_size=50, max_seq_len=24, d_model=32).module.sizes == (50, 24, 32, n_layer)
+    lm = train(model=own, steps=3)  # gives d_model and n_layer
+    assert lm.model.module.sizes[1:] == (32, 16, 2)
+    assert lab.load("tiny", model=own).model.module.sizes == lm.model.module.sizes
+
+
+def test_the_names_that_sizes_have_elsewhere_are_known():
+    for theirs, ours in (("n_embd", "d_model"), ("block_size", "max_seq_len"), ("learning_rate", "lr")):
+        with pytest.raises(lab.LabError, match=f"here it is called '{ours}'"):
+            lab.pretrain([TEXT], name="x", display=False, **{theirs: 8})

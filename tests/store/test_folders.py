@@ -11,10 +11,8 @@ import pytest
 
 import llm_lab as lab
 from llm_lab import overview
-from llm_lab.results import TrainingReport
 from llm_lab.store import runs
 from llm_lab.store.files import write_json
-from llm_lab.store.lm import LM
 from tests.small import train
 
 
@@ -124,9 +122,8 @@ def test_a_store_is_listed_once(own_store, monkeypatch):
 
 def test_no_code_is_cut(own_store):
     words = "lone words of a prompt " * 40
-    lm = LM("bard", None, None, report=TrainingReport(name="bard", status="finished", facts=[], unit="nats/char"))  # type: ignore[arg-type]
-    lm.report.repeat = f'%%pretrain bard "{words}" --steps 5 --fresh'
-    found = overview.code(lm.name, None, lm.report.repeat)._repr_mimebundle_()
-    assert lm.report.repeat in found["text/plain"]
+    repeat = f'%%pretrain bard "{words}" --steps 5 --fresh'
+    found = overview.code(runs.Run(own_store / "bard-3f2a9c"), repeat)._repr_mimebundle_()
+    assert repeat in found["text/plain"]
     assert "…" not in found["text/plain"] + found["text/html"]
-    assert re.search(r'lab\.load\("bard"\)', found["text/plain"])
+    assert re.search(r'lab\.load\("3f2a9c"\)', found["text/plain"])

@@ -62,7 +62,8 @@ def test_a_time_budget_ends_in_time_and_its_trace_repeats_it():
     lm = train(seconds=3, name="timed")
     assert lm.report.seconds == pytest.approx(3, rel=0.05)
     rates = lm.history.lr
-    assert rates.iloc[-1] < 0.1 < rates.max() <= 1
+    assert rates.iloc[-1] < 0.1 * rates.max()
+    assert rates.max() <= 0.02  # Muon's peak, the larger of the two
     again = train(name="again", replay=lm.run.id)
     assert losses(again) == losses(lm)
     assert again.report.final == lm.report.final
