@@ -89,7 +89,7 @@ def ours(preset: str, optimizer: str, data: Any, vocab_size: int, seconds: float
     from llm_lab.models.options import PRESETS, SHAPES
     from llm_lab.objectives.options import OBJECTIVES
     from llm_lab.training.options import BudgetOptions, TrainOptions
-    from llm_lab.training.plan import apply, resolve
+    from llm_lab.training.plan import applied, resolve
     from llm_lab.training.trainer import Trainer
 
     torch.manual_seed(0)
@@ -97,9 +97,9 @@ def ours(preset: str, optimizer: str, data: Any, vocab_size: int, seconds: float
     objective = OBJECTIVES.load("clm")()
     options = TrainOptions(batch_size=BATCH, optimizer=optimizer, device="cpu", precision="fp32")
     plan = resolve(BudgetOptions(seconds=seconds), options, config.max_seq_len, len(data), config.d_model)
-    apply(plan)
     trainer = Trainer(objective.attach(SHAPES.load(config.shape)(config)), objective, data, None, plan)
-    steps = [event for event in trainer.events() if event.kind == "step"]
+    with applied(plan):
+        steps = [event for event in trainer.events() if event.kind == "step"]
     if len(steps) <= WARM_STEPS:
         return steps[-1].tokens / steps[-1].seconds
     first, last = steps[WARM_STEPS], steps[-1]
