@@ -93,7 +93,7 @@ def test_ipython_gives_ours_alone_and_at_once(lab):
     assert tab("%generate ba") == [(10, 12, "bard")]
     start = time.perf_counter()
     assert tab("%pretrain bard --sec") == [(15, 20, "--seconds")]
-    assert time.perf_counter() - start < 0.1
+    assert time.perf_counter() - start < 1  # JupyterLab drops an answer that takes longer
     assert tab("x = 1\n%%pretrain bard --sec")[0][1:] == (27, "--seconds")
     assert tab("%%pretrain bard\nmuon") == [(16, 20, "muon_lr = ")]
     assert {text for _, _, text in tab("%pretr")} >= {"%pretrain"}
