@@ -209,12 +209,7 @@ def probe(model: Any, text: str | Sequence[str] = "", kind: str = "attention", *
     if len(texts) != 1:
         raise BadValue(f"text: {len(texts)} texts were given, and {kind} reads one")
     ids = lm.tokenizer.encode(texts[0])
-    if not ids:
-        raise BadValue('text: it is empty; give something to read, for example "To be, or not to be"')
-    if len(ids) > lm.max_seq_len:
-        raise BadValue(
-            f"text: {len(ids)} tokens do not fit the context of {lm.max_seq_len}; cut it to its first {lm.max_seq_len} tokens"
-        )
+    _ids(ids, lm.model)  # not empty, and within the context
     maps: AttentionMaps = entry.load()(lm.model, ids, lm.tokenizer.pieces(ids), lm.name)
     maps.code = f"lab.probe({lm.name}, {texts[0]!r}, kind={kind!r})"
     maps.actions["exact"] = lambda layer, head, query, key: float(maps.pattern(layer, head)[query, key])
@@ -255,7 +250,7 @@ def _ids(value: Any, model: LanguageModel) -> Tensor:
     if ids.ndim not in (1, 2):
         raise BadType(f"text: {show(value)} has {ids.ndim} dimensions, and ids have (B, T); {works}")
     if ids.numel() == 0:
-        raise BadValue("text: it is empty; give something to read")
+        raise BadValue('text: it is empty; give something to read, for example "To be, or not to be"')
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise BadType(f"text: {show(value)} holds {str(ids.dtype).removeprefix('torch.')}, not whole numbers; {works}")
     ids = ids.to(device=model.device, dtype=torch.long)
@@ -308,6 +303,7 @@ def evaluate(model: Any, data: Any = None, **options: Any) -> Evaluation:
     """
     from llm_lab.corpora.open import open_corpus
     from llm_lab.data.arrays import tokenize
+    from llm_lab.metrics import texts
     from llm_lab.metrics.evaluate import evaluate as measure
     from llm_lab.metrics.evaluate import likelihood
     from llm_lab.metrics.options import METRICS, EvaluateOptions
@@ -323,14 +319,14 @@ def evaluate(model: Any, data: Any = None, **options: Any) -> Evaluation:
     scores, told = [], []
     notes: list[str] = []
     for lm in lms:
-        unit = "char" if lm.tokenizer.kind == "char" else "token"
+        unit = lm.tokenizer.unit
         if text is None:
-            tokens = _held_out(lm)
+            tokens = texts.held_out(lm, [store.cache(make=False)])
             told.append(f"{lm.info.get('corpus')}, held-out {len(tokens):,} {unit}s")
         else:
-            tokens = tokenize(_as_trained(lm, text, notes), lm.tokenizer, store.cache())
+            tokens = tokenize(texts.as_trained(lm, text, notes), lm.tokenizer, store.cache())
             told.append(f"{text.name}, {text.n_chars:,} characters")
-        notes += _what_is_lost(lm, tokens.ids, chosen.metrics)
+        notes += texts.what_is_lost(lm, tokens.ids, chosen.metrics)
         objective = OBJECTIVES.load(lm.info.get("objective", "clm"))()
         scores += measure(likelihood(lm.name, lm.model, objective, tokens, unit), chosen.metrics)
     if len({lm.tokenizer.fingerprint for lm in lms}) > 1:
@@ -346,46 +342,6 @@ def evaluate(model: Any, data: Any = None, **options: Any) -> Evaluation:
         scores=scores,
         notes=notes,
         code=f"lab.evaluate({', '.join(names)})",
-    )
-
-
-def _as_trained(lm: LM, text: Corpus, notes: list[str]) -> Corpus:
-    """The corpus; as one document where the model learned from one, for it has never seen a document end."""
-    from llm_lab.corpora.corpus import Corpus
-
-    if lm.info.get("ends") is not False or len(text.documents) == 1:
-        return text
-    notes.append(
-        f"{lm.name} learned from one document and knows no end of one: the {len(text.documents):,} documents are read as one, a line break between them"
-    )
-    return Corpus(text.name, text.source, ["\n".join(text.documents)])
-
-
-def _what_is_lost(lm: LM, ids: Any, metrics: Sequence[str]) -> list[str]:
-    """What a tokenizer drops of the text, since no metric counts it."""
-    unknown = int((ids == lm.tokenizer.specials["unk"]).sum())
-    notes: list[str] = []
-    if unknown:
-        notes.append(
-            f"{lm.name}'s tokenizer does not know {unknown / len(ids):.2%} of the tokens ({unknown:,}), which count as one token whatever they hide: its scores are better than they should be"
-        )
-    if lm.tokenizer.kind == "wordpiece" and "bits_per_byte" in metrics:
-        notes.append(
-            f"{lm.name}'s wordpiece tokenizer loses spaces and line breaks: its bits_per_byte leaves them out, so it compares with the same tokenizer alone"
-        )
-    return notes
-
-
-def _held_out(lm: LM) -> Any:
-    from llm_lab.data.arrays import Tokens
-
-    key = lm.info.get("held_out")
-    folders = [lm.run.path.parent.parent / "data"] if lm.run else []
-    for folder in [*folders, store.cache(make=False)]:
-        if key and (tokens := Tokens.open(folder, key)) is not None:
-            return tokens
-    raise BadValue(
-        f"data: the held-out text of {lm.name} is not here; give a corpus, for example %evaluate {lm.name} shakespeare"
     )
 
 

@@ -179,12 +179,11 @@ class _Session:
             "objective": request[RunOptions].objective,
             "ends": ends,
             "held_out": held_out.key,
-            "folder": "data",
             "given": [key for key in request.given if key in config.to_dict()],
             "sizes": {key: value for key, value in config.to_dict().items() if key != "vocab_size"},
         }
         self.lm = LM(request.name, model, tokenizer, info=self.info)
-        unit = "char" if tokenizer.kind == "char" else "token"
+        unit = tokenizer.unit
         size = sum(p.numel() for p in model.parameters()) / 1e6
         own = request[RunOptions].model
         self.card = TrainingReport(
@@ -308,9 +307,10 @@ class _Session:
         """The metrics of the whole validation split; an interrupt leaves them out."""
         if len(self.held_out) < 2:
             return
-        unit = self.card.unit.removeprefix("nats/")
         try:
-            found = likelihood(self.card.name, self.lm.model, self.trainer.objective, self.held_out, unit)
+            found = likelihood(
+                self.card.name, self.lm.model, self.trainer.objective, self.held_out, self.tokenizer.unit
+            )
         except KeyboardInterrupt:
             self.card.notes.append("the whole validation split was not read, since it was interrupted; %evaluate does")
             return

@@ -9,12 +9,11 @@ from llm_lab.data.sampler import blocks
 from llm_lab.errors import BadValue
 from llm_lab.metrics.likelihood import Likelihood
 from llm_lab.metrics.options import METRICS
+from llm_lab.models.cost import EVALUATION_TOKENS
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.objectives.objective import Objective
 from llm_lab.results import Score
 from llm_lab.training.validation import block_losses
-
-BATCH_TOKENS = 8192  # tokens in one forward pass
 
 
 def likelihood(name: str, model: LanguageModel, objective: Objective, tokens: Tokens, unit: str) -> Likelihood:
@@ -23,7 +22,7 @@ def likelihood(name: str, model: LanguageModel, objective: Objective, tokens: To
         raise BadValue(f"data: {len(tokens.ids)} token is too short to evaluate on; at least 2 are needed")
     length: int = model.max_seq_len
     device = model.device
-    sums, counts = block_losses(objective, model, blocks(tokens, length), max(1, BATCH_TOKENS // length), device)
+    sums, counts = block_losses(objective, model, blocks(tokens, length), max(1, EVALUATION_TOKENS // length), device)
     # The first token is predicted by nothing, so its bytes do not count.
     share = counts.sum() / len(tokens.ids)
     return Likelihood(name, sums, counts, max(1, round(tokens.n_bytes * float(share))), unit)

@@ -23,7 +23,7 @@ from llm_lab.results import ModelPart
 
 _STATE_BYTES = 20  # weight, gradient, two optimiser values and the saved copy, in float32
 _MUON_COPIES = 5  # the stacked matrices, the iterate, its square and their successors
-_EVALUATED = 8192  # tokens in one forward pass of the evaluation (metrics.evaluate)
+EVALUATION_TOKENS = 8192  # in one forward pass of an evaluation
 
 
 def taken(config: ModelConfig) -> tuple[int, int]:
@@ -105,7 +105,7 @@ def _with_evaluation(found: list[ModelPart], c: ModelConfig, gated: int, step: i
     """The parts, at its widest one with what the evaluation at the end takes more than the `step` bytes of a step's."""
     widest = {"output": 3 * c.vocab_size, "mlp": (2 + gated) * c.ff_width + 2 * c.d_model}
     name = max(widest, key=lambda part: widest[part])
-    more = max(0, 4 * max(_EVALUATED, c.max_seq_len) * widest[name] - step)
+    more = max(0, 4 * max(EVALUATION_TOKENS, c.max_seq_len) * widest[name] - step)
     return [replace(part, memory=part.memory + more) if part.name == name else part for part in found]
 
 

@@ -181,7 +181,7 @@ def _unusable(file: Path, why: str) -> BadValue:
 
 
 _LARGEST = dict.fromkeys(("vocab_size", "n_layer", "n_head", "n_kv_head", "d_model", "d_ff"), 1 << 24)
-_INFO = {"corpus": str, "objective": str, "ends": bool, "held_out": str, "folder": str, "sizes": dict, "given": list}
+_INFO = {"corpus": str, "objective": str, "ends": bool, "held_out": str, "sizes": dict, "given": list}
 
 
 def _description(file: Path) -> dict[str, Any]:

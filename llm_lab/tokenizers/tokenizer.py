@@ -42,6 +42,11 @@ class Tokenizer:
         self.specials = {name: i for i, name in enumerate(SPECIALS)}
         self.special_ids = frozenset(self.specials.values())
 
+    @property
+    def unit(self) -> str:
+        """What one token is called where losses and lengths are counted."""
+        return "char" if self.kind == "char" else "token"
+
     def __repr__(self) -> str:
         return f"Tokenizer({self.kind}, {self.vocab_size:,} tokens)"
 

@@ -61,6 +61,7 @@ class Trainer:
         self.optimizers: list[torch.optim.Optimizer] = OPTIMIZERS.load(plan.options.optimizer)(
             trainee.model, trainee.parameters(), plan.options
         )
+        self._parameters = [parameter for _, parameter in trainee.parameters()]
         self.schedule = SCHEDULES.load(plan.options.schedule)
         self._model: Any = torch.compile(trainee.model) if plan.options.compile else trainee.model
         self._stop = False
@@ -151,7 +152,7 @@ class Trainer:
                 for name, value in named.items():
                     parts[name] = parts.get(name, torch.zeros((), device=self.device)) + value / options.accumulate
         if options.grad_clip:
-            torch.nn.utils.clip_grad_norm_([p for _, p in self.trainee.parameters()], options.grad_clip)
+            torch.nn.utils.clip_grad_norm_(self._parameters, options.grad_clip)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
