@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from llm_lab.tokenizers.tokenizer import Tokenizer
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_SHOWN_LAYERS = 1000  # of a model that is shown without weights: modules take memory too
 
 
 def _with_options(name: str) -> Callable[[_F], _F]:
@@ -52,14 +53,16 @@ def _with_options(name: str) -> Callable[[_F], _F]:
     return wrap
 
 
-def corpus(source: Any = None, *, column: str | None = None) -> Corpus:
-    """Text to work with: a name (`shakespeare`, `python-docs`), a path, a glob, a URL, a DataFrame, a list of str.
+@_with_options("corpus")
+def corpus(source: Any = None, **options: Any) -> Corpus:
+    """Text to work with: a name (`shakespeare`, `stories`, `python-docs`), a path, a glob, a URL, a DataFrame, a list of str.
 
     Shows itself as a report. Raises BadValue where there is no such text, or it is empty or not UTF-8.
     """
     from llm_lab.corpora.open import open_corpus
 
-    return open_corpus("shakespeare" if source is None else source, column=column)
+    distribute(VERBS["corpus"].options, options, "corpus")
+    return open_corpus("shakespeare" if source is None else source, **options)
 
 
 def tokenizer(source: Any, kind: str = "char", vocab_size: int | None = None) -> Tokenizer:
@@ -71,7 +74,8 @@ def tokenizer(source: Any, kind: str = "char", vocab_size: int | None = None) ->
 
 
 def load(name: str, model: Any = None) -> LM:
-    """A finished model: by its name, its run's id, or the folder it was saved in.
+    """A finished model: by its name, its run's id, or the folder it was saved in; a published one by its folder, or as
+    `hf:openai-community/gpt2` from the Hugging Face hub.
 
     `model` is your class where it was trained with one of your own.
     """
@@ -79,6 +83,14 @@ def load(name: str, model: Any = None) -> LM:
 
     if isinstance(name, str | Path) and os.path.isfile(Path(name) / "model.json"):
         return load_lm(Path(name), model=model)
+    if isinstance(name, str) and name.startswith("hf:"):
+        from llm_lab.store.hf import load_published
+
+        return load_published(name)
+    if isinstance(name, str | Path) and os.path.isfile(Path(name) / "config.json"):
+        from llm_lab.store.hf import load_hf
+
+        return load_hf(Path(name))
     if not isinstance(name, str):
         raise BadType(f"name: {show(name)} is {type(name).__name__}; a run's name or id, or a folder would do")
     return load_run(store.find(name), model)
@@ -89,6 +101,7 @@ def _lm(value: Any) -> LM:
     from llm_lab.store.lm import LM
 
     if isinstance(value, LM):
+        value.model.need_weights()
         return value
     if isinstance(value, str):
         lm = load(value)
@@ -133,13 +146,15 @@ def build(preset: str = "modern", *, name: str = "model", **options: Any) -> Lan
     """A model with fresh weights: `lab.build("modern", vocab_size=65, n_layer=4, d_model=128)`.
 
     It shows itself as a diagram with the parameters, FLOPs per token and training memory of each part;
-    `.report(batch_size)` gives them. Refuses what cannot fit this machine's memory before taking any.
+    `.report(batch_size)` gives them. One that does not fit this machine's memory is shown without weights.
     """
     import torch
 
     from llm_lab.models import cost
     from llm_lab.models.adapted import adapt
-    from llm_lab.models.options import PRESETS, SHAPES, ModelOptions
+    from llm_lab.models.bare import bare, smaller
+    from llm_lab.models.options import SHAPES, ModelOptions
+    from llm_lab.models.presets import PRESETS
 
     if not isinstance(name, str):
         raise BadType(f"name: {show(name)} is {type(name).__name__}, not text; for example tiny")
@@ -148,22 +163,30 @@ def build(preset: str = "modern", *, name: str = "model", **options: Any) -> Lan
         own.vocab_size, **{k: v for k, v in options.items() if k in specs(ModelOptions)}
     )
     (weights, tables), free = cost.taken(config), machine.memory().available
-    if own.model is None and weights + tables > free:
-        what, smaller = (
-            ("the weights alone take", "--d_model or --n_layer")
-            if weights > tables
-            else (f"the tables of {config.max_seq_len:,} positions take", "--max_seq_len")
+    too_large = own.model is None and weights + tables > free
+    if too_large and (tables >= weights or config.n_layer > _SHOWN_LAYERS):
+        what, where = (
+            (f"the tables of {config.max_seq_len:,} positions take", "--max_seq_len")
+            if tables >= weights
+            else ("the weights alone take", "--n_layer")
         )
         raise BadValue(
-            f"{what} {(weights + tables) / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free; use a smaller {smaller}"
+            f"{what} {(weights + tables) / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free; use a smaller {where}"
         )
     with torch.random.fork_rng():
         torch.manual_seed(own.seed)
-        made = SHAPES.load(config.shape)(config) if own.model is None else adapt(own.model, config, options)
+        if own.model is not None:
+            made = adapt(own.model, config, options)
+        else:
+            made = bare(config) if too_large else SHAPES.load(config.shape)(config)
     words = "".join(f", {key}={value!r}" for key, value in options.items())
     made.about = {"name": name, "batch_size": own.batch_size, "code": f"lab.build({preset!r}{words})"}
     if own.model is None:
         made.about["title"] = f"{preset} · {config.shape}"
+    if too_large:
+        made.about["notes"] = [
+            f"shown without weights: they take {weights / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free; sizes such as {smaller(config)} give one that fits"
+        ]
     return made
 
 
@@ -176,7 +199,8 @@ def generate(model: Any, prompt: str | Sequence[str] = "", *, display: bool = Fa
     from llm_lab.decoding.writing import stream
 
     lm = _lm(model)
-    lm.need("next_token", "generate", "a model trained with objective clm would do")
+    if "seq2seq" not in lm.supports:
+        lm.need("next_token", "generate", "a model trained with objective clm would do")
     prompts = _texts("prompt", prompt)
     if len(prompts) != 1:
         raise BadValue(f"prompt: {len(prompts)} prompts were given, and generate takes one at a time")
@@ -221,7 +245,9 @@ def _module(model: Any) -> LanguageModel:
     """The module of an LM (or of the run of that name); BadType for what the lab cannot look into."""
     from llm_lab.models.language_model import LanguageModel
 
-    return model if isinstance(model, LanguageModel) else _lm(model).model
+    module = model if isinstance(model, LanguageModel) else _lm(model).model
+    module.need_weights()
+    return module
 
 
 def _read(model: Any, text: Any) -> tuple[LanguageModel, Any]:
@@ -305,9 +331,8 @@ def evaluate(model: Any, data: Any = None, **options: Any) -> Evaluation:
     from llm_lab.data.arrays import tokenize
     from llm_lab.metrics import texts
     from llm_lab.metrics.evaluate import evaluate as measure
-    from llm_lab.metrics.evaluate import likelihood
+    from llm_lab.metrics.evaluate import likelihoods
     from llm_lab.metrics.options import METRICS, EvaluateOptions
-    from llm_lab.objectives.options import OBJECTIVES
 
     (chosen,) = distribute((EvaluateOptions,), options, "evaluate")
     if not chosen.metrics:
@@ -327,8 +352,8 @@ def evaluate(model: Any, data: Any = None, **options: Any) -> Evaluation:
             tokens = tokenize(texts.as_trained(lm, text, notes), lm.tokenizer, store.cache())
             told.append(f"{text.name}, {text.n_chars:,} characters")
         notes += texts.what_is_lost(lm, tokens.ids, chosen.metrics)
-        objective = OBJECTIVES.load(lm.info.get("objective", "clm"))()
-        scores += measure(likelihood(lm.name, lm.model, objective, tokens, unit), chosen.metrics)
+        objective = lm.objective()
+        scores += measure(likelihoods(lm.name, lm.trainee(objective), objective, tokens, unit), chosen.metrics)
     if len({lm.tokenizer.fingerprint for lm in lms}) > 1:
         notes.append("the models' tokenizers differ: compare bits_per_byte, not loss or perplexity")
     same_text = data is not None or len({lm.info.get("held_out", "").split("-")[0] for lm in lms}) == 1

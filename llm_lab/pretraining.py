@@ -22,14 +22,16 @@ from llm_lab.corpora.corpus import Corpus
 from llm_lab.corpora.open import open_corpus
 from llm_lab.corpora.options import CorpusOptions
 from llm_lab.data.arrays import Tokens, tokenize
-from llm_lab.decoding.writing import write
-from llm_lab.errors import BadValue, LabError
-from llm_lab.metrics.evaluate import evaluate, likelihood
+from llm_lab.decoding.sampling import sample
+from llm_lab.errors import BadValue, LabError, listing
+from llm_lab.metrics.evaluate import evaluate, likelihoods
 from llm_lab.models import cost
 from llm_lab.models.adapted import adapt
 from llm_lab.models.language_model import LanguageModel
-from llm_lab.models.options import SHAPES, ModelConfig, PresetOptions
-from llm_lab.objectives.options import OBJECTIVES
+from llm_lab.models.options import SHAPES, ModelConfig
+from llm_lab.models.presets import PresetOptions
+from llm_lab.objectives.make import check_pair
+from llm_lab.objectives.options import ObjectiveOptions
 from llm_lab.registry import load
 from llm_lab.request import STANDS_FOR, Request, default_corpus, repeat_line
 from llm_lab.results import Sample, TrainingReport
@@ -39,6 +41,7 @@ from llm_lab.tokenizers.options import TokenizerOptions
 from llm_lab.tokenizers.tokenizer import Tokenizer, train
 from llm_lab.training.options import BudgetOptions, SampleOptions, TrainOptions
 from llm_lab.training.plan import Plan, applied, resolve
+from llm_lab.training.fitter import Fitter
 from llm_lab.training.trainer import Trainer, TrainEvent
 from llm_lab.verbs import RunOptions
 
@@ -104,11 +107,17 @@ def _prepare(request: Request, corpus: Corpus, notes: list[str], started: float)
     data, held_out = (tokenize(part, tokenizer, folder) for part in (train_text, val_text))
     own = request[RunOptions].model
     shape = getattr(own, "config", None)
+    if isinstance(own, LanguageModel):
+        own.need_weights()
     if own is None or isinstance(shape, ModelConfig):
         check_memory(shape or config, options)
+    objective = request.objective(tokenizer)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
         model = _model(own, config, request.given)
+        if model.config is not None:
+            check_pair(request.objectives, model.config)
+        trainee = objective.attach(model)
     replay = request[RunOptions].replay
     trace = runs.find(replay) if replay else None
     replayed = (trace.learning_rates(), trace.eval_steps()) if trace else ((), frozenset())
@@ -116,8 +125,14 @@ def _prepare(request: Request, corpus: Corpus, notes: list[str], started: float)
     block = min(config.max_seq_len, model.max_seq_len)
     plan = resolve(request[BudgetOptions], options, block, len(data), width, replay, replayed)
     model.to(plan.device)
-    objective = OBJECTIVES.load(request[RunOptions].objective)()
-    trainer = Trainer(objective.attach(model), objective, data, held_out, plan, started)
+    if options.batch_size < objective.least_batch:
+        raise BadValue(
+            f"batch_size: {options.batch_size} is too small for {listing(request.objectives)}, which compares sequences of one batch; use --batch_size {objective.least_batch} or more"
+        )
+    trainee.extras.to(plan.device)
+    objective.prepare(data.ids)
+    learner = Trainer if "gradients" in model.supports else Fitter
+    trainer = learner(trainee, objective, data, held_out, plan, started)
     return _Session(request, corpus, tokenizer, config, plan, trainer, data, held_out, notes)
 
 
@@ -164,7 +179,7 @@ class _Session:
         tokenizer: Tokenizer,
         config: ModelConfig,
         plan: Plan,
-        trainer: Trainer,
+        trainer: Trainer | Fitter,
         data: Tokens,
         held_out: Tokens,
         notes: list[str],
@@ -176,13 +191,16 @@ class _Session:
         ends = len(corpus.documents) > 1
         self.info = {
             "corpus": corpus.name,
-            "objective": request[RunOptions].objective,
+            "objective": ",".join(request.objectives),
+            "objective_options": request.objective_options,
+            "mix": request[ObjectiveOptions].mix,
+            "weights": list(request[ObjectiveOptions].weights),
             "ends": ends,
             "held_out": held_out.key,
             "given": [key for key in request.given if key in config.to_dict()],
             "sizes": {key: value for key, value in config.to_dict().items() if key != "vocab_size"},
         }
-        self.lm = LM(request.name, model, tokenizer, info=self.info)
+        self.lm = LM(request.name, model, tokenizer, info=self.info, extras=trainer.trainee.extras)
         unit = tokenizer.unit
         size = sum(p.numel() for p in model.parameters()) / 1e6
         own = request[RunOptions].model
@@ -211,7 +229,7 @@ class _Session:
     @property
     def peak_lr(self) -> float:
         """The largest of the groups' peak learning rates: what cards and histories show the course of."""
-        return max(group["peak_lr"] for one in self.trainer.optimizers for group in one.param_groups)
+        return max((group["peak_lr"] for one in self.trainer.optimizers for group in one.param_groups), default=0.0)
 
     def carry_out(self, run: runs.Run, display: bool) -> LM:
         """Train, save, and give the LM."""
@@ -265,18 +283,22 @@ class _Session:
         elif event.kind == "validation" and math.isfinite(event.loss):
             card.val.append((event.step, event.seconds, event.loss))
             if self.samples.sample_tokens and len(card.val) % SAMPLE_EVERY == 1:
-                card.samples.append(self._sample(event))
+                self._sample(event)
         elif event.kind == "end":
             card.status = {"diverged": "failed"}.get(event.reason, event.reason)
 
-    def _sample(self, event: TrainEvent) -> Sample:
-        prompt = self.samples.sample_prompt
-        if prompt is None:
-            start = self.tokenizer.decode([int(i) for i in self.held_out.ids[:200]])
-            whole_lines = [line for line in start.splitlines()[1:] if line.strip()]
-            prompt = (whole_lines[0] if whole_lines else start)[:24] or "\n"
-        text = write(self.lm, prompt, max_new_tokens=self.samples.sample_tokens, seed=self.plan.options.seed).text
-        return Sample(event.step, event.seconds, prompt, text.removeprefix(prompt))
+    def _sample(self, event: TrainEvent) -> None:
+        shown = self.samples
+        found = sample(
+            self.lm,
+            self.trainer.objective,
+            self.held_out,
+            shown.sample_prompt,
+            shown.sample_tokens,
+            self.plan.options.seed,
+        )
+        if found is not None:
+            self.card.samples.append(Sample(event.step, event.seconds, *found))
 
     def _finish(self, run: runs.Run) -> None:
         """After the clock: the weights to disk, then the whole validation split."""
@@ -308,13 +330,13 @@ class _Session:
         if len(self.held_out) < 2:
             return
         try:
-            found = likelihood(
-                self.card.name, self.lm.model, self.trainer.objective, self.held_out, self.tokenizer.unit
+            found = likelihoods(
+                self.card.name, self.trainer.trainee, self.trainer.objective, self.held_out, self.tokenizer.unit
             )
         except KeyboardInterrupt:
             self.card.notes.append("the whole validation split was not read, since it was interrupted; %evaluate does")
             return
-        if not math.isfinite(found.mean):
+        if not math.isfinite(found[0].mean):
             self.card.status = "failed"
             return
         self.card.final = {
@@ -331,7 +353,7 @@ def _as_json(event: TrainEvent) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _interrupt_is_stop(trainer: Trainer) -> Iterator[None]:
+def _interrupt_is_stop(trainer: Trainer | Fitter) -> Iterator[None]:
     """The first interrupt ends the step in progress and keeps the model; a second one raises at once."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -16,7 +16,11 @@ from llm_lab.corpora.corpus import Corpus
 from llm_lab.corpora.open import open_corpus
 from llm_lab.errors import BadValue, LabError, show
 from llm_lab.models.language_model import LanguageModel
-from llm_lab.models.options import PRESETS, ModelOptions, PresetOptions
+from llm_lab.models.options import ModelOptions
+from llm_lab.models.presets import PRESETS, PresetOptions
+from llm_lab.objectives.make import check_pair, fitting, make
+from llm_lab.objectives.objective import Objective
+from llm_lab.objectives.options import ObjectiveOptions, objective_options, own_options
 from llm_lab.options import distribute, specs
 from llm_lab.store.runs import Run
 from llm_lab.tokenizers.tokenizer import Tokenizer
@@ -25,7 +29,7 @@ from llm_lab.training.plan import Plan
 from llm_lab.verbs import VERBS, RunOptions
 
 STANDS_FOR = {"model": "@your_model", "corpus": "@your_text"}  # objects whose variables' names a function cannot know
-RECIPE = 1  # raised by hand when the same request would no longer train the same model
+RECIPE = 2  # raised by hand when the same request would no longer train the same model
 
 
 class Request:
@@ -39,7 +43,16 @@ class Request:
         overrides = {key: value for key, value in options.items() if key in specs(ModelOptions)}
         preset = PRESETS.load(self[PresetOptions].preset)
         self.config = lambda vocab_size: preset.config(vocab_size, **overrides)
-        self.config(256)  # sizes that do not fit each other are refused now
+        sizes = self.config(256)  # sizes that do not fit each other are refused now
+        asked: ObjectiveOptions = self[ObjectiveOptions]
+        # A user's own model is one of the next token, whatever the preset's shape.
+        usual = "clm" if self[RunOptions].model is not None else fitting(sizes, preset.objective)
+        self.objectives = asked.objective or (usual,)
+        known = {key for one in objective_options() for key in specs(one)}
+        self.objective_options = {key: value for key, value in self.given.items() if key in known}
+        own_options(self.objectives, self.objective_options)
+        if self[RunOptions].model is None:
+            check_pair(self.objectives, sizes)
         try:
             (self[SampleOptions].sample_prompt or "").encode()
         except UnicodeEncodeError:
@@ -49,6 +62,10 @@ class Request:
 
     def __getitem__(self, cls: type) -> Any:
         return self.by_type[cls]
+
+    def objective(self, tokenizer: Tokenizer) -> Objective:
+        asked: ObjectiveOptions = self[ObjectiveOptions]
+        return make(self.objectives, self.objective_options, tokenizer, asked.weights, asked.mix)
 
     def identity(self, corpus: Corpus, own: LanguageModel | None) -> dict[str, Any]:
         """What an identical cell is recognised by: everything that changes the result. `own` is the user's model, made."""
@@ -120,15 +137,21 @@ def repeat_line(request: Request, tokenizer: Tokenizer, plan: Plan, run: Run, st
     # Learning rates that followed the clock, or an interrupted run, are repeated from the run's own trace.
     traced = plan.steps is None or plan.learning_rates or status != "finished"
     budget = {"replay": run.id} if traced else {"steps": plan.steps}
-    words = [f"--{key} {_word(value)}" for key, value in {**budget, **given, **fixed}.items()]
+    chosen = {key: _joined(value) for key, value in {**budget, **given, **fixed}.items()}
+    words = [f"--{key} {_word(value)}" for key, value in chosen.items()]
     return f"%%pretrain {request.name} {_word(request.corpus)} {' '.join(words)} --fresh"
+
+
+def _joined(value: Any) -> Any:
+    """An option that is a list, as a line has it."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 def _word(value: Any) -> str:
     """A value as it stands on a line; an object by a variable's name that its reader must supply."""
     if isinstance(value, str | Path):
         text = str(value)
-        bare = re.fullmatch(r"[A-Za-z0-9_./][A-Za-z0-9_./-]*", text) and text.lower() not in ("none", "true", "false")
+        bare = re.fullmatch(r"[A-Za-z0-9_./][A-Za-z0-9_.,/-]*", text) and text.lower() not in ("none", "true", "false")
         return text if bare else '"' + text.replace('"', '\\"') + '"'
     if isinstance(value, bool):
         return str(value).lower()

@@ -89,11 +89,13 @@ class CorpusReport(Result):
     val_chars: int
     fingerprint: str
     sample: str
+    entropy: float | None = None  # of the source itself, in nats per UTF-8 byte, where it is known
+    notes: list[str] = field(default_factory=list)
 
     def to_pandas(self) -> pd.DataFrame:
         import pandas as pd
 
-        skip = {"code", "actions", "top_words", "sample"}
+        skip = {"code", "actions", "top_words", "sample", "notes"}
         rows = {key: value for key, value in vars(self).items() if key not in skip}
         return pd.DataFrame({"value": rows})
 
@@ -137,6 +139,9 @@ class ModelPart:
     parameters: int  # in all of them together
     flops: int  # forward, per token, at the full context; a multiply-add is 2
     memory: int  # bytes while training: weights, gradients, optimiser state, kept activations
+    kind: str = ""  # what it does (embedding, position, norm, attention, cross, mlp, experts, …); "" where nobody knows
+    stack: str = ""  # "encoder" or "decoder", where there are two
+    block: bool = False  # it stands in the block that repeats `count` times
 
 
 @dataclass(eq=False, kw_only=True)
@@ -147,7 +152,7 @@ class ModelReport(Result):
     name: str
     title: str  # "modern · decoder" or the class's name
     config: dict[str, Any]
-    parts: list[ModelPart]  # in the order data flows; those of one block have the same count > 1
+    parts: list[ModelPart]  # in the order data flows, one stack after the other
     parameters: int
     flops: int  # forward FLOPs per token
     memory: int  # training memory in bytes, at batch_size
@@ -368,6 +373,48 @@ class Listing(Result):
         import pandas as pd
 
         return pd.DataFrame(self.rows, columns=list(self.columns))
+
+
+@dataclass(eq=False, kw_only=True)
+class Neighbours(Result):
+    """Which tokens' vectors are nearest to each of the vectors asked for, by the cosine; the nearest first."""
+
+    renderer: ClassVar[str] = "llm_lab.views.vectors:neighbours"
+    name: str
+    kind: str  # neighbours | analogies
+    asked: list[str]  # a row each: "king", or "king − man + woman"
+    pieces: list[list[Piece]]
+    similarity: list[list[float]]  # −1 to 1
+    n_tokens: int  # in the vocabulary
+    width: int  # numbers in a vector
+    notes: list[str] = field(default_factory=list)
+
+    def numpy(self) -> np.ndarray:
+        """The similarities, a row for each that was asked; NaN where a row has fewer tokens than the longest."""
+        import numpy as np
+
+        made = np.full((len(self.asked), max(map(len, self.similarity), default=0)), np.nan)
+        for row, values in zip(made, self.similarity, strict=True):
+            row[: len(values)] = values
+        return made
+
+    @property
+    def tensor(self) -> Any:
+        """The same as a torch tensor."""
+        import torch
+
+        return torch.from_numpy(self.numpy())
+
+    def to_pandas(self) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.DataFrame(
+            [
+                {"asked": asked, "rank": rank, "token": piece.text, "id": piece.id, "similarity": value}
+                for asked, pieces, values in zip(self.asked, self.pieces, self.similarity, strict=True)
+                for rank, (piece, value) in enumerate(zip(pieces, values, strict=True), 1)
+            ]
+        )
 
 
 def in_notebook() -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from llm_lab.corpora.options import CORPORA, CorpusOptions, SourceOptions
+from llm_lab.corpora.options import CORPORA, CorpusOptions, SourceOptions, corpus_options
 from llm_lab.decoding.options import GenerateOptions, strategy_options
 from llm_lab.errors import NotYet
 from llm_lab.metrics.options import EvaluateOptions
-from llm_lab.models.options import PRESETS, ModelOptions, PresetOptions
-from llm_lab.objectives.options import OBJECTIVES
+from llm_lab.models.options import ModelOptions
+from llm_lab.models.presets import PRESETS, PresetOptions
+from llm_lab.objectives.options import ObjectiveOptions, objective_options
 from llm_lab.options import Options, Spec, all_specs, option
 from llm_lab.probes.options import PROBES, ProbeOptions
 from llm_lab.registry import Table, load
@@ -21,7 +22,6 @@ from llm_lab.training.options import BudgetOptions, SampleOptions, TrainOptions
 @dataclass(frozen=True)
 class RunOptions(Options):
     room: ClassVar[str] = "run"
-    objective: str = option("clm", "what the model learns to do", choices=lambda: OBJECTIVES)
     model: object = option(None, "your own nn.Module, class or instance, in place of a preset", example="@MyGPT")
     fresh: bool = option(False, "train again although an identical run is finished")
     replay: str | None = option(None, "a run whose learning rates are used again step by step", example="3f2a9c")
@@ -100,7 +100,7 @@ _MODELS = Arg("model", "models", "one model, or several: a,b", required=True)
 _CORPUS = Arg(
     "corpus",
     "corpus",
-    "shakespeare (where none is given), python-docs, a file, a glob, a URL, @df, hf:user/name",
+    "shakespeare (where none is given), stories, python-docs, a file, a glob, a URL, @df, hf:user/name",
     choices=CORPORA,
 )
 
@@ -120,9 +120,12 @@ VERBS: dict[str, Verb] = {
             (
                 BudgetOptions,
                 PresetOptions,
+                ObjectiveOptions,
+                *objective_options(),
                 RunOptions,
                 TokenizerOptions,
                 CorpusOptions,
+                *corpus_options(),
                 ModelOptions,
                 TrainOptions,
                 SampleOptions,
@@ -197,11 +200,11 @@ VERBS: dict[str, Verb] = {
                 Arg(
                     "source",
                     "corpus",
-                    "shakespeare, python-docs, a file, a glob, a URL, @df, hf:user/name",
+                    "shakespeare, stories, python-docs, a file, a glob, a URL, @df, hf:user/name",
                     choices=CORPORA,
                 ),
             ),
-            (SourceOptions,),
+            (SourceOptions, *corpus_options()),
             "source",
             "llm_lab.lab:corpus",
         ),

@@ -123,7 +123,7 @@ def test_an_interrupt_of_the_last_measurement_keeps_the_model(monkeypatch):
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pretraining, "likelihood", interrupted)
+    monkeypatch.setattr(pretraining, "likelihoods", interrupted)
     lm = train("late")
     assert lm.report.status == "finished"
     assert "was not read" in lm.report.notes[-1]
@@ -185,11 +185,12 @@ def test_replays_that_cannot_be():
 
 @pytest.mark.parametrize("vocabulary", [16, 64, 48, 17])
 def test_muon_takes_the_matrices_of_the_blocks_whatever_the_vocabulary(vocabulary):
+    from llm_lab.objectives.objective import Trainee
     from llm_lab.training.optimizers import Muon, muon
     from llm_lab.training.options import TrainOptions
 
     model = lab.build(vocab_size=vocabulary, n_layer=2, n_head=2, d_model=16, max_seq_len=16)
-    first, rest = muon(model, list(model.named_parameters()), TrainOptions())
+    first, rest = muon(Trainee(model, torch.nn.ModuleDict()), TrainOptions())
     assert isinstance(first, Muon)
     assert sum(len(group["params"]) for group in first.param_groups) == 2 * 4  # qkv, out, up, down
     outer = {id(model.embed.weight), id(model.unembed.weight)}

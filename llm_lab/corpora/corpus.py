@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm_lab.errors import BadType, BadValue, show
 from llm_lab.results import CorpusReport
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Corpus:
-    """Documents in an order, under a name. `source` says in words where they came from."""
+    """Documents in an order, under a name. `source` says in words where they came from.
+
+    `targets`, where there are any, are what is to be said of the documents, one for each. `table` has the same examples
+    in columns. `entropy` is the source's own, in nats per byte, where it is known; `notes` say what is in the text.
+    """
 
     name: str
     source: str
     documents: Sequence[str]
+    targets: Sequence[str] | None = None
+    table: Mapping[str, Sequence[Any]] | None = None
+    entropy: float | None = None
+    notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        documents = (self.documents,) if isinstance(self.documents, str) else tuple(self.documents)
-        for i, document in enumerate(documents):
-            if not isinstance(document, str):
-                raise BadType(f"documents: item {i} is {type(document).__name__} {show(document)}, not text")
+        documents = _texts("documents", self.documents)
+        if self.targets is not None:
+            object.__setattr__(self, "targets", _texts("targets", self.targets))
+            if len(self.targets) != len(documents):
+                raise BadValue(
+                    f"targets: {len(self.targets):,} for {len(documents):,} documents; each document needs one"
+                )
+        for name, column in (self.table or {}).items():
+            if len(column) != len(documents):
+                raise BadValue(f"table: {len(column):,} rows of {show(name)} for {len(documents):,} documents")
         if not any(document and not document.isspace() for document in documents):
             raise BadValue(f"corpus {show(self.name)} is empty: there is no text in {self.source}; it needs some")
         object.__setattr__(self, "documents", documents)
@@ -32,26 +50,36 @@ class Corpus:
 
     def __repr__(self) -> str:
         n = len(self.documents)
-        return f"Corpus({self.name!r}: {n:,} document{'s' * (n != 1)}, {self.n_chars:,} characters)"
+        what = "document" if self.targets is None else "pair"
+        return f"Corpus({self.name!r}: {n:,} {what}{'s' * (n != 1)}, {self.n_chars:,} characters)"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         return self.report()._repr_mimebundle_(include, exclude)
 
+    @property
+    def texts(self) -> Iterator[str]:
+        """Everything that is read or said: each document, followed by its target where it has one."""
+        for i, document in enumerate(self.documents):
+            yield document
+            if self.targets is not None:
+                yield self.targets[i]
+
     @cached_property
     def n_chars(self) -> int:
-        """Characters of all documents; nothing is counted for what stands between them."""
-        return sum(map(len, self.documents))
+        """Characters of all documents and targets; nothing is counted for what stands between them."""
+        return sum(map(len, self.texts))
 
     @cached_property
     def n_bytes(self) -> int:
-        """UTF-8 bytes of all documents."""
+        """UTF-8 bytes of all documents and targets."""
         total = 0
-        for i, document in enumerate(self.documents):
+        for i, text in enumerate(self.texts):
             try:
-                total += len(document) if document.isascii() else len(document.encode())
+                total += len(text) if text.isascii() else len(text.encode())
             except UnicodeEncodeError as error:
+                where = f"document {i}" if self.targets is None else f"{('document', 'target')[i % 2]} {i // 2}"
                 raise BadValue(
-                    f"documents: document {i} has half a character (a lone surrogate, {document[error.start]!a}) "
+                    f"documents: {where} has half a character (a lone surrogate, {text[error.start]!a}) "
                     f"at character {error.start}, which UTF-8 cannot hold; "
                     "take it out with text.encode('utf-8', 'ignore').decode()"
                 ) from None
@@ -59,25 +87,29 @@ class Corpus:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the documents and their boundaries; the name does not matter."""
+        """SHA-256 (hex) of the documents, their targets and their boundaries; the name does not matter."""
         digest = hashlib.sha256()
-        for document in self.documents:
-            data = document.encode()
+        if self.targets is not None:
+            digest.update(b"pairs")  # else a document and its target would be as two documents
+        for text in self.texts:
+            data = text.encode()
             digest.update(len(data).to_bytes(8, "big"))
             digest.update(data)
         return digest.hexdigest()
 
     @property
     def text(self) -> str:
-        """All of it as one text, an empty line between documents."""
+        """The documents as one text, an empty line between them."""
         return "\n\n".join(self.documents)
 
     def split(self, share: float = 0.9) -> tuple[Corpus, Corpus]:
         """The first `share` of the characters to train on, the rest to validate on.
 
-        Documents keep their order; the one across the boundary is cut in two.
+        Documents keep their order; the one across the boundary is cut in two, or validates where it has a target.
         """
         cut = self._cut(share)
+        if self.targets is not None:
+            return self._rows(share, slice(0, cut)), self._rows(share, slice(cut, None))
         train: list[str] = []
         val: list[str] = []
         for document in self.documents:
@@ -97,16 +129,46 @@ class Corpus:
                 f"split: of {self.n_chars:,} characters, {which} of them is no text, and {part} needs some; "
                 "use a longer corpus, or another share"
             )
-        return Corpus(f"{self.name}:{part}", f"{which} of {self.source}", documents)
+        return Corpus(f"{self.name}:{part}", f"{which} of {self.source}", documents, entropy=self.entropy)
+
+    def _rows(self, share: float, rows: slice) -> Corpus:
+        """One side of a split between whole pairs."""
+        assert self.targets is not None
+        part, which = ("val", "all but the first") if rows.stop is None else ("train", "the first")
+        side = self._part(part, f"{which} {share:.4g}", list(self.documents[rows]))
+        table = None if self.table is None else {name: column[rows] for name, column in self.table.items()}
+        return replace(side, targets=self.targets[rows], table=table)
 
     def _cut(self, share: float) -> int:
-        """The number of characters that train."""
+        """The number of characters that train, or of pairs where documents have targets."""
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
             raise BadValue(f"split: {show(share)} is not a share between 0 and 1; for example 0.9")
-        return int(self.n_chars * share)
+        chars = int(self.n_chars * share)
+        if self.targets is None:
+            return chars
+        ends = itertools.accumulate(len(a) + len(b) for a, b in zip(self.documents, self.targets, strict=True))
+        return sum(1 for end in ends if end <= chars)
 
     def report(self, split: float = 0.9) -> CorpusReport:
         """What the text is made of: sizes, words, duplicates, a sample."""
         from llm_lab.corpora.report import report
 
-        return report(self, self._cut(split))
+        cut = self._cut(split)
+        pairs = () if self.targets is None else zip(self.documents[:cut], self.targets[:cut], strict=True)
+        return report(self, cut if self.targets is None else sum(len(a) + len(b) for a, b in pairs))
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row a document: the table's columns where there is one, else `text`, and `target` where there are any."""
+        import pandas as pd
+
+        columns = self.table or {"text": self.documents, **({} if self.targets is None else {"target": self.targets})}
+        return pd.DataFrame({name: list(column) for name, column in columns.items()})
+
+
+def _texts(name: str, texts: Sequence[str]) -> tuple[str, ...]:
+    """Texts as a tuple; BadType where one is something else."""
+    found = (texts,) if isinstance(texts, str) else tuple(texts)
+    for i, text in enumerate(found):
+        if not isinstance(text, str):
+            raise BadType(f"{name}: item {i} is {type(text).__name__} {show(text)}, not text")
+    return found

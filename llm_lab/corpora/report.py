@@ -32,9 +32,9 @@ def report(corpus: Corpus, train_chars: int) -> CorpusReport:
     """
     words: Counter[str] = Counter()
     characters: set[str] = set()
-    for document in corpus.documents:
-        characters.update(document)
-        for line in document.splitlines():
+    for text in corpus.texts:
+        characters.update(text)
+        for line in text.splitlines():
             words.update(_words().findall(line.lower()))
     single = len(corpus.documents) == 1
     units: Iterable[str] = re.split(r"\n\s*\n", corpus.documents[0]) if single else corpus.documents
@@ -54,7 +54,9 @@ def report(corpus: Corpus, train_chars: int) -> CorpusReport:
         train_chars=train_chars,
         val_chars=corpus.n_chars - train_chars,
         fingerprint=corpus.fingerprint,
-        sample=_sample(corpus),
+        sample=_sample(corpus) if corpus.targets is None else _pairs(corpus),
+        entropy=corpus.entropy,
+        notes=list(corpus.notes),
     )
 
 
@@ -74,6 +76,17 @@ def _sample(corpus: Corpus) -> str:
             return document[line or at :][:_SAMPLE].strip() or document.strip()[:_SAMPLE]
         at -= len(document)
     return ""
+
+
+def _pairs(corpus: Corpus) -> str:
+    """A few documents with their targets, from a third of the way in, about 400 characters."""
+    assert corpus.targets is not None
+    said = ""
+    for i in range(len(corpus.documents) // 3, len(corpus.documents)):
+        said += f"{corpus.documents[i][:_SAMPLE]}\n→ {corpus.targets[i][:_SAMPLE]}\n\n"
+        if len(said) >= _SAMPLE:
+            break
+    return said.strip()
 
 
 @functools.cache

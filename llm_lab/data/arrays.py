@@ -57,6 +57,10 @@ class Tokens:
     def n_documents(self) -> int:
         return len(self.offsets) - 1
 
+    def document(self, i: int) -> np.ndarray:
+        """The ids of one document; of a pair the source, `<sep>` and the target."""
+        return np.asarray(self.ids[self.offsets[i] : self.offsets[i + 1]])
+
 
 def tokenize(corpus: Corpus, tokenizer: Tokenizer, folder: str | Path) -> Tokens:
     """The corpus as arrays in `folder`, which is made where it is missing; reused where they are there already.
@@ -101,7 +105,7 @@ def _read(path: Path, facts: dict[str, Any]) -> Tokens | None:
 def _write(path: Path, facts: dict[str, Any], corpus: Corpus, tokenizer: Tokenizer) -> None:
     """Encode the corpus and put three files in place, the description last: it says that the others are whole."""
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
-    eos = [tokenizer.specials["eos"]] if len(corpus.documents) > 1 else []
+    eos = [tokenizer.end] if len(corpus.documents) > 1 and tokenizer.end is not None else []
     parts = []
     ends = [0]
     total = 0

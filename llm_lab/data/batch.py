@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 IGNORE = -100  # a target that no loss counts
@@ -21,7 +21,7 @@ class Attend:
     """Which key positions each query position may read. Everything stated must hold at once.
 
     causal     a position reads itself and what is before it
-    window     … of that, only the last `window` positions
+    window     … only positions less than `window` away, itself included
     prefix     (B,) the first so many positions are read by all, whatever `causal` says
     segments   (B, T) only positions of the same number read each other
     order      (B, T) in place of left-to-right: a position reads those of a lower or the same rank
@@ -65,7 +65,8 @@ def lower(
     elif attend.causal:
         mask = mask & (key <= query)
     if attend.window is not None:
-        mask = mask & (key > query - attend.window)
+        near = (key - query).abs() if attend.order is not None or not attend.causal else query - key
+        mask = mask & (near < attend.window)
     if attend.prefix is not None:
         mask = mask | (key[None, None, :] < attend.prefix[:, None, None])
     if attend.segments is not None:
@@ -78,13 +79,21 @@ def lower(
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """One step's data. `targets` stand at the position whose logits predict them; −100 is not counted."""
+    """One step's data. `targets` stand at the position whose logits predict them; −100 is not counted.
+
+    Of an encoder and a decoder, `input_ids` are what the encoder reads, `decoder_ids` what the decoder does, and
+    `targets` line up with the latter.
+    """
 
     input_ids: Int[Tensor, "B T"]
-    targets: Int[Tensor, "B T"] | None = None
+    targets: Int[Tensor, "B U"] | None = None
     attend: Attend = Attend()
     position_ids: Int[Tensor, "B T"] | None = None
     token_type_ids: Int[Tensor, "B T"] | None = None
+    decoder_ids: Int[Tensor, "B U"] | None = None
+    labels: Int[Tensor, " B"] | None = None  # of the whole sequence
+    draws: Float[Tensor, "B T"] | None = None  # uniform in [0, 1), for what is drawn inside a step
+    negatives: Int[Tensor, "B U N"] | None = None  # wrong answers beside each target
 
     def to(self, device: torch.device) -> Batch:
         moved: dict[str, Any] = {f.name: v.to(device) for f in fields(self) if (v := getattr(self, f.name)) is not None}
@@ -92,8 +101,9 @@ class Batch:
 
     @property
     def n_tokens(self) -> int:
-        return self.input_ids.numel()
+        return self.input_ids.numel() + (0 if self.decoder_ids is None else self.decoder_ids.numel())
 
     def inputs(self) -> dict[str, Any]:
-        """The fields that a model's forward takes."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "targets"}
+        """The fields that a model's forward takes, those that are there."""
+        names = ("input_ids", "attend", "position_ids", "token_type_ids", "decoder_ids")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}

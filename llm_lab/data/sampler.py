@@ -11,38 +11,61 @@ from llm_lab.errors import BadValue
 
 
 class BlockSampler:
-    """Blocks of `length + 1` tokens, in an order shuffled anew each epoch; no token twice before the epoch ends.
+    """Blocks of `size` tokens that begin `step` apart, in an order shuffled anew each epoch; none twice before it ends.
 
-    Each epoch cuts the text at another offset, so that no boundary is always the same.
+    Each epoch cuts the text at another offset, so that no boundary is always the same, unless `shift` is off.
     """
 
-    def __init__(self, tokens: Tokens, length: int, seed: int) -> None:
-        self.ids, self.length, self.seed = tokens.ids, length, seed
-        self.n_blocks = (len(tokens.ids) - 1) // length
+    def __init__(self, tokens: Tokens, size: int, step: int, seed: int, shift: bool = True) -> None:
+        self.ids, self.size, self.step, self.seed, self.shift = tokens.ids, size, step, seed, shift
+        self.n_blocks = (len(tokens.ids) - size) // step + 1
         if self.n_blocks < 1:
             raise BadValue(
                 f"the corpus is shorter than one block: {len(tokens.ids)} training tokens, and the context takes "
-                f"{length + 1}; use more text, or a shorter context such as --max_seq_len {max(1, (len(tokens.ids) - 1) // 2)}"
+                f"{size}; use more text, or a shorter context such as --max_seq_len {max(1, (len(tokens.ids) - 1) // 2)}"
             )
         self._epoch = lru_cache(maxsize=2)(self._shuffle)
 
     def _shuffle(self, epoch: int) -> tuple[int, np.ndarray]:
         rng = np.random.default_rng((self.seed, epoch))
-        slack = len(self.ids) - 1 - self.n_blocks * self.length
-        return int(rng.integers(0, slack + 1)), rng.permutation(self.n_blocks)
+        slack = len(self.ids) - self.size - (self.n_blocks - 1) * self.step
+        offset = int(rng.integers(0, slack + 1))
+        return offset if self.shift else 0, rng.permutation(self.n_blocks)
 
     def examples(self, first: int, count: int) -> list[np.ndarray]:
-        """Examples number `first` to `first + count` of the endless stream, each (length + 1,) of ids."""
+        """Examples number `first` to `first + count` of the endless stream, each (size,) of ids."""
         found = []
         for index in range(first, first + count):
             offset, order = self._epoch(index // self.n_blocks)
-            start = offset + int(order[index % self.n_blocks]) * self.length
-            found.append(np.asarray(self.ids[start : start + self.length + 1]))
+            start = offset + int(order[index % self.n_blocks]) * self.step
+            found.append(np.asarray(self.ids[start : start + self.size]))
         return found
 
 
-def blocks(tokens: Tokens, length: int, limit: int | None = None) -> list[np.ndarray]:
-    """The text in order, in blocks of up to `length + 1` that overlap by one token, so that every token but the first
-    is predicted once; at most about `limit` tokens of it."""
-    stop = min(len(tokens.ids) - 1, limit or len(tokens.ids))
-    return [np.asarray(tokens.ids[i : min(i + length, stop) + 1]) for i in range(0, stop, length)]
+class DocumentSampler:
+    """Whole documents, one an example, in an order shuffled anew each epoch."""
+
+    def __init__(self, tokens: Tokens, seed: int) -> None:
+        self.tokens, self.seed = tokens, seed
+        self._epoch = lru_cache(maxsize=2)(
+            lambda epoch: np.random.default_rng((seed, epoch)).permutation(tokens.n_documents)
+        )
+
+    def examples(self, first: int, count: int) -> list[np.ndarray]:
+        """Examples number `first` to `first + count` of the endless stream, each the ids of one document."""
+        n = self.tokens.n_documents
+        return [self.tokens.document(int(self._epoch(i // n)[i % n])) for i in range(first, first + count)]
+
+
+def blocks(tokens: Tokens, size: int, step: int, limit: int | None = None) -> list[np.ndarray]:
+    """The text in order, in blocks of up to `size` tokens that begin `step` apart; at most about `limit` tokens of it.
+    Where blocks overlap by one token, each but the first is predicted once."""
+    overlap = size - step
+    stop = min(len(tokens.ids) - overlap, limit or len(tokens.ids))
+    return [np.asarray(tokens.ids[i : min(i + size, stop + overlap)]) for i in range(0, stop, step)]
+
+
+def documents(tokens: Tokens, limit: int | None = None) -> list[np.ndarray]:
+    """The documents in order, at most about `limit` tokens of them and at least one."""
+    count = int(np.searchsorted(tokens.offsets, limit, side="right")) - 1 if limit else tokens.n_documents
+    return [tokens.document(i) for i in range(max(1, min(count, tokens.n_documents)))]

@@ -10,15 +10,20 @@ from llm_lab.models.options import ModelConfig
 
 
 class KVCache:
-    """Preallocated (layers, rows, kv heads, positions, d_head). Rows can be reordered and the end cut off."""
+    """Preallocated (layers, rows, kv heads, positions, d_head). Rows can be reordered and the end cut off.
+
+    `crossed` are keys and values of an encoder's output, by layer, which stay as they are while the text grows.
+    """
 
     def __init__(
         self, config: ModelConfig, rows: int, device: torch.device, dtype: torch.dtype = torch.float32
     ) -> None:
-        shape = (2, config.n_layer, rows, config.kv_heads, config.max_seq_len, config.head_dim)
+        layers = config.decoder_layers if config.shape == "encoder_decoder" else config.n_layer
+        shape = (2, layers, rows, config.kv_heads, config.max_seq_len, config.head_dim)
         self._held = torch.zeros(shape, device=device, dtype=dtype)
-        self._last = config.n_layer - 1
+        self._last = layers - 1
         self.length = 0
+        self.crossed: dict[int, tuple[Tensor, Tensor]] = {}
 
     def extend(
         self, layer: int, k: Float[Tensor, "B H T d"], v: Float[Tensor, "B H T d"]
@@ -34,6 +39,7 @@ class KVCache:
     def reorder(self, parents: Int[Tensor, " R"]) -> None:
         """Row i becomes what row `parents[i]` was; more rows than before are allowed."""
         self._held = self._held[:, :, parents]
+        self.crossed = {layer: (k[parents], v[parents]) for layer, (k, v) in self.crossed.items()}
 
     def truncate(self, length: int) -> None:
         """Forget all positions from `length` on."""

@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from llm_lab import machine
+from llm_lab.decoding.conditioned import FROM_SOURCE, conditioned
 from llm_lab.decoding.loop import decode
 from llm_lab.decoding.options import STRATEGIES, GenerateOptions, strategy_options
 from llm_lab.decoding.strategy import Strategy
@@ -35,6 +36,9 @@ class Writer(Protocol):
 
     @property
     def device(self) -> torch.device: ...
+
+    @property
+    def supports(self) -> frozenset[str]: ...
 
 
 def choose(options: dict[str, Any]) -> tuple[GenerateOptions, Strategy, dict[str, Any]]:
@@ -63,22 +67,31 @@ def stream(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
     general, strategy, own = choose(options)
     seed = general.seed if general.seed is not None else secrets.randbelow(2**31)
     tokenizer, notes = lm.tokenizer, []
-    ids = tokenizer.encode(prompt)
+    model = lm.model
+    objective = lm.info.get("objective", "clm").split(",")[0]
+    begins: list[int] = []
+    if objective in FROM_SOURCE:
+        model, begins, ids = conditioned(model, tokenizer, prompt, objective)
+    else:
+        ids = tokenizer.encode(prompt)
     unknown = sorted({piece.text for piece in tokenizer.pieces(ids) if piece.unknown})
     if unknown:
         loss = tokenizer.round_trip(prompt)
         notes.append(f"the tokenizer does not know all of the prompt ({loss})")
-    start = ids or tokenizer.encode("\n") or [tokenizer.specials["bos"]]
+    start = begins or ids or tokenizer.encode("\n") or [tokenizer.start]
     if not ids:
         notes.append("no prompt was given: the model begins after a line break")
-    context: int = lm.model.max_seq_len
-    kept = max(1, context // 2) if "cache" in lm.model.supports else context
+    context: int = model.max_seq_len
+    kept = max(1, context // 2) if "cache" in model.supports else context
     if len(start) > context:
         notes.append(f"the prompt has {len(start)} tokens and the context {context}: the model reads the last {kept}")
     elif len(start) + general.max_new_tokens > context and kept < context:
         notes.append(f"past the context of {context} tokens, the last {kept} are read again and the writing goes on")
-    stop = {tokenizer.specials["eos"]} if lm.info.get("ends") else set()
-    _check_memory(lm, general.n, len(start), general.max_new_tokens)
+    ends = "eos" in tokenizer.specials and (lm.info.get("ends") or objective in FROM_SOURCE)
+    stop = {tokenizer.specials["eos"]} if ends else set()
+    banned = tokenizer.special_ids - set(tokenizer.sentinels if objective == "span_corruption" else [])
+    banned |= set(range(tokenizer.vocab_size, model.vocab_size))  # rows of a table that was rounded up
+    _check_memory(lm, general.n, len(start), general.max_new_tokens, len(ids) if begins else 0)
     result = Generation(
         name=lm.name,
         prompt=prompt,
@@ -100,7 +113,7 @@ def stream(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
     began = shown = time.perf_counter()
     waited = 0.0  # the time that whoever shows the stream takes is not the model's
     try:
-        for token in decode(lm.model, rows, strategy, general.max_new_tokens, generator, tokenizer.special_ids, stop):
+        for token in decode(model, rows, strategy, general.max_new_tokens, generator, banned, stop):
             columns = (token.tokens.tolist(), token.logprob.tolist(), token.chosen_prob.tolist(), token.alive.tolist())
             for row, (chosen, logprob, prob, alive) in enumerate(zip(*columns, strict=True)):
                 if alive and chosen not in stop:
@@ -109,7 +122,7 @@ def stream(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
                     result.chosen_prob[row].append(prob)
             now = time.perf_counter()
             if now - shown > REFRESH_SECONDS:
-                _fill(result, tokenizer, prompt, ids, written, now - began - waited)
+                _fill(result, tokenizer, None if begins else prompt, ids, written, now - began - waited)
                 yield result
                 shown = time.perf_counter()
                 waited += shown - now
@@ -118,18 +131,23 @@ def stream(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
             whole = min(len(ids_), len(logs), len(probs))
             del ids_[whole:], logs[whole:], probs[whole:]
         notes.append(f"interrupted after {max(map(len, written))} tokens")
-    _fill(result, tokenizer, prompt, ids, written, time.perf_counter() - began - waited)
+    _fill(result, tokenizer, None if begins else prompt, ids, written, time.perf_counter() - began - waited)
     result.done = True
     yield result
 
 
-def _check_memory(lm: Writer, n: int, prompt: int, new: int) -> None:
-    """Refuse more texts than memory holds before any of it is taken: on a CPU the system would kill the kernel."""
+def _check_memory(lm: Writer, n: int, prompt: int, new: int, source: int = 0) -> None:
+    """Refuse more texts than memory holds before any of it is taken: on a CPU the system would kill the kernel.
+
+    `source` are the tokens that an encoder has read: once for all texts, but each keeps its keys and values.
+    """
     model, config = lm.model, lm.model.config
     length = min(prompt, model.max_seq_len)
     if "cache" in model.supports and config is not None:
+        two = config.shape == "encoder_decoder"
+        each = 2 * (config.decoder_layers if two else config.n_layer) * config.kv_heads * config.head_dim
         read = length * (2 * config.ff_width + 8 * config.d_model)  # one block's activations over the prompt
-        held = 2 * config.n_layer * config.kv_heads * config.head_dim * model.max_seq_len
+        held = each * (model.max_seq_len + (source if two else 0))
         if prompt + new > model.max_seq_len:
             held *= 2  # past the context a second one is filled before the first is let go
     else:  # all is read again for each token, and all logits are computed
@@ -155,12 +173,16 @@ def _check_memory(lm: Writer, n: int, prompt: int, new: int) -> None:
 
 
 def _fill(
-    result: Generation, tokenizer: Tokenizer, prompt: str, ids: list[int], written: list[list[int]], seconds: float
+    result: Generation, tokenizer: Tokenizer, prompt: str | None, ids: list[int], written: list[list[int]], seconds: float
 ) -> None:
+    """`prompt` is None where it is a source: then what was written stands for itself."""
     result.pieces = [tokenizer.pieces(one) for one in written]
     # Where the tokenizer cannot give the prompt back as it was, the prompt itself stands before what was written.
-    exact = tokenizer.decode(ids) == prompt
-    result.texts = [tokenizer.decode(ids + one) if exact else prompt + tokenizer.decode(one) for one in written]
+    exact = prompt is not None and tokenizer.decode(ids) == prompt
+    before = [] if prompt is None else ids
+    result.texts = [
+        tokenizer.decode(ids + one) if exact else (prompt or "") + tokenizer.decode(one, after=before) for one in written
+    ]
     result.tokens_per_second = sum(map(len, written)) / seconds if seconds > 0 else 0.0
 
 

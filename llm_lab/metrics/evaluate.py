@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from llm_lab.data.arrays import Tokens
-from llm_lab.data.sampler import blocks
 from llm_lab.errors import BadValue
 from llm_lab.metrics.likelihood import Likelihood
 from llm_lab.metrics.options import METRICS
 from llm_lab.models.cost import EVALUATION_TOKENS
-from llm_lab.models.language_model import LanguageModel
-from llm_lab.objectives.objective import Objective
+from llm_lab.objectives.objective import Objective, Trainee
 from llm_lab.results import Score
-from llm_lab.training.validation import block_losses
+from llm_lab.training.validation import block_losses, pieces
 
 
-def likelihood(name: str, model: LanguageModel, objective: Objective, tokens: Tokens, unit: str) -> Likelihood:
-    """A model's likelihood of a whole text, read once in blocks of its context."""
+def likelihoods(name: str, trainee: Trainee, objective: Objective, tokens: Tokens, unit: str) -> list[Likelihood]:
+    """What a model thinks of a whole text, read once in blocks of its context: for each part of its objective's loss,
+    the chief one first. `unit` is what a token is called."""
     if len(tokens.ids) < 2:
         raise BadValue(f"data: {len(tokens.ids)} token is too short to evaluate on; at least 2 are needed")
+    model = trainee.model
     length: int = model.max_seq_len
-    device = model.device
-    sums, counts = block_losses(objective, model, blocks(tokens, length), max(1, EVALUATION_TOKENS // length), device)
-    # The first token is predicted by nothing, so its bytes do not count.
-    share = counts.sum() / len(tokens.ids)
-    return Likelihood(name, sums, counts, max(1, round(tokens.n_bytes * float(share))), unit)
+    examples = pieces(objective, tokens, length)
+    if not examples:
+        raise BadValue(f"data: {len(tokens.ids)} tokens are too short for the objective; give more text")
+    found = block_losses(objective, trainee, examples, max(objective.least_batch, EVALUATION_TOKENS // length), model.device)
+    made = []
+    for part in (name for name in objective.parts if name in found):
+        sums, counts = found[part]
+        chief = part == objective.parts[0]
+        # The first token is predicted by nothing, so its bytes do not count.
+        share = counts.sum() / len(tokens.ids)
+        n_bytes = max(1, round(tokens.n_bytes * float(share))) if chief and objective.covers else None
+        made.append(Likelihood(name, sums, counts, n_bytes, (objective.target or unit) if chief else part, part))
+    return made
 
 
-def evaluate(found: Likelihood, metrics: Sequence[str]) -> list[Score]:
-    """The metrics, in the order asked for."""
-    return [METRICS.load(metric)(found) for metric in metrics]
+def evaluate(found: Sequence[Likelihood], metrics: Sequence[str]) -> list[Score]:
+    """The metrics of the chief part, in the order asked for, those that its loss has; then the other parts' losses."""
+    chief, *others = found
+    scores = [METRICS.load(metric)(chief) for metric in metrics if chief.n_bytes or "likelihood" not in METRICS[metric].supports]
+    return scores + [replace(METRICS.load("loss")(other), metric=f"{other.part} loss") for other in others]

@@ -19,8 +19,9 @@ class Likelihood:
     model: str
     sums: np.ndarray
     counts: np.ndarray
-    n_bytes: int  # UTF-8 bytes of the text behind the targets
+    n_bytes: int | None  # UTF-8 bytes of the text behind the targets; None where they are but a part of a text
     unit: str  # "char" or "token": what a target is
+    part: str = "clm"  # of the objective's loss
 
     @property
     def mean(self) -> float:
@@ -56,5 +57,6 @@ def perplexity(found: Likelihood) -> Score:
 
 def bits_per_byte(found: Likelihood) -> Score:
     """Bits to code one UTF-8 byte of the text: comparable whatever the tokenizer (Gao et al. 2020, §3.1)."""
+    assert found.n_bytes is not None, "asked for where the loss is the text's likelihood"
     slope = float(found.counts.sum()) / (found.n_bytes * math.log(2))
     return found.score("bits_per_byte", found.mean * slope, slope, "bits/byte")

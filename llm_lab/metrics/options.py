@@ -19,6 +19,7 @@ METRICS = Table(
             "bits_per_byte",
             "llm_lab.metrics.likelihood:bits_per_byte",
             "bits to code a byte of the text: comparable across tokenizers",
+            supports=frozenset({"likelihood"}),
         ),
     ],
 )

@@ -24,7 +24,7 @@ def as_trained(lm: LM, text: Corpus, notes: list[str]) -> Corpus:
 
 def what_is_lost(lm: LM, ids: Any, metrics: Sequence[str]) -> list[str]:
     """What a tokenizer drops of the text, since no metric counts it."""
-    unknown = int((ids == lm.tokenizer.specials["unk"]).sum())
+    unknown = int((ids == lm.tokenizer.specials.get("unk", -1)).sum())
     notes: list[str] = []
     if unknown:
         notes.append(

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from llm_lab.data.batch import Attend
 from llm_lab.errors import BadType, BadValue, LabError, show
 from llm_lab.models.attention import Cache
-from llm_lab.models.cost import module_parts
 from llm_lab.models.language_model import LanguageModel, ModelOutput
+from llm_lab.models.module_cost import module_parts
 from llm_lab.models.options import ModelConfig
 from llm_lab.options import specs
 from llm_lab.results import ModelPart

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from llm_lab.models.layers import FusedLinear
+from llm_lab.models.layers import FusedLinear, IntoStream
+from llm_lab.models.look import Look
 from llm_lab.models.options import ModelConfig
 from llm_lab.models.positions import rotate
 from llm_lab.models.sites import site, watched
@@ -21,69 +21,114 @@ class Cache(Protocol):
     """Keys and values of what was read before; `decoding.cache` has the real one."""
 
     length: int  # positions held
+    crossed: dict[int, tuple[Tensor, Tensor]]  # by layer, those of the encoder's output
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Append (B, H_kv, T, d) and return all that is held, the new ones last."""
 
 
-class Attention(nn.Module):
-    """softmax(q kᵀ / √d) v (Vaswani et al. 2017, §3.2.1)."""
+class Heads(nn.Module):
+    """softmax(q kᵀ / √d) v by heads (Vaswani et al. 2017, §3.2.1): what self- and cross-attention have in common."""
 
-    def __init__(self, config: ModelConfig, layer: int, path: str) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.layer, self.path = layer, path
         self.n_head, self.n_kv_head, self.d_head = config.n_head, config.kv_heads, config.head_dim
-        self.scale = 1 / math.sqrt(self.d_head)
-        self.eps = config.norm_eps
-        self.qk_norm = config.qk_norm
+        self.scale = config.score_scale
         self.dropout = config.dropout
-        sizes = [self.n_head * self.d_head, self.n_kv_head * self.d_head, self.n_kv_head * self.d_head]
-        self.qkv = FusedLinear(config.d_model, sizes, bias=config.bias)
-        self.out = nn.Linear(self.n_head * self.d_head, config.d_model, bias=config.bias)
+        self.out = IntoStream(self.n_head * self.d_head, config.d_model, bias=config.bias)
 
-    def forward(
-        self,
-        x: Float[Tensor, "B T D"],
-        is_causal: bool,
-        mask: Bool[Tensor, "b 1 T S"] | None,
-        angles: tuple[Tensor, Tensor] | None,
-        cache: Cache | None = None,
-    ) -> Float[Tensor, "B T D"]:
-        B, T, _ = x.shape
-        q, k, v = (
-            part.view(B, T, -1, self.d_head).transpose(1, 2) for part in self.qkv(x).split(self.qkv.splits, dim=-1)
-        )
-        if self.qk_norm:  # without gains (Henry et al. 2020; Dehghani et al. 2023)
-            q, k = F.rms_norm(q, (self.d_head,), eps=self.eps), F.rms_norm(k, (self.d_head,), eps=self.eps)
-        if angles is not None:
-            q, k = rotate(q, angles), rotate(k, angles)
-        q, k, v = site(q, f"{self.path}.q"), site(k, f"{self.path}.k"), site(v, f"{self.path}.v")
-        if cache is not None:
-            k, v = cache.extend(self.layer, k, v)
+    def split(self, x: Float[Tensor, "B T HD"]) -> Float[Tensor, "B H T d"]:
+        return x.view(*x.shape[:2], -1, self.d_head).transpose(1, 2)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, look: Look, path: str) -> Float[Tensor, "B T D"]:
+        """From queries, keys and values to what is added to the stream."""
         dropout = self.dropout if self.training else 0.0
-        attend = self._explicit if watched() else self._fused
-        z = site(attend(q, k, v, is_causal, mask, dropout), f"{self.path}.z")
-        out = self.out(z.transpose(1, 2).reshape(B, T, -1))
+        if look.layout is not None:
+            z = look.layout.attend(q, k, v, self.scale, look.keep, look.bias, dropout)
+        else:
+            z = (self._explicit if watched() else self._fused)(q, k, v, look, dropout, path)
+        z = site(z, f"{path}.z")
+        out = self.out(z.transpose(1, 2).flatten(2))
         if dropout:
             out = F.dropout(out, dropout)
-        return site(out, f"{self.path}.out")
+        return site(out, f"{path}.out")
 
     def _fused(
-        self, q: Tensor, k: Tensor, v: Tensor, is_causal: bool, mask: Tensor | None, dropout: float
+        self, q: Tensor, k: Tensor, v: Tensor, look: Look, dropout: float, path: str
     ) -> Float[Tensor, "B H T d"]:
+        mask = look.mask
+        if mask is not None and mask.dtype != torch.bool:
+            mask = mask.to(q.dtype)
         return F.scaled_dot_product_attention(
-            q, k, v, mask, dropout, is_causal, scale=self.scale, enable_gqa=self.n_kv_head != self.n_head
+            q, k, v, mask, dropout, look.is_causal, scale=self.scale, enable_gqa=self.n_kv_head != self.n_head
         )
 
     def _explicit(
-        self, q: Tensor, k: Tensor, v: Tensor, is_causal: bool, mask: Tensor | None, dropout: float
+        self, q: Tensor, k: Tensor, v: Tensor, look: Look, dropout: float, path: str
     ) -> Float[Tensor, "B H T d"]:
         repeat = self.n_head // self.n_kv_head
         k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
         scores = q @ k.transpose(-1, -2) * self.scale
-        if is_causal:
+        mask = look.mask
+        if look.is_causal:
             mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
         if mask is not None:
-            scores = scores.masked_fill(~mask, -torch.inf)
-        pattern = site(site(scores, f"{self.path}.scores").softmax(dim=-1), f"{self.path}.pattern")
+            scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        pattern = site(site(scores, f"{path}.scores").softmax(dim=-1), f"{path}.pattern")
         return F.dropout(pattern, dropout) @ v if dropout else pattern @ v
+
+
+class Attention(Heads):
+    """Self-attention: the positions of one sequence read each other."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        sizes = [self.n_head * self.d_head, self.n_kv_head * self.d_head, self.n_kv_head * self.d_head]
+        self.qkv = FusedLinear(config.d_model, sizes, bias=config.bias)
+        # Without gains: Henry et al. 2020; Dehghani et al. 2023.
+        self.q_norm, self.k_norm = (
+            nn.RMSNorm(self.d_head, config.norm_eps, elementwise_affine=config.qk_gain) if config.qk_norm else None
+            for _ in range(2)
+        )
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], look: Look, path: str, layer: int = 0, cache: Cache | None = None
+    ) -> Float[Tensor, "B T D"]:
+        q, k, v = (self.split(part) for part in self.qkv(x).split(self.qkv.splits, dim=-1))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if look.angles is not None:
+            q, k = rotate(q, look.angles), rotate(k, look.angles)
+        q, k, v = site(q, f"{path}.q"), site(k, f"{path}.k"), site(v, f"{path}.v")
+        if cache is not None:
+            k, v = cache.extend(layer, k, v)
+        return self.attend(q, k, v, look, path)
+
+
+class CrossAttention(Heads):
+    """Each position of the decoder reads the encoder's output (Vaswani et al. 2017, §3.2.3)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.q = nn.Linear(config.d_model, self.n_head * self.d_head, bias=config.bias)
+        self.kv = FusedLinear(config.d_model, [self.n_kv_head * self.d_head] * 2, bias=config.bias)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        memory: Float[Tensor, "M S D"],
+        look: Look,
+        path: str,
+        layer: int = 0,
+        cache: Cache | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        q = site(self.split(self.q(x)), f"{path}.q")
+        if cache is not None and layer in cache.crossed:
+            k, v = cache.crossed[layer]
+        else:
+            parts = self.kv(memory).split(self.kv.splits, dim=-1)
+            k, v = (self.split(part).expand(len(x), -1, -1, -1) for part in parts)
+            if cache is not None:
+                cache.crossed[layer] = k, v
+        k, v = site(k, f"{path}.k"), site(v, f"{path}.v")
+        return self.attend(q, k, v, look, path)

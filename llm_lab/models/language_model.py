@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from llm_lab import machine
 from llm_lab.data.batch import Attend
+from llm_lab.errors import BadValue
 from llm_lab.models.attention import Cache
 from llm_lab.models.options import ModelConfig
 from llm_lab.results import ModelPart, ModelReport
@@ -18,16 +20,20 @@ from llm_lab.results import ModelPart, ModelReport
 
 @dataclass(frozen=True, eq=False)
 class ModelOutput:
-    """What a forward pass gives: float32 logits, (B, T, V)."""
+    """What a forward pass gives: float32 logits, and what our own models give besides."""
 
-    logits: Float[Tensor, "B T V"]
+    logits: Float[Tensor, "B T V"]  # V is 0 where a model has no vocabulary to predict
+    hidden: Float[Tensor, "B T D"] | None = None  # after the last norm
+    pooled: Float[Tensor, "B D"] | None = None  # one vector for the sequence
+    aux: Mapping[str, Tensor] = field(default_factory=dict)  # losses of the model's own, unweighted: balance
 
 
 class LanguageModel(nn.Module):
     """Base of every model that the lab works with, users' own included (`models.adapted`).
 
-    `supports` declares what it can do: next_token, cache, sites, embeddings, gradients. It shows itself as a diagram
-    with what its parts cost; `about` holds how it was asked for (name, title, batch_size, code).
+    `supports` declares what it can do: next_token, fill, seq2seq, any_order, cache, sites, embeddings, neighbours,
+    gradients. It shows itself as a diagram
+    with what its parts cost; `about` holds how it was asked for (name, title, batch_size, code, notes).
     """
 
     supports: frozenset[str]
@@ -63,18 +69,30 @@ class LanguageModel(nn.Module):
         """What it is made of, in the order data flows, and what each part costs."""
         raise NotImplementedError
 
+    def embedding_table(self) -> Float[Tensor, "V E"]:
+        """The vectors of the tokens; BadValue where the model has none to show."""
+        raise BadValue(f"{type(self).__name__} has no table of embeddings; a model with embeddings would do")
+
     @property
     def device(self) -> torch.device:
         parameter = next(self.parameters(), None)
         return parameter.device if parameter is not None else torch.device("cpu")
+
+    def need_weights(self) -> None:
+        """BadValue where the model is only shown: it was too large for its weights."""
+        if self.device.type == "meta":
+            size = sum(p.numel() for p in self.parameters()) / 1e6
+            raise BadValue(
+                f"the model was built without its {size:,.0f} M weights, which do not fit here, and can only be looked at; build a smaller one, for example --n_layer 4 --d_model 256 --n_head 4"
+            )
 
     def report(self, batch_size: int | None = None) -> ModelReport:
         """Parameters, FLOPs a token and the memory that training at `batch_size` takes, by part."""
         size = batch_size or self.about.get("batch_size", 16)
         found = self.parts(size)
         need, there = sum(part.memory for part in found), machine.memory()
-        notes = []
-        if need > there.available:
+        notes = list(self.about.get("notes", ()))
+        if not notes and need > there.available:
             notes.append(
                 f"training needs about {need / 1e9:,.1f} GB, and {there.available / 1e9:,.1f} GB are free here"
             )

@@ -16,15 +16,15 @@ from llm_lab.models.sites import site
 class RMSNorm(nn.RMSNorm):
     """Root mean square normalisation with a gain (Zhang & Sennrich 2019, eq. 4)."""
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config.d_model, eps=config.norm_eps)
+    def __init__(self, config: ModelConfig, width: int | None = None) -> None:
+        super().__init__(width or config.d_model, eps=config.norm_eps)
 
 
 class LayerNorm(nn.LayerNorm):
     """Layer normalisation (Ba et al. 2016)."""
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config.d_model, eps=config.norm_eps, bias=config.bias)
+    def __init__(self, config: ModelConfig, width: int | None = None) -> None:
+        super().__init__(width or config.d_model, eps=config.norm_eps, bias=config.bias)
 
 
 class FusedLinear(nn.Linear):
@@ -35,32 +35,35 @@ class FusedLinear(nn.Linear):
         self.splits = tuple(d_outs)
 
 
+class IntoStream(nn.Linear):
+    """A projection whose output is added to the residual stream: it starts small, or at zero."""
+
+
 class MLP(nn.Module):
     """Widen, bend, narrow. A kind of MLP says how to bend, and whether a gate is multiplied in."""
 
     gated = False
 
-    def __init__(self, config: ModelConfig, path: str) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.path = path
         width = config.ff_width
         self.up = FusedLinear(config.d_model, [width] * (2 if self.gated else 1), bias=config.bias)
-        self.down = nn.Linear(width, config.d_model, bias=config.bias)
+        self.down = IntoStream(width, config.d_model, bias=config.bias)
         self.dropout = config.dropout
 
     def bend(self, pre: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+    def forward(self, x: Float[Tensor, "B T D"], path: str) -> Float[Tensor, "B T D"]:
         if self.gated:
             gate, up = self.up(x).chunk(2, dim=-1)
-            post = self.bend(site(gate, f"{self.path}.pre")) * up
+            post = self.bend(site(gate, f"{path}.pre")) * up
         else:
-            post = self.bend(site(self.up(x), f"{self.path}.pre"))
-        out = self.down(site(post, f"{self.path}.post"))
+            post = self.bend(site(self.up(x), f"{path}.pre"))
+        out = self.down(site(post, f"{path}.post"))
         if self.training and self.dropout:
             out = F.dropout(out, self.dropout)
-        return site(out, f"{self.path}.out")
+        return site(out, f"{path}.out")
 
 
 class ReLU2(MLP):
@@ -84,6 +87,22 @@ class GELU(MLP):
         return F.gelu(pre, approximate="tanh")
 
 
+class GELUErf(MLP):
+    """GELU by the error function, as BERT (Hendrycks & Gimpel 2016)."""
+
+    def bend(self, pre: Tensor) -> Tensor:
+        return F.gelu(pre)
+
+
+class GeGLU(MLP):
+    """gelu(gate) · up, in the tanh form of T5 1.1 (Shazeer 2020)."""
+
+    gated = True
+
+    def bend(self, pre: Tensor) -> Tensor:
+        return F.gelu(pre, approximate="tanh")
+
+
 class SwiGLU(MLP):
     """silu(gate) · up (Shazeer 2020)."""
 
@@ -101,3 +120,8 @@ def softcap(logits: Tensor, cap: float) -> Tensor:
 def init_std(config: ModelConfig) -> float:
     """Spread of the projections' first weights: 1/√d_model for the modern stack, GPT-2's 0.02 where biases are on."""
     return 0.02 if config.bias else 1 / math.sqrt(config.d_model)
+
+
+def gelu_of(mlp: str) -> nn.GELU:
+    """GELU in the form that the MLPs of that kind use: tanh's where theirs is, else the exact one."""
+    return nn.GELU("tanh" if mlp in ("gelu", "geglu") else "none")

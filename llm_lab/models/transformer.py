@@ -1,135 +1,126 @@
-"""The transformer: blocks of attention and MLP around a residual stream, from ids to logits. It knows no text and no loss."""
+"""What all transformers of the lab share: from ids to embeddings, from the stream to logits, and the first weights."""
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from llm_lab import machine
-from llm_lab.data.batch import Attend, lower
 from llm_lab.errors import BadValue
 from llm_lab.models import cost
-from llm_lab.models.attention import Attention, Cache
-from llm_lab.models.language_model import LanguageModel, ModelOutput
-from llm_lab.models.layers import init_std, softcap
-from llm_lab.models.options import MLPS, NORMS, POSITIONS, ModelConfig
+from llm_lab.models.heads import Pooler
+from llm_lab.models.language_model import LanguageModel
+from llm_lab.models.layers import IntoStream, init_std, softcap
+from llm_lab.models.options import NORMS, OUTPUTS, ModelConfig, abilities
 from llm_lab.models.positions import Position
-from llm_lab.models.sites import running, site
+from llm_lab.models.sites import site
 from llm_lab.results import ModelPart
 
 machine.keep_to_own_cores()  # before the first model computes anything
 
 
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)): normalisation before each part (Xiong et al. 2020)."""
+class Transformer(LanguageModel):
+    """Embeddings and output around one stack or two; a shape says how the stacks stand."""
 
-    def __init__(self, config: ModelConfig, layer: int, path: str) -> None:
-        super().__init__()
-        self.path = path
-        norm = NORMS.load(config.norm)
-        self.attn_norm = norm(config)
-        self.attn = Attention(config, layer, f"{path}.attn")
-        self.mlp_norm = norm(config)
-        self.mlp = MLPS.load(config.mlp)(config, f"{path}.mlp")
-
-    def forward(
-        self,
-        x: Float[Tensor, "B T D"],
-        is_causal: bool,
-        mask: Bool[Tensor, "b 1 T S"] | None,
-        angles: tuple[Tensor, Tensor] | None,
-        cache: Cache | None,
-    ) -> Float[Tensor, "B T D"]:
-        x = site(x, f"{self.path}.resid_pre")
-        x = site(x + self.attn(self.attn_norm(x), is_causal, mask, angles, cache), f"{self.path}.resid_mid")
-        return site(x + self.mlp(self.mlp_norm(x)), f"{self.path}.resid_post")
-
-
-class Decoder(LanguageModel):
-    """A stack that predicts the next token, as GPT.
-
-    Sites: `embed`, `blocks.{i}.…`, `final` (after the last norm), `logits`; `sites()` lists them with their shapes.
-    """
-
-    supports = frozenset({"next_token", "cache", "sites", "embeddings", "gradients"})
     config: ModelConfig
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config, config.vocab_size, config.max_seq_len)
-        self.embed = nn.Embedding(config.vocab_size, config.d_model)
-        self.position: Position = POSITIONS.load(config.position)(config)
-        self.blocks = nn.ModuleList(Block(config, i, f"blocks.{i}") for i in range(config.n_layer))
-        self.norm = NORMS.load(config.norm)(config)
-        self.unembed = nn.Linear(config.d_model, config.vocab_size, bias=False)
-        self._init_weights()
-        if config.tie_embeddings:
-            self.unembed.weight = self.embed.weight
+        c = config
+        self.embed = nn.Embedding(c.vocab_size, c.embed_width)
+        if c.n_token_type:
+            self.types = nn.Embedding(c.n_token_type, c.embed_width)
+        self.embed_norm = NORMS.load(c.norm)(c, c.embed_width) if c.embed_norm else nn.Identity()
+        self.embed_up = nn.Linear(c.embed_width, c.d_model, bias=c.bias) if c.embed_width != c.d_model else nn.Identity()
+        self.head = OUTPUTS.load(c.output)(c)
+        if c.pooler:
+            self.pooler = Pooler(c)
+        if self.head.vocabulary:
+            self.unembed = nn.Linear(c.embed_width, c.vocab_size, bias=c.output_bias)
+        self.supports = abilities(c)
 
-    def _init_weights(self) -> None:
-        std = init_std(self.config)
+    def finish(self) -> None:
+        """The first weights, once all parts are there; then the output is tied where it should be."""
+        c, std = self.config, init_std(self.config)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=std)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for table in (m for m in self.modules() if isinstance(m, nn.Embedding)):
-            # Tied embeddings are also the output's weights, which must start small.
-            nn.init.normal_(table.weight, std=0.02 if self.config.tie_embeddings else 1.0)
-        for block in self.blocks:
-            for last in (block.attn.out, block.mlp.down):  # type: ignore[union-attr]
-                if self.config.zero_init:
-                    nn.init.zeros_(last.weight)  # type: ignore[union-attr, arg-type]
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=_embedding_std(c))
+        for module in self.modules():
+            if isinstance(module, Position):  # they stand beside tokens, or among scores: never large
+                for table in (m for m in module.modules() if isinstance(m, nn.Embedding)):
+                    nn.init.normal_(table.weight, std=min(0.02, _embedding_std(c)) if c.tie_embeddings else 1.0)
+            if isinstance(module, IntoStream):
+                if c.zero_init:
+                    nn.init.zeros_(module.weight)
                 else:  # the residual stream sums 2 · n_layer of them (Radford et al. 2019, §2.3)
-                    nn.init.normal_(last.weight, std=std / (2 * self.config.n_layer) ** 0.5)  # type: ignore[union-attr, arg-type]
-        if self.config.zero_init and not self.config.tie_embeddings:
+                    nn.init.normal_(module.weight, std=std / (2 * c.n_layer) ** 0.5)
+        if not self.head.vocabulary:
+            return
+        if c.tie_embeddings:
+            self.unembed.weight = self.embed.weight
+        elif c.zero_init:
             nn.init.zeros_(self.unembed.weight)
 
-    def forward(
+    def embedded(
         self,
         input_ids: Int[Tensor, "B T"],
-        attend: Attend | None = None,
-        position_ids: Int[Tensor, "b T"] | None = None,
+        position: Position,
+        ids: Int[Tensor, "b T"],
         token_type_ids: Int[Tensor, "B T"] | None = None,
-        cache: Cache | None = None,
-        last: bool = False,
-    ) -> ModelOutput:
-        past = cache.length if cache is not None else 0
-        T = input_ids.shape[1]
-        if past + T > self.max_seq_len:
+        prefix: str = "",
+    ) -> Float[Tensor, "B T D"]:
+        """Tokens, their positions and their segments as the stream begins; `ids` are the positions'."""
+        c = self.config
+        x = self.embed(input_ids)
+        if c.scale_embeddings:
+            x = x * c.d_model**0.5
+        x = position.embed(x, ids)
+        if c.n_token_type:
+            # Position by position the first kind, where nobody says otherwise.
+            x = x + (self.types.weight[0] if token_type_ids is None else self.types(token_type_ids))
+        elif token_type_ids is not None:
+            raise BadValue("token_type_ids: this model has no segments; build it with --n_token_type 2")
+        return site(self.entered(x), f"{prefix}embed")
+
+    def entered(self, x: Float[Tensor, "B T E"]) -> Float[Tensor, "B T D"]:
+        """Normalised, dropped out and widened, as the shape has it."""
+        x = self.embed_norm(x)
+        if self.training and self.config.dropout:
+            x = F.dropout(x, self.config.dropout)
+        return self.embed_up(x)
+
+    def logits(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
+        """What the output makes of the last norm's."""
+        if not self.head.vocabulary:
+            return x.new_zeros(*x.shape[:2], 0)
+        if self.config.scale_logits:
+            x = x * self.config.d_model**-0.5
+        return site(softcap(self.unembed(self.head(x)).float(), self.config.logit_softcap), "logits")
+
+    def positions(self, length: int, past: int, ids: Tensor | None, device: torch.device) -> Int[Tensor, "b T"]:
+        """Position ids: those given, or one after the other. BadValue where the context is too short."""
+        if past + length > self.max_seq_len:
             raise BadValue(
-                f"{past + T} tokens do not fit the context of {self.max_seq_len}; cut the text, or build with --max_seq_len {past + T}"
+                f"{past + length} tokens do not fit the context of {self.max_seq_len}; cut the text, or build with --max_seq_len {past + length}"
             )
-        with running(self):
-            is_causal, mask = lower(attend or Attend(), T, past + T, input_ids.device)
-            if position_ids is None:
-                position_ids = torch.arange(past, past + T, device=input_ids.device)[None]
-            angles = self.position.angles(position_ids)
-            x = site(self.position.embed(self.embed(input_ids), position_ids), "embed")
-            for block in self.blocks:
-                x = block(x, is_causal, mask, angles, cache)
-            if last:
-                x = x[:, -1:]
-            x = site(self.norm(x), "final")
-            logits = softcap(self.unembed(x).float(), self.config.logit_softcap)
-            return ModelOutput(site(logits, "logits"))
+        return torch.arange(past, past + length, device=device)[None] if ids is None else ids
 
     def parts(self, batch_size: int) -> list[ModelPart]:
         return cost.parts(self.config, batch_size)
 
-    def sites(self) -> dict[str, str]:
-        """As in the base; S in a shape are the positions attended to."""
-        c = self.config
-        qkv = {"q": f"(B, {c.n_head}, T, {c.head_dim})", "k": f"(B, {c.kv_heads}, T, {c.head_dim})"}
-        qkv["v"] = qkv["k"]
-        stream = f"(B, T, {c.d_model})"
-        found = {"embed": stream}
-        for i in range(c.n_layer):
-            block = {"resid_pre": stream}
-            block |= {f"attn.{name}": shape for name, shape in qkv.items()}
-            block |= {f"attn.{name}": f"(B, {c.n_head}, T, S)" for name in ("scores", "pattern")}
-            block |= {"attn.z": qkv["q"], "attn.out": stream, "resid_mid": stream}
-            block |= {f"mlp.{name}": f"(B, T, {c.ff_width})" for name in ("pre", "post")}
-            block |= {"mlp.out": stream, "resid_post": stream}
-            found |= {f"blocks.{i}.{name}": shape for name, shape in block.items()}
-        return found | {"final": stream, "logits": f"(B, T, {c.vocab_size})"}
+    def embedding_table(self) -> Float[Tensor, "V E"]:
+        return self.embed.weight
+
+
+def _embedding_std(config: ModelConfig) -> float:
+    if config.scale_embeddings:  # multiplied by √d_model they are of size 1
+        return config.d_model**-0.5
+    # Tied embeddings are also the output's weights, which must start small; so are those that a companion's output has.
+    shared = (config.tie_embeddings and not config.scale_logits) or config.output == "none"
+    return 0.02 if shared else 1.0

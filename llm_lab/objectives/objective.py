@@ -1,15 +1,24 @@
-"""What an objective is: how examples become a batch, how a batch becomes a loss, and which model stays."""
+"""What an objective is: how examples become a batch, how a batch becomes losses, and which model stays."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from llm_lab.data.batch import Batch
+from llm_lab.data.batch import IGNORE, Batch
 from llm_lab.models.language_model import LanguageModel
+from llm_lab.options import Options
+from llm_lab.tokenizers.tokenizer import Tokenizer
+
+Parts = dict[str, tuple[Tensor, Tensor]]  # by name, each row's sum of losses in nats and its number of targets, (B,)
+BALANCE = "balance"  # the part that is the model's own affair: no loss on text
 
 
 @dataclass(eq=False)
@@ -20,29 +29,114 @@ class Trainee:
     extras: nn.ModuleDict
 
     def parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Every parameter once, also where an extra shares one with the model."""
         named = [*self.model.named_parameters(), *((f"extras.{n}", p) for n, p in self.extras.named_parameters())]
-        return [(name, p) for name, p in named if p.requires_grad]
+        seen: set[int] = set()
+        return [(n, p) for n, p in named if p.requires_grad and not (id(p) in seen or seen.add(id(p)))]  # type: ignore[func-returns-value]
+
+    def named_modules(self) -> list[tuple[str, nn.Module]]:
+        """The modules under the names that begin those of their parameters."""
+        extras = [(f"extras.{name}", module) for name, module in self.extras.named_modules() if name]
+        return [*self.model.named_modules(), *extras]
 
     def train(self, mode: bool = True) -> None:
         self.model.train(mode)
         self.extras.train(mode)
 
 
-@runtime_checkable
-class Objective(Protocol):
-    """The five things that training asks of an objective."""
+class Objective:
+    """Base of all objectives. A kind says what it takes of the text, how that becomes a batch, and what it counts.
+
+    The tokenizer's specials are at hand as `self.special("mask")`; ids that are text as `self.words`.
+    """
+
+    parts: ClassVar[tuple[str, ...]] = ()  # the names of its losses, the chief one first
+    target: ClassVar[str] = ""  # what one target of the chief loss is; "" for a token of the text
+    covers: ClassVar[bool] = False  # every token of the text is a target once: its loss is the text's likelihood
+    pairs: ClassVar[bool] = False  # it learns from documents that have a source and a target
+    least_batch: ClassVar[int] = 1
+    shift: bool = True  # pieces are cut elsewhere in each epoch
+
+    def __init__(self, options: Options, tokenizer: Tokenizer) -> None:
+        self.options, self.tokenizer = options, tokenizer
+        self.weights: dict[str, float] = {}  # of the parts in the sum; 1 where nothing is said
+
+    def special(self, name: str) -> int:
+        """The id of a reserved token; BadValue where the tokenizer has none of that name."""
+        return self.tokenizer.special(name)
+
+    # what training asks of it
+
+    def take(self, block: int) -> tuple[int, int]:
+        """(tokens of an example, tokens to the next one) for a context of `block`."""
+        raise NotImplementedError
+
+    def prepare(self, ids: np.ndarray) -> None:
+        """A look at all training ids before the first step."""
 
     def attach(self, model: LanguageModel) -> Trainee:
         """The model with what the objective adds to it."""
+        if model.config is not None:
+            self.weights[BALANCE] = model.config.router_loss
+        return Trainee(model, nn.ModuleDict())
 
-    def collate(self, examples: list[np.ndarray], rng: np.random.Generator) -> Batch:
-        """Examples, (T + 1,) ids each, as one batch; `rng` is fixed by (seed, step, microbatch)."""
+    def collate(self, examples: list[np.ndarray], rng: np.random.Generator, turn: int | None = None) -> Batch:
+        """Examples as one batch; `rng` is fixed by (seed, step, microbatch), `turn` is the step (None: a validation)."""
+        raise NotImplementedError
+
+    def losses(self, trainee: Trainee, batch: Batch) -> Parts:
+        """Each part's losses, by row."""
+        out = trainee.model(**batch.inputs())
+        return {self.parts[0]: row_losses(out.logits, targets_of(batch))} | balance_of(out.aux, len(batch.input_ids))
 
     def loss(self, trainee: Trainee, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """(the mean loss in nats per target, its named parts)."""
+        """(what is minimised, its named parts: each the mean over its targets in nats)."""
+        means = means_of(self.losses(trainee, batch))
+        total = sum(self.weights.get(name, 1.0) * value for name, value in means.items())
+        assert isinstance(total, Tensor)
+        return total, {name: value.detach() for name, value in means.items()}
 
-    def token_losses(self, model: LanguageModel, batch: Batch) -> Tensor:
-        """Each target's loss in nats, (B, T); 0 where there is no target."""
+    def total(self, means: Mapping[str, float]) -> float:
+        """The loss that a validation reports, from its parts' means: their weighted sum, without the experts' balance."""
+        return sum(self.weights.get(name, 1.0) * value for name, value in means.items() if name != BALANCE)
 
     def deliver(self, trainee: Trainee) -> LanguageModel:
         """The model that stays when training ends."""
+        return trainee.model
+
+
+def row_losses(logits: Float[Tensor, "B U V"], targets: Int[Tensor, "B U"]) -> tuple[Tensor, Tensor]:
+    """Each row's sum of −log p over its targets, in nats, and how many it has."""
+    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none")
+    return losses.view(targets.shape).sum(dim=1), (targets != IGNORE).sum(dim=1)
+
+
+def means_of(parts: Parts) -> dict[str, Tensor]:
+    """The mean over all targets of the batch, by part; 0 where it has none."""
+    return {name: sums.sum() / counts.sum().clamp(min=1) for name, (sums, counts) in parts.items()}
+
+
+def balance_of(aux: Mapping[str, Tensor], rows: int) -> Parts:
+    """The model's own losses as parts."""
+    return {name: (value.expand(rows), torch.ones(rows, device=value.device)) for name, value in aux.items()}
+
+
+def targets_of(batch: Batch) -> Tensor:
+    assert batch.targets is not None
+    return batch.targets
+
+
+def rectangle(rows: list[np.ndarray], fill: int) -> Int[Tensor, "B T"]:
+    """Rows of ids as one tensor, filled up at the right."""
+    made = np.full((len(rows), max(1, *map(len, rows)) if rows else 1), fill, np.int64)
+    for i, row in enumerate(rows):
+        made[i, : len(row)] = row
+    return torch.from_numpy(made)
+
+
+def kept(rows: list[np.ndarray]) -> Tensor | None:
+    """(B, T) True where a rectangle of these rows is no filling; None where all are as long."""
+    lengths = torch.tensor([len(row) for row in rows])
+    if bool((lengths == lengths[0]).all()):
+        return None
+    return torch.arange(int(lengths.max()))[None, :] < lengths[:, None]

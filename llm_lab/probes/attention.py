@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from llm_lab.data.batch import Batch
-from llm_lab.models.transformer import Decoder
+from llm_lab.models.decoder import Decoder
 from llm_lab.probes.recording import record
 from llm_lab.results import AttentionMaps, Piece
 

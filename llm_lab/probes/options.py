@@ -16,7 +16,19 @@ PROBES = Table(
             "llm_lab.probes.attention:attention",
             "which token reads from which, every head",
             supports=frozenset({"sites"}),
-        )
+        ),
+        Entry(
+            "neighbours",
+            "llm_lab.probes.vectors:neighbours",
+            "the tokens whose vectors are nearest to each word's",
+            supports=frozenset({"embeddings"}),
+        ),
+        Entry(
+            "analogies",
+            "llm_lab.probes.vectors:analogies",
+            "man is to king as woman is to …, for every three words",
+            supports=frozenset({"embeddings"}),
+        ),
     ],
 )
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,14 @@ def read_json(path: Path) -> Any:
         raise BadValue(f"{path} cannot be read: {error}") from None
 
 
-def write_weights(path: Path, model: nn.Module) -> None:
-    """A model's state; tensors that share memory (tied embeddings) are stored once."""
+def write_weights(path: Path, model: nn.Module, elsewhere: Collection[int] = ()) -> None:
+    """A model's state; tensors that share memory (tied embeddings) are stored once, and not at all where their memory
+    is stored `elsewhere`."""
     seen: set[tuple[int, tuple[int, ...]]] = set()
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         key = _memory(tensor)
-        if tensor.numel() and key in seen:
+        if tensor.numel() and (key in seen or key[0] in elsewhere):
             continue
         seen.add(key)
         tensors[name] = tensor.detach().cpu().contiguous()
@@ -71,7 +73,7 @@ def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         raise BadValue(f"{path} is damaged: {error}") from None
 
 
-def check_fit(path: Path, shapes: dict[str, tuple[int, ...]], model: nn.Module) -> None:
+def check_fit(path: Path, shapes: dict[str, tuple[int, ...]], model: nn.Module, partly: bool = False) -> None:
     """BadValue that names what does not fit, where a file's tensors are not those of a model (which may be on `meta`)."""
     own = model.state_dict(keep_vars=True)
     stored: dict[tuple[int, tuple[int, ...]], str] = {}
@@ -82,7 +84,7 @@ def check_fit(path: Path, shapes: dict[str, tuple[int, ...]], model: nn.Module) 
             unknown.append(name)
     missing = [name for name, tensor in own.items() if name not in shapes and _memory(tensor) not in stored]
     wrong = [name for name, shape in shapes.items() if name in own and tuple(own[name].shape) != shape]
-    if missing or unknown or wrong:
+    if (missing and not partly) or unknown or wrong:
         raise BadValue(
             f"{path} does not fit the model: missing {missing[:3]}, unknown {unknown[:3]}, of another shape {wrong[:3]}; "
             "a whole copy of its folder would do"
@@ -94,9 +96,10 @@ def _memory(tensor: Tensor) -> tuple[int, tuple[int, ...]]:
     return id(tensor) if tensor.is_meta else tensor.data_ptr(), tuple(tensor.shape)
 
 
-def read_weights(path: Path, model: nn.Module) -> None:
-    """Load a state into a model of the same make; BadValue that names what does not fit."""
-    check_fit(path, weight_shapes(path), model)
+def read_weights(path: Path, model: nn.Module, partly: bool = False) -> None:
+    """Load a state into a model of the same make; BadValue that names what does not fit. `partly`: what is missing is
+    there already, shared with another model."""
+    check_fit(path, weight_shapes(path), model, partly)
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:

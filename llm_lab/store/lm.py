@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from llm_lab import machine
-from llm_lab.errors import BadValue, LabError, listing, show
+from llm_lab.errors import BadValue, LabError, listing, show, suggestion
 from llm_lab.models import cost
 from llm_lab.models.adapted import adapt
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.models.options import SHAPES, ModelConfig
+from llm_lab.objectives.make import make
+from llm_lab.objectives.objective import Objective, Trainee
+from llm_lab.objectives.options import OBJECTIVES
 from llm_lab.options import specs
 from llm_lab.registry import load
 from llm_lab.results import Result, TrainingReport
@@ -45,6 +50,22 @@ class LM:
         default_factory=dict
     )  # how it decodes and was trained: ends (documents end by <eos>), objective, …
     report: Result | None = field(default=None, repr=False)  # how its training went
+    extras: nn.ModuleDict = field(default_factory=nn.ModuleDict, repr=False)  # what its objective added: heads, …
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """The names of what it was trained to do."""
+        return tuple(self.info.get("objective", "clm").split(","))
+
+    def objective(self) -> Objective:
+        """What it was trained to do, to be measured by."""
+        weights, mix = self.info.get("weights", ()), self.info.get("mix", "sum")
+        return make(self.objectives, self.info.get("objective_options", {}), self.tokenizer, weights, mix)
+
+    def trainee(self, objective: Objective) -> Trainee:
+        """The model with what the objective added to it, as it was trained."""
+        fresh = objective.attach(self.model)
+        return Trainee(self.model, self.extras) if len(self.extras) else fresh
 
     @property
     def device(self) -> torch.device:
@@ -52,8 +73,10 @@ class LM:
 
     @property
     def supports(self) -> frozenset[str]:
-        """What it can do: next_token, cache, sites, embeddings, gradients."""
-        return self.model.supports
+        """What it can do (see `LanguageModel`), and was trained to: one that learned to fill gaps cannot write on."""
+        needs = [OBJECTIVES[name].supports for name in self.objectives if name in OBJECTIVES]
+        untaught = {ability for ability in _TEACHES if not any(_TEACHES[ability] & one for one in needs)}
+        return self.model.supports - untaught
 
     @property
     def max_seq_len(self) -> int:
@@ -76,12 +99,23 @@ class LM:
                 f"{verb} needs a model with {ability}; {self.name} has: {listing(sorted(self.supports))}; {instead}"
             )
 
-    def save(self, path: str | Path) -> Path:
-        """Write model.safetensors, model.json and tokenizer.json into the folder `path`."""
+    def save(self, path: str | Path, format: str = "lab") -> Path:
+        """Write model.safetensors, model.json and tokenizer.json into the folder `path`; with `format="hf"` what
+        transformers reads, config.json in place of model.json."""
         folder = Path(path)
+        if format not in ("lab", "hf"):
+            raise BadValue(f"format: {show(format)} is unknown{suggestion(format, ('lab', 'hf'))}; there is: lab, hf")
+        if format == "hf":
+            from llm_lab.store.hf import save_hf  # which needs this file
+
+            return save_hf(self, folder)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         write_weights(folder / "model.safetensors", self.model)
+        if len(self.extras):
+            # What an extra shares with the model is the model's, and stored there.
+            shared = {tensor.data_ptr() for tensor in self.model.state_dict().values()}
+            write_weights(folder / "extras.safetensors", self.extras, shared)
         config = getattr(self.model, "config", None)
         own = None if isinstance(config, ModelConfig) else type(getattr(self.model, "module", self.model)).__name__
         write_json(
@@ -134,14 +168,19 @@ def load_lm(folder: Path, name: str | None = None, model: Any = None, device: st
         )
     else:
         sizes = {"vocab_size": about["vocab_size"], **about["info"].get("sizes", {})}
-        module = adapt(model, _affordable(file, _config(file, sizes)), about["info"].get("given", ()))
+        module = adapt(model, affordable(file, checked(file, sizes)), about["info"].get("given", ()))
     if tokenizer.vocab_size > module.vocab_size:
         raise _unusable(
             file, f"the model knows {module.vocab_size} tokens, and tokenizer.json has {tokenizer.vocab_size}"
         )
     read_weights(weights, module)
+    lm = LM(name, module, tokenizer, info=about["info"])
+    if (folder / "extras.safetensors").is_file():
+        lm.extras = lm.objective().attach(module).extras
+        read_weights(folder / "extras.safetensors", lm.extras, partly=True)
     module.to(device).eval()
-    return LM(name, module, tokenizer, info=about["info"])
+    lm.extras.to(device).eval()
+    return lm
 
 
 def load_run(run: Run, model: Any = None) -> LM:
@@ -180,8 +219,11 @@ def _unusable(file: Path, why: str) -> BadValue:
     return BadValue(f"{file} cannot be used: {why}; a whole copy of its folder would do")
 
 
-_LARGEST = dict.fromkeys(("vocab_size", "n_layer", "n_head", "n_kv_head", "d_model", "d_ff"), 1 << 24)
+_LARGEST = dict.fromkeys(("vocab_size", "n_layer", "n_decoder_layer", "n_head", "n_kv_head", "d_model", "d_ff"), 1 << 24)
 _INFO = {"corpus": str, "objective": str, "ends": bool, "held_out": str, "sizes": dict, "given": list}
+_INFO |= {"objective_options": dict, "mix": str, "weights": list}
+# Which needs of an objective mean that it teaches an ability.
+_TEACHES = {"next_token": {"next_token", "seq2seq", "any_order"}, "fill": {"fill"}, "seq2seq": {"seq2seq"}}
 
 
 def _description(file: Path) -> dict[str, Any]:
@@ -211,7 +253,7 @@ def _description(file: Path) -> dict[str, Any]:
     }
 
 
-def _config(file: Path, sizes: dict[str, Any]) -> ModelConfig:
+def checked(file: Path, sizes: dict[str, Any]) -> ModelConfig:
     """The model's sizes as a ModelConfig; sizes that no model has are refused before anything is reckoned with them."""
     known = specs(ModelConfig)
     unknown = [key for key in sizes if key not in known]
@@ -232,7 +274,7 @@ def _config(file: Path, sizes: dict[str, Any]) -> ModelConfig:
         raise _unusable(file, str(error)) from None
 
 
-def _affordable(file: Path, config: ModelConfig) -> ModelConfig:
+def affordable(file: Path, config: ModelConfig) -> ModelConfig:
     need, free = 4 * sum(part.parameters for part in cost.parts(config, 1)), machine.memory().available
     if need > free:
         raise _unusable(file, f"a model of its sizes takes {need / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free")
@@ -241,20 +283,34 @@ def _affordable(file: Path, config: ModelConfig) -> ModelConfig:
 
 def _own_shape(file: Path, sizes: dict[str, Any], weights: Path) -> LanguageModel:
     """A model of our own parts. It is first made without memory and compared with the weights' shapes."""
-    config = _config(file, sizes)
+    config = checked(file, sizes)
     shapes = weight_shapes(weights)
-    largest = max((size for shape in shapes.values() for size in shape), default=0)
-    for key in _LARGEST:
-        size, limit = getattr(config, key), len(shapes) if key == "n_layer" else largest
-        if size is not None and size > limit:
-            raise _unusable(file, f"{key} {size} is larger than anything in {weights.name}")
-    make = load(SHAPES.entry(config.shape).target)
+    check_sizes(file, config, shapes)
+    build_model = load(SHAPES.entry(config.shape).target)
     with torch.device("meta"):
-        bare: LanguageModel = make(config)
+        bare: LanguageModel = build_model(config)
+    if resize := getattr(bare, "resize", None):  # its tables are as large as the text it counted
+        resize(shapes)
     check_fit(weights, shapes, bare)
-    # What is computed and not stored (angles of positions) has no shape to be compared with.
+    check_tables(file, config, bare)
+    made: LanguageModel = build_model(config)
+    if resize := getattr(made, "resize", None):
+        resize(shapes)
+    return made
+
+
+def check_sizes(file: Path, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """BadValue where a model would be larger than anything among its weights: it is not even made without memory."""
+    largest = max((size for shape in shapes.values() for size in shape), default=0)
+    for key in _LARGEST if config.shape in ("decoder", "encoder", "encoder_decoder", "permutation") else ():
+        size, limit = getattr(config, key), len(shapes) if key in ("n_layer", "n_decoder_layer") else largest
+        if size is not None and size > limit:
+            raise _unusable(file, f"{key} {size} is larger than anything among its weights")
+
+
+def check_tables(file: Path, config: ModelConfig, bare: LanguageModel) -> None:
+    """BadValue where the tables of a model (on `meta`) do not fit memory: what is computed and not stored, as the angles
+    of positions are, has no shape to be compared with."""
     need = 4 * sum(buffer.numel() * buffer.element_size() for buffer in bare.buffers())
     if need > machine.memory().available:
         raise _unusable(file, f"max_seq_len {config.max_seq_len:,} takes {need / 1e9:,.1f} GB for its positions")
-    made: LanguageModel = make(config)
-    return made

@@ -25,7 +25,7 @@ def _row(text: str, tokenizer: Tokenizer) -> TokenizationRow:
         pieces=tokenizer.pieces(ids),
         n_tokens=len(ids),
         chars_per_token=len(text) / len(ids) if ids else 0.0,
-        n_unknown=ids.count(tokenizer.specials["unk"]),
+        n_unknown=ids.count(tokenizer.specials.get("unk", -1)),
         vocab_size=tokenizer.vocab_size,
         round_trip=tokenizer.round_trip(text),
     )

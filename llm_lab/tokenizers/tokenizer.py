@@ -7,40 +7,59 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
+from tokenizers.decoders import DecodeStream
 
 from llm_lab.errors import BadType, BadValue, listing, show
 from llm_lab.results import Piece
-from llm_lab.tokenizers.kinds import SPECIAL_TOKENS, SPECIALS, byte_letters, chunks
+from llm_lab.tokenizers import foreign
+from llm_lab.tokenizers.kinds import SPECIAL_TOKENS, SPECIALS, chunks
 from llm_lab.tokenizers.options import TOKENIZERS
 
 FILE = "tokenizer.json"
 _CHUNK = 1 << 14  # characters encoded at a time; the parts of a long text keep all cores busy
-_BYTES = {letter: bytes([value]) for value, letter in enumerate(byte_letters())}
 _HEX = "llm_lab.hex"  # error handler of decoding: bytes that are no character are shown as <0xE4>
 codecs.register_error(_HEX, lambda e: ("".join(f"<0x{b:02X}>" for b in e.object[e.start : e.end]), e.end))  # type: ignore[attr-defined]
 
 
 class Tokenizer:
-    """A `tokenizers.Tokenizer` whose first tokens are the specials, and which never makes them out of text."""
+    """A `tokenizers.Tokenizer` that never makes reserved tokens out of text.
 
-    def __init__(self, backend: tokenizers.Tokenizer, kind: str | None = None) -> None:
-        for i, token in enumerate(SPECIAL_TOKENS):
+    Its first tokens are our specials; or it is one that others made, whose reserved tokens are `specials`.
+    """
+
+    def __init__(
+        self, backend: tokenizers.Tokenizer, kind: str | None = None, specials: Mapping[str, int] | None = None
+    ) -> None:
+        self.is_foreign = specials is not None
+        for i, token in enumerate(() if self.is_foreign else SPECIAL_TOKENS):
             if backend.token_to_id(token) != i:
                 raise BadValue(f"tokenizer: id {i} is not {token}; use one that lab.tokenizer(corpus, kind) made")
         self.backend = backend
         # "<eos>" in a text is five characters of it, not the end of the document
         backend.encode_special_tokens = True
-        self._structure = _kind(json.loads(backend.to_str()))
-        self.kind = kind or self._structure
-        self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
-        self.specials = {name: i for i, name in enumerate(SPECIALS)}
-        self.special_ids = frozenset(self.specials.values())
+        backend.no_truncation()
+        backend.no_padding()
+        state = json.loads(backend.to_str())
+        structure = _kind(state)
+        self.kind = kind or (foreign.KINDS.get(state["model"]["type"], "custom") if self.is_foreign else structure)
+        # Where a kind of the user's own may be cut is not ours to know.
+        ours = structure if self.kind == structure else "custom"
+        self._anywhere = not self.is_foreign and ours in ("char", "byte")
+        self._seams = foreign.seams(state) if self.is_foreign else ours != "custom"
+        self._added = {t["id"]: t["content"] for t in state["added_tokens"] if not t["special"]}
+        self._spell, self._at_start = foreign.spelling(state)
+        # Ids may have gaps.
+        self.vocab_size: int = 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
+        self.specials = {name: i for i, name in enumerate(SPECIALS)} if specials is None else dict(specials)
+        reserved = {t["id"] for t in state["added_tokens"] if t["special"]} if self.is_foreign else set()
+        self.special_ids = frozenset(reserved | set(self.specials.values()))
 
     @property
     def unit(self) -> str:
@@ -51,7 +70,30 @@ class Tokenizer:
         return f"Tokenizer({self.kind}, {self.vocab_size:,} tokens)"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _from_json, (self.to_json(), self.kind)
+        return _from_json, (self.to_json(), self.kind, self.specials if self.is_foreign else None)
+
+    def special(self, name: str) -> int:
+        """The id of a reserved token, such as `mask`; BadValue where this tokenizer has none."""
+        if name not in self.specials:
+            raise BadValue(
+                f"tokenizer: this {self.kind} one has no <{name}>, which is needed here; it has {listing(self.specials) or 'no reserved tokens'}; one that lab.tokenizer(corpus, kind) made has them all"
+            )
+        return self.specials[name]
+
+    @property
+    def start(self) -> int:
+        """What a decoder reads before its first token."""
+        return self.specials.get("bos", self.specials.get("pad", 0))
+
+    @property
+    def end(self) -> int | None:
+        """What ends a document: `eos`, or for those that have none the separator."""
+        return self.specials.get("eos", self.specials.get("sep"))
+
+    @property
+    def sentinels(self) -> list[int]:
+        """The reserved tokens that stand for what was taken out of a text, in order."""
+        return [i for name, i in self.specials.items() if name.startswith("extra_")]
 
     # text to ids
 
@@ -72,16 +114,18 @@ class Tokenizer:
 
     def parts(self, text: str, size: int) -> Iterator[str]:
         """The text in parts of about `size` characters whose ids, joined, are the ids of the whole."""
-        if self.kind == self._structure and self.kind in ("char", "byte"):
+        if self._anywhere:
             return (text[i : i + size] for i in range(0, len(text) or 1, size))
-        # where a kind of the user's own may be cut is not ours to know
-        return chunks([text], size) if self.kind == self._structure != "custom" else iter([text])
+        return chunks([text], size) if self._seams else iter([text])
 
     # ids to text
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids. Specials are left out; bytes that are no character show as `<0xE4>`."""
+    def decode(self, ids: Iterable[int], after: Iterable[int] = ()) -> str:
+        """The text of ids, as it stands behind that of the ids `after`. Specials are left out; bytes that are no
+        character show as `<0xE4>`."""
         stream = self.streamer()
+        for i in _ints(after):
+            stream.push(i)
         return "".join([*map(stream.push, _ints(ids)), stream.finish()])
 
     def pieces(self, ids: Iterable[int]) -> list[Piece]:
@@ -98,12 +142,15 @@ class Tokenizer:
         back = self.decode(ids)
         if back == text:
             return "exact"
-        unknown = ids.count(self.specials["unk"])
+        unknown = ids.count(self.specials.get("unk", -1))
         if self._words:
             spaces = "spaces and line breaks change"
             if unknown:
                 return f"{unknown:,} unknown word{'s' * (unknown > 1)}; {spaces}"
-            return spaces if _bare(back) == _bare(text) else f"{spaces}, control characters are dropped"
+            if self.is_foreign and _bare(back) == _bare(text).lower():
+                return f"{spaces}, capitals are lost"
+            lost = "accents and capitals are lost" if self.is_foreign else "control characters are dropped"
+            return spaces if _bare(back) == _bare(text) else f"{spaces}, {lost}"
         missing = sorted({c for c in text if self.backend.token_to_id(c) is None})
         if not unknown or not missing:
             return "the text changes"
@@ -120,26 +167,37 @@ class Tokenizer:
         """SHA-256 (hex) of all that decides which ids a text has."""
         state = json.loads(self.to_json())
         state = {key: state[key] for key in ("added_tokens", "normalizer", "pre_tokenizer", "model")}
+        if self.is_foreign:
+            state["specials"] = self.specials
         return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
     def save(self, path: str | Path) -> Path:
-        """Write tokenizer.json (into `path`, where that is a folder); returns its path."""
+        """Write tokenizer.json (into `path`, where that is a folder); returns its path. One that others made has its
+        reserved tokens beside it, in tokenizer_config.json."""
         path = Path(path)
         path = path / FILE if path.is_dir() else path
         if not path.parent.is_dir():
             raise BadValue(f"path: the folder {str(path.parent)!r} does not exist; make it first or choose another")
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        part.write_text(self.to_json(), encoding="utf-8")
-        part.replace(path)
+        if self.is_foreign:
+            _replace(path.with_name(foreign.BESIDE), json.dumps(self.described(), indent=2, ensure_ascii=False))
+        _replace(path, self.to_json())
         return path
 
+    def described(self) -> dict[str, Any]:
+        """The content of tokenizer_config.json: the reserved tokens by the names that other programs know."""
+        return foreign.described(self.backend, self.specials)
+
     @classmethod
-    def load(cls, path: str | Path) -> Tokenizer:
-        """Read a tokenizer.json that `save` wrote (or the folder it is in)."""
+    def load(cls, path: str | Path, theirs: bool | None = None) -> Tokenizer:
+        """Read a tokenizer.json (or the folder it is in) that `save` wrote, or with `theirs` that others did: the files
+        beside it say what its reserved tokens are. Unless told, it looks whether there is a tokenizer_config.json."""
         path = Path(path)
         path = path / FILE if path.is_dir() else path
+        theirs = path.with_name(foreign.BESIDE).is_file() if theirs is None else theirs
         try:
-            return _from_json(path.read_text(encoding="utf-8"))
+            backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+            ours = all(backend.token_to_id(token) == i for i, token in enumerate(SPECIAL_TOKENS))
+            return cls(backend, specials=foreign.specials(backend, path.parent) if theirs and not ours else None)
         except FileNotFoundError:
             raise BadValue(f"path: there is no {str(path)!r}; name a tokenizer.json or the folder it is in") from None
         except BadValue:
@@ -149,7 +207,49 @@ class Tokenizer:
                 f"path: {str(path)!r} is not a tokenizer.json ({show(str(error))}); save it again"
             ) from error
 
+    @classmethod
+    def foreign(cls, folder: str | Path) -> Tokenizer:
+        """Read the tokenizer.json of a folder that others made."""
+        return cls.load(Path(folder) / FILE, theirs=True)
+
     # what each token is
+
+    @cached_property
+    def text_ids(self) -> np.ndarray:
+        """The ids that are text, (n,) int64: all but the reserved ones."""
+        return np.setdiff1d(np.arange(self.vocab_size), sorted(self.special_ids)).astype(np.int64)
+
+    def inside_word(self, ids: np.ndarray) -> np.ndarray:
+        """(n,) True where a token goes on with the word that the one before it ends in. A character of a script that
+        writes no spaces is a word of its own."""
+        begins, ends = self._edges
+        found = begins[ids]
+        found[1:] &= ends[ids[:-1]]
+        found[:1] = False
+        return found
+
+    def ends_sentence(self, ids: np.ndarray) -> np.ndarray:
+        """(n,) True where a token ends with a sign that ends a sentence, or a line."""
+        return self._stops[ids]
+
+    @cached_property
+    def _stops(self) -> np.ndarray:
+        return np.array([self._surface(i).rstrip(" ▁").endswith(_STOPS) for i in range(self.vocab_size)])
+
+    @cached_property
+    def _edges(self) -> tuple[np.ndarray, np.ndarray]:
+        """Whether each token begins inside a word, and whether it ends with a letter of one."""
+        texts = [self._surface(i) for i in range(self.vocab_size)]
+        if self._words:
+            return np.array([text.startswith("##") for text in texts]), np.ones(len(texts), bool)
+        return (
+            np.array([bool(_LETTER.match(text)) for text in texts]),
+            np.array([bool(_LETTER.match(text[-1:])) for text in texts]),
+        )
+
+    def _surface(self, i: int) -> str:
+        piece = self._piece(i)
+        return "" if piece.special else piece.text
 
     @cached_property
     def _words(self) -> bool:
@@ -164,11 +264,11 @@ class Tokenizer:
     @cached_property
     def _bytes(self) -> list[bytes] | None:
         """Each id's bytes, where tokens are byte strings."""
-        if not isinstance(self.backend.decoder, tokenizers.decoders.ByteLevel):
+        if self._spell is None or self._words:
             return None
         return [
-            b"" if i in self.special_ids else b"".join(_BYTES.get(c) or c.encode() for c in t)
-            for i, t in enumerate(self._texts)
+            b"" if i in self.special_ids else self._added[i].encode() if i in self._added else self._spell(text)
+            for i, text in enumerate(self._texts)
         ]
 
     def _check_id(self, i: int) -> None:
@@ -179,7 +279,7 @@ class Tokenizer:
         self._check_id(i)
         special = i in self.special_ids
         text = self._texts[i] if special or self._bytes is None else self._bytes[i].decode("utf-8", _HEX)
-        return Piece(text, i, special=special, unknown=i == self.specials["unk"])
+        return Piece(text, i, special=special, unknown=i == self.specials.get("unk"))
 
 
 class Streamer:
@@ -189,6 +289,12 @@ class Streamer:
         self._tokenizer = tokenizer
         self._utf8 = codecs.getincrementaldecoder("utf-8")(_HEX)
         self._last = ""  # the last word's end, where words have lost their spaces
+        self._at_start = tokenizer._at_start  # spaces still to be left out
+        # Where a token's text depends on where it stands, the library keeps track.
+        by_library = tokenizer._spell is None and not tokenizer._words
+        self._stream = DecodeStream(skip_special_tokens=True) if by_library else None
+        self._ids: list[int] = []
+        self._given = 0  # characters
 
     def push(self, id: int) -> str:
         """The characters that this token completes."""
@@ -197,14 +303,28 @@ class Streamer:
         tokenizer._check_id(i)
         if i in tokenizer.special_ids:
             return ""
+        if self._stream is not None:
+            self._ids.append(i)
+            text = self._stream.step(tokenizer.backend, i) or ""
+            self._given += len(text)
+            return text
         if tokenizer._bytes is not None:
-            return self._utf8.decode(tokenizer._bytes[i])
-        text = tokenizer._texts[i]
-        return self._spaced(text) if tokenizer._words else text
+            return self._begun(self._utf8.decode(tokenizer._bytes[i]))
+        return self._spaced(tokenizer._texts[i])
 
     def finish(self) -> str:
         """What is left: the bytes of a character that was never completed."""
+        if self._stream is not None:
+            return self._tokenizer.backend.decode(self._ids)[self._given :]
         return self._utf8.decode(b"", final=True)
+
+    def _begun(self, text: str) -> str:
+        """Without the spaces that stand before every text."""
+        if self._at_start and text:
+            kept = text.lstrip(" ") if len(text) - len(text.lstrip(" ")) <= self._at_start else text[self._at_start :]
+            self._at_start = 0
+            return kept
+        return text
 
     def _spaced(self, token: str) -> str:
         """A word with a space before it where prose has one; `##` pieces go on without."""
@@ -217,6 +337,8 @@ class Streamer:
 
 
 _CJK = "\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
+_LETTER = re.compile(rf"[^\W_{_CJK}]|['’]\w")
+_STOPS = (".", "!", "?", "…", "。", "！", "？", "\n", ".\"", ".”")
 _NO_SPACE_BEFORE = re.compile(rf"[.,;:!?)\]}}%'’”»…_/@—–{_CJK}-]")
 _NO_SPACE_AFTER = re.compile(rf"[(\[{{'’“«$#_/@—–{_CJK}-]")
 
@@ -248,8 +370,14 @@ def train(source: Any, kind: str, vocab_size: int | None = None) -> Tokenizer:
     return Tokenizer(entry.load()(documents, vocab_size), kind)
 
 
-def _from_json(text: str, kind: str | None = None) -> Tokenizer:
-    return Tokenizer(tokenizers.Tokenizer.from_str(text), kind)
+def _from_json(text: str, kind: str | None = None, specials: Mapping[str, int] | None = None) -> Tokenizer:
+    return Tokenizer(tokenizers.Tokenizer.from_str(text), kind, specials)
+
+
+def _replace(path: Path, text: str) -> None:
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
 
 
 def _kind(state: dict[str, Any]) -> str:

@@ -8,27 +8,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llm_lab.objectives.objective import Trainee
 from llm_lab.training.options import TrainOptions
 
 Named = Sequence[tuple[str, nn.Parameter]]
 
 
-def adamw(model: nn.Module, named: Named, options: TrainOptions) -> list[torch.optim.Optimizer]:
+def adamw(trainee: Trainee, options: TrainOptions) -> list[torch.optim.Optimizer]:
     """AdamW (Loshchilov & Hutter 2017); matrices and embeddings decay, gains and biases do not."""
-    return [_adamw(named, options.lr or 1e-3, options)]
+    return [_adamw(trainee.parameters(), options.lr or 1e-3, options)]
 
 
-def muon(model: nn.Module, named: Named, options: TrainOptions) -> list[torch.optim.Optimizer]:
+def muon(trainee: Trainee, options: TrainOptions) -> list[torch.optim.Optimizer]:
     """Muon for the blocks' matrices, AdamW for embeddings, output, gains and biases (Jordan et al. 2024)."""
-    edges = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    named, modules = trainee.parameters(), trainee.named_modules()
+    edges = {f"{name}.weight" for name, module in modules if isinstance(module, nn.Embedding)}
     # The output is the last matrix that gives as many numbers as there are tokens, whatever a user's model calls it; one
     # inside a block may happen to be as wide.
-    vocabulary = getattr(model, "vocab_size", None)
+    vocabulary = trainee.model.vocab_size
     wide = [name for name, p in named if p.ndim == 2 and p.shape[0] == vocabulary and name not in edges]
     edges |= set(wide[-1:])
     matrices = [(name, p) for name, p in named if p.ndim == 2 and name not in edges]
     rest = [(name, p) for name, p in named if not any(p is m for _, m in matrices)]
-    splits = {f"{name}.weight": module.splits for name, module in model.named_modules() if hasattr(module, "splits")}
+    splits = {f"{name}.weight": module.splits for name, module in modules if hasattr(module, "splits")}
     found: list[torch.optim.Optimizer] = []
     if matrices:
         found.append(Muon(matrices, splits, options.muon_lr, options.weight_decay))

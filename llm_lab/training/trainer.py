@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from llm_lab.data.arrays import Tokens
-from llm_lab.data.sampler import BlockSampler, blocks
+from llm_lab.data.sampler import BlockSampler, DocumentSampler
 from llm_lab.objectives.objective import Objective, Trainee
 from llm_lab.training.options import OPTIMIZERS, SCHEDULES
 from llm_lab.training.plan import Plan
-from llm_lab.training.validation import autocast, block_losses
+from llm_lab.training.validation import autocast, block_losses, mean_losses, pieces
 
 
 @dataclass(frozen=True)
@@ -54,18 +54,22 @@ class Trainer:
         self.trainee, self.objective, self.plan = trainee, objective, plan
         self.started = time.perf_counter() if started is None else started
         self.device = torch.device(plan.device)
-        self.sampler = BlockSampler(train, plan.block, plan.options.seed)
+        seed = plan.options.seed
+        self.sampler = (
+            DocumentSampler(train, seed)
+            if objective.pairs
+            else BlockSampler(train, *objective.take(plan.block), seed, objective.shift)
+        )
         self.val_blocks = (
-            blocks(val, plan.block, plan.options.eval_tokens) if val is not None and len(val.ids) > 1 else []
+            pieces(objective, val, plan.block, plan.options.eval_tokens) if val is not None and len(val.ids) > 1 else []
         )
-        self.optimizers: list[torch.optim.Optimizer] = OPTIMIZERS.load(plan.options.optimizer)(
-            trainee.model, trainee.parameters(), plan.options
-        )
+        self.optimizers: list[torch.optim.Optimizer] = OPTIMIZERS.load(plan.options.optimizer)(trainee, plan.options)
         self._parameters = [parameter for _, parameter in trainee.parameters()]
         self.schedule = SCHEDULES.load(plan.options.schedule)
         self._model: Any = torch.compile(trainee.model) if plan.options.compile else trainee.model
         self._stop = False
         self._best: tuple[float, dict[str, Tensor]] | None = None
+        self._tokens = 0
 
     def request_stop(self) -> None:
         """End after the step in progress; the model stays as it is then."""
@@ -94,7 +98,7 @@ class Trainer:
                 if not np.isfinite(event.loss):
                     pending, reason = None, "diverged"
                     break
-            pending = (TrainEvent("step", step, step * self.plan.tokens_per_step, self.seconds, lr=factor), loss, parts)
+            pending = (TrainEvent("step", step, self._tokens, self.seconds, lr=factor), loss, parts)
             spent = time.perf_counter() - began
             step_time = spent if not step_time else 0.9 * step_time + 0.1 * spent
             if self._eval_due(step, last_eval, eval_time):
@@ -110,7 +114,7 @@ class Trainer:
                 reason = "diverged"
         self._keep_best()
         self.trainee.train(False)
-        yield TrainEvent("end", step, step * self.plan.tokens_per_step, self.seconds, reason=reason)
+        yield TrainEvent("end", step, self._tokens, self.seconds, reason=reason)
 
     def _done(self, step: int, step_time: float) -> bool:
         if self.plan.steps is not None:
@@ -144,7 +148,9 @@ class Trainer:
                 rng = np.random.default_rng((options.seed, step, micro))
                 torch.manual_seed(int(rng.integers(2**62)))
                 first = (step * options.accumulate + micro) * options.batch_size
-                batch = self.objective.collate(self.sampler.examples(first, options.batch_size), rng).to(self.device)
+                examples = self.sampler.examples(first, options.batch_size)
+                batch = self.objective.collate(examples, rng, step).to(self.device)
+                self._tokens += batch.n_tokens
                 with autocast(self.device, self.plan.precision):
                     loss, named = self.objective.loss(Trainee(self._model, self.trainee.extras), batch)
                 (loss / options.accumulate).backward()
@@ -171,18 +177,19 @@ class Trainer:
         return self.seconds - last >= self.plan.seconds / 12 and self.seconds + cost < self.plan.seconds
 
     def _validate(self, step: int) -> TrainEvent:
-        sums, counts = block_losses(
+        found = block_losses(
             self.objective,
-            self.trainee.model,
+            self.trainee,
             self.val_blocks,
             self.plan.options.batch_size,
             self.device,
             self.plan.precision,
         )
-        loss = float(sums.sum() / counts.sum())
+        parts = mean_losses(found)
+        loss = self.objective.total(parts)
         if self.plan.options.keep == "best" and (self._best is None or loss < self._best[0]):
             self._best = (loss, {name: p.detach().clone() for name, p in self.trainee.model.state_dict().items()})
-        return TrainEvent("validation", step, step * self.plan.tokens_per_step, self.seconds, loss)
+        return TrainEvent("validation", step, self._tokens, self.seconds, loss, parts=parts)
 
     def _keep_best(self) -> None:
         if self._best is not None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from llm_lab.models.language_model import LanguageModel
-from llm_lab.objectives.objective import Objective
+from llm_lab.data.arrays import Tokens
+from llm_lab.data.sampler import blocks, documents
+from llm_lab.objectives.objective import Objective, Trainee
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
@@ -17,27 +19,45 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
 
 
+def pieces(objective: Objective, tokens: Tokens, block: int, limit: int | None = None) -> list[np.ndarray]:
+    """The text in order, cut as the objective takes it; at most about `limit` tokens of it."""
+    if objective.pairs:
+        return documents(tokens, limit)
+    size, step = objective.take(block)
+    return [piece for piece in blocks(tokens, size, step, limit) if len(piece) > 1]
+
+
 def block_losses(
     objective: Objective,
-    model: LanguageModel,
-    blocks: Sequence[np.ndarray],
+    trainee: Trainee,
+    examples: Sequence[np.ndarray],
     batch_size: int,
     device: torch.device,
     precision: str = "fp32",
-) -> tuple[np.ndarray, np.ndarray]:
-    """For each block the sum of its targets' losses in nats, and how many targets it has. Leaves the model's mode."""
-    was_training = model.training
-    model.eval()
-    sums, counts = [], []
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """For each part of the loss and each example the sum of its targets' losses in nats, and how many targets it has.
+    Leaves the model's mode."""
+    was_training = trainee.model.training
+    trainee.train(False)
+    found: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
     try:
         with torch.no_grad():
-            for start in range(0, len(blocks), batch_size):
-                chosen = list(blocks[start : start + batch_size])
+            for start in range(0, len(examples), batch_size):
+                chosen = list(examples[start : start + batch_size])
                 batch = objective.collate(chosen, np.random.default_rng(start)).to(device)
                 with autocast(device, precision):
-                    losses = objective.token_losses(model, batch)
-                sums.append(losses.sum(dim=1))
-                counts += [len(block) - 1 for block in chosen]
+                    parts = objective.losses(trainee, batch)
+                for name, pair in parts.items():
+                    for kept, value in zip(found.setdefault(name, ([], [])), pair, strict=True):
+                        kept.append(value)
     finally:
-        model.train(was_training)
-    return torch.cat(sums).cpu().double().numpy(), np.asarray(counts)
+        trainee.train(was_training)
+    return {
+        name: (torch.cat(sums).cpu().double().numpy(), torch.cat(counts).cpu().numpy())
+        for name, (sums, counts) in found.items()
+    }
+
+
+def mean_losses(found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    """The mean of each part over all its targets, in nats."""
+    return {name: float(sums.sum() / max(1, counts.sum())) for name, (sums, counts) in found.items()}

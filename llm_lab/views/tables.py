@@ -42,6 +42,8 @@ def corpus(result: CorpusReport) -> dict[str, str]:
         ("held-out part", f"{result.val_chars:,} characters ({result.val_chars / whole:.0%})"),
         ("fingerprint", result.fingerprint[:16]),
     ]
+    if result.entropy is not None:
+        rows.insert(3, ("entropy, exactly", f"{result.entropy:.4f} nats/byte"))
     facts = ["corpus", result.source, f"{si(result.n_chars)} characters"]
     words = result.top_words[:WORDS]
     top = max((count for _, count in words), default=1)
@@ -62,9 +64,13 @@ def corpus(result: CorpusReport) -> dict[str, str]:
         "The beginning of the text trains, its end is held out, unless told otherwise. "
         "A bar is a word's count against the first's."
     )
+    if result.entropy is not None:
+        caption += " No model can get below the entropy, on average."
+    caption += "".join(f"<br>{esc(note)}" for note in result.notes)
     plain = [" · ".join([result.name, *facts]), *(f"  {name:<21} {value}" for name, value in rows)]
     plain += ["  most frequent: " + ", ".join(f"{visible(word)} {count:,}" for word, count in words)]
     plain += ["  sample:", *(f"    {line}" for line in clip(result.sample, 300, 4).split("\n"))]
+    plain += [f"  {note}" for note in result.notes]
     return bundle("\n".join(plain), card(result.name, facts, body, caption=caption))
 
 

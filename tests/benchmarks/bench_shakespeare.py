@@ -86,15 +86,16 @@ def ours(preset: str, optimizer: str, data: Any, vocab_size: int, seconds: float
     """Tokens per second of our trainer, without validation."""
     import torch
 
-    from llm_lab.models.options import PRESETS, SHAPES
-    from llm_lab.objectives.options import OBJECTIVES
+    from llm_lab.models.options import SHAPES
+    from llm_lab.models.presets import PRESETS
+    from llm_lab.objectives.make import make
     from llm_lab.training.options import BudgetOptions, TrainOptions
     from llm_lab.training.plan import applied, resolve
     from llm_lab.training.trainer import Trainer
 
     torch.manual_seed(0)
     config = PRESETS.load(preset).config(vocab_size, **SHAPE, dropout=0.0)
-    objective = OBJECTIVES.load("clm")()
+    objective = make(["clm"], {}, tokenizer)
     options = TrainOptions(batch_size=BATCH, optimizer=optimizer, device="cpu", precision="fp32")
     plan = resolve(BudgetOptions(seconds=seconds), options, config.max_seq_len, len(data), config.d_model)
     trainer = Trainer(objective.attach(SHAPES.load(config.shape)(config)), objective, data, None, plan)

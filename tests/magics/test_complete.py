@@ -9,7 +9,7 @@ from IPython.core.completer import provisionalcompleter
 
 from llm_lab.corpora.options import CORPORA
 from llm_lab.magics.complete import complete
-from llm_lab.models.options import PRESETS
+from llm_lab.models.presets import PRESETS
 from llm_lab.tokenizers.options import TOKENIZERS
 from tests.magics.conftest import Model
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -12,82 +13,189 @@ from hypothesis import strategies as st
 from llm_lab.data.batch import Attend, Batch, lower
 from llm_lab.decoding.cache import KVCache
 from llm_lab.errors import BadValue, LabError
-from llm_lab.models.options import MLPS, NORMS, POSITIONS, ModelConfig
-from llm_lab.models.transformer import Decoder
+from llm_lab.models.options import MLPS, NORMS, PATTERNS, POSITIONS, SHAPES, ModelConfig
 from llm_lab.probes.recording import record
 
-configs = st.builds(
-    ModelConfig,
+PARTS: dict[str, Any] = dict(
     vocab_size=st.just(17),
-    n_layer=st.integers(1, 3),
+    n_layer=st.integers(1, 2),
     n_head=st.just(4),
     n_kv_head=st.sampled_from([None, 1, 2]),
     d_model=st.just(16),
+    d_head=st.sampled_from([None, 6]),
+    d_ff=st.just(24),
+    d_embed=st.sampled_from([None, 8]),
     max_seq_len=st.just(12),
     norm=st.sampled_from(list(NORMS)),
+    norm_place=st.sampled_from(["pre", "post", "sandwich"]),
+    embed_norm=st.booleans(),
     position=st.sampled_from(list(POSITIONS)),
+    rel_buckets=st.just(8),
+    rel_distance=st.just(10),
+    attention=st.sampled_from(list(PATTERNS)),
+    window=st.just(3),
+    stride=st.just(2),
+    sparse_block=st.just(4),
     mlp=st.sampled_from(list(MLPS)),
+    n_expert=st.sampled_from([None]),
     bias=st.booleans(),
     qk_norm=st.booleans(),
+    qk_gain=st.booleans(),
+    scale_scores=st.booleans(),
     logit_softcap=st.sampled_from([0.0, 15.0]),
     tie_embeddings=st.booleans(),
+    scale_embeddings=st.booleans(),
+    scale_logits=st.booleans(),
+    share_layers=st.booleans(),
+    n_token_type=st.sampled_from([0, 2]),
+    output=st.sampled_from(["linear", "mlm"]),
+    output_bias=st.booleans(),
     zero_init=st.just(False),
 )
 
 
-def make(config: ModelConfig) -> Decoder:
+def configs(shape: str) -> st.SearchStrategy[ModelConfig]:
+    parts = dict(PARTS, attention=st.just("full")) if shape == "permutation" else PARTS
+    return st.builds(ModelConfig, shape=st.just(shape), **parts)
+
+
+def make(config: ModelConfig) -> Any:
+    """A model whose weights are all of some size, so that no mistake hides behind a zero."""
     torch.manual_seed(0)
-    return Decoder(config).eval()
+    model = SHAPES.load(config.shape)(config).eval()
+    for p in model.parameters():
+        torch.nn.init.normal_(p, mean=0.0 if p.ndim > 1 else 0.5, std=0.3)
+    return model
 
 
-@settings(max_examples=25, deadline=None)
-@given(configs, st.integers(0, 10))
-def test_a_later_token_changes_no_earlier_logit(config, at):
-    model, ids = make(config), torch.randint(0, 17, (1, 12), generator=torch.Generator().manual_seed(at))
+SOURCE = torch.arange(14).view(2, 7) * 3 % 17
+IDS = torch.arange(24).view(2, 12) * 5 % 17
+
+
+def run(model: Any, ids: torch.Tensor, source: torch.Tensor = SOURCE, **fields: Any) -> torch.Tensor:
+    """Logits for ids: of the decoder where there are two stacks."""
+    with torch.no_grad():
+        if model.config.shape == "encoder_decoder":
+            return model(source[: len(ids)], decoder_ids=ids, **fields).logits
+        return model(ids, **fields).logits
+
+
+def close(got: torch.Tensor, want: torch.Tensor) -> None:
+    torch.testing.assert_close(got, want, atol=2e-5, rtol=1e-4)
+
+
+every = settings(max_examples=10, deadline=None)
+CAUSAL, ALL = ["decoder", "encoder_decoder", "permutation"], list(SHAPES)[:4]
+
+
+@pytest.mark.parametrize("shape", CAUSAL)
+@every
+@given(data=st.data(), at=st.integers(0, 10))
+def test_a_later_token_changes_no_earlier_logit(shape, data, at):
+    model, ids = make(data.draw(configs(shape))), IDS[:1]
     changed = ids.clone()
     changed[0, at + 1 :] = (ids[0, at + 1 :] + 1) % 17
-    with torch.no_grad():
-        before, after = model(ids).logits, model(changed).logits
-    assert torch.equal(before[:, : at + 1], after[:, : at + 1])
+    before, after = run(model, ids), run(model, changed)
+    close(after[:, : at + 1], before[:, : at + 1])
     assert not torch.allclose(before[:, at + 1 :], after[:, at + 1 :])
 
 
-@settings(max_examples=25, deadline=None)
-@given(configs)
-def test_recording_changes_nothing_and_sees_every_site(config):
-    model, ids = make(config), torch.arange(24).view(2, 12) % 17
-    plain = model(ids).logits
-    found = record(model, Batch(ids))
-    torch.testing.assert_close(found["logits"], plain, atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize(("shape", "fields"), [("encoder", {}), ("decoder", {"attend": Attend(causal=False)})])
+@every
+@given(data=st.data())
+def test_where_it_reads_both_ways_a_later_token_changes_earlier_logits(shape, fields, data):
+    model, ids = make(data.draw(configs(shape))), IDS[:1]
+    changed = ids.clone()
+    changed[0, -1] = (ids[0, -1] + 1) % 17
+    before, after = run(model, ids, **fields), run(model, changed, **fields)
+    assert not torch.allclose(before[:, :-1], after[:, :-1], atol=1e-6)
+
+
+@every
+@given(data=st.data())
+def test_every_source_token_reaches_the_decoder(data):
+    config = data.draw(configs("encoder_decoder"))
+    model = make(config)
+    for at in range(7):
+        changed = SOURCE.clone()
+        changed[:, at] = (changed[:, at] + 1) % 17
+        assert not torch.allclose(run(model, IDS), run(model, IDS, changed), atol=1e-6)
+
+
+@every
+@given(data=st.data(), seed=st.integers(0, 99))
+def test_in_any_order_a_token_is_predicted_from_those_before_it_alone(data, seed):
+    model = make(data.draw(configs("permutation")))
+    rng = torch.Generator().manual_seed(seed)
+    order = torch.stack([torch.randperm(12, generator=rng) for _ in range(2)])
+    before = run(model, IDS, attend=Attend(order=order))
+    rank = int(torch.randint(12, (), generator=rng))
+    changed = torch.where(order >= rank, (IDS + 1) % 17, IDS)
+    after = run(model, changed, attend=Attend(order=order))
+    close(after[order <= rank], before[order <= rank])
+    if rank < 11:
+        assert not torch.allclose(after[order > rank], before[order > rank])
+
+
+@pytest.mark.parametrize("shape", ALL)
+@every
+@given(data=st.data())
+def test_recording_changes_nothing_and_sees_every_site(shape, data):
+    model = make(data.draw(configs(shape)))
+    two = shape == "encoder_decoder"
+    batch = Batch(IDS, attend=Attend(causal=shape != "encoder" and not two), decoder_ids=IDS if two else None)
+    plain = run(model, IDS, IDS) if two else run(model, IDS)
+    found = record(model, batch)
+    close(found["logits"], plain)
     assert list(found) == list(model.sites())
-    for name, shape in model.sites().items():
-        want = eval(shape, {"B": 2, "T": 12, "S": 12})
-        assert tuple(found[name].shape) == want, name
-    torch.testing.assert_close(found["blocks.0.attn.pattern"].sum(-1), torch.ones(2, 4, 12))
+    for name, shape_ in model.sites().items():
+        assert tuple(found[name].shape) == eval(shape_, {"B": 2, "T": 12, "S": 12}), name
+    for name in (name for name in found if name.endswith("pattern")):
+        torch.testing.assert_close(found[name].sum(-1), torch.ones(found[name].shape[:-1]))
 
 
-@settings(max_examples=25, deadline=None)
-@given(configs, st.integers(1, 11))
-def test_cached_equals_uncached(config, cut):
-    model, ids = make(config), torch.arange(24).view(2, 12) % 17
-    cache = KVCache(config, 2, torch.device("cpu"))
-    with torch.no_grad():
-        whole = model(ids).logits
-        pieces = [model(ids[:, :cut], cache=cache).logits]
-        pieces += [model(ids[:, i : i + 1], cache=cache).logits for i in range(cut, 12)]
-    torch.testing.assert_close(torch.cat(pieces, dim=1), whole, atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("shape", ["decoder", "encoder_decoder"])
+@every
+@given(data=st.data(), cut=st.integers(1, 11))
+def test_cached_equals_uncached(shape, data, cut):
+    config = data.draw(configs(shape))
+    model, cache = make(config), KVCache(config, 2, torch.device("cpu"))
+    pieces = [run(model, IDS[:, :cut], cache=cache)]
+    pieces += [run(model, IDS[:, i : i + 1], cache=cache) for i in range(cut, 12)]
+    close(torch.cat(pieces, dim=1), run(model, IDS))
 
 
-@settings(max_examples=15, deadline=None)
-@given(configs, st.integers(1, 5))
-def test_padding_changes_nothing(config, pad):
-    model, ids = make(config), torch.arange(7)[None] % 17
+@pytest.mark.parametrize("shape", ALL)
+@every
+@given(data=st.data(), pad=st.integers(1, 5))
+def test_padding_at_the_right_changes_nothing(shape, data, pad):
+    model, ids = make(data.draw(configs(shape))), IDS[:, :7]
+    keep = (torch.arange(7 + pad) < 7).expand(2, -1)
+    padded = torch.cat([ids, torch.full((2, pad), 3)], dim=1)
+    attend = Attend(causal=shape in ("decoder", "permutation"), keep=keep)
+    if shape == "encoder_decoder":
+        close(run(model, IDS, padded, attend=attend), run(model, IDS, ids))
+    else:
+        close(run(model, padded, attend=attend)[:, :7], run(model, ids))
+
+
+@every
+@given(data=st.data(), pad=st.integers(1, 5))
+def test_padding_at_the_left_changes_nothing(data, pad):
+    config = data.draw(configs("decoder").filter(lambda c: c.attention not in ("longformer", "bigbird")))
+    model, ids = make(config), IDS[:1, :7]
     keep = torch.arange(7 + pad)[None] >= pad
     positions = (torch.arange(7 + pad)[None] - pad).clamp(min=0)
     padded = torch.cat([torch.full((1, pad), 3), ids], dim=1)
-    with torch.no_grad():
-        got = model(padded, attend=Attend(keep=keep), position_ids=positions).logits[:, pad:]
-        torch.testing.assert_close(got, model(ids).logits, atol=1e-5, rtol=1e-5)
+    close(run(model, padded, attend=Attend(keep=keep), position_ids=positions)[:, pad:], run(model, ids))
+
+
+@pytest.mark.parametrize("shape", ALL)
+@every
+@given(data=st.data())
+def test_the_order_of_a_batch_changes_nothing(shape, data):
+    model = make(data.draw(configs(shape)))
+    close(run(model, IDS.flip(0), SOURCE.flip(0)), run(model, IDS).flip(0))
 
 
 @given(
@@ -111,7 +219,8 @@ def test_attend_is_lowered_as_it_is_defined(causal, window, has_prefix, has_segm
     for b, row, j in itertools.product(range(2), range(n_query), range(n_key)):
         i = n_key - n_query + row
         allowed = order[b, j] <= order[b, i] if order is not None else j <= i if causal else True
-        allowed = allowed and (window is None or j > i - window)
+        far = i - j if causal and order is None else abs(i - j)
+        allowed = allowed and (window is None or far < window)
         allowed = allowed or (prefix is not None and j < prefix[b])
         allowed = allowed and (segments is None or segments[b, i] == segments[b, j])
         allowed = allowed and (keep is None or bool(keep[b, j]))

@@ -8,8 +8,9 @@ from torch import nn
 
 from llm_lab.data.batch import Attend, Batch
 from llm_lab.models.layers import LayerNorm, RMSNorm
-from llm_lab.models.options import PRESETS, ModelConfig
-from llm_lab.models.transformer import Decoder
+from llm_lab.models.options import ModelConfig
+from llm_lab.models.presets import PRESETS
+from llm_lab.models.decoder import Decoder
 from llm_lab.probes.recording import record
 
 transformers = pytest.importorskip("transformers", reason="transformers is the reference")
@@ -87,14 +88,15 @@ def test_norms_against_torch():
 def test_attention_against_torch():
     """One attention layer with torch.nn.MultiheadAttention's weights, causal."""
     from llm_lab.models.attention import Attention
+    from llm_lab.models.look import Look
 
     config = ModelConfig(vocab_size=8, d_model=32, n_head=4, bias=True, qk_norm=False, position="learned")
-    ours, theirs = Attention(config, 0, "a"), nn.MultiheadAttention(32, 4, batch_first=True)
+    ours, theirs = Attention(config), nn.MultiheadAttention(32, 4, batch_first=True)
     ours.qkv.load_state_dict({"weight": theirs.in_proj_weight.detach(), "bias": theirs.in_proj_bias.detach()})
     ours.out.load_state_dict({k: v.detach() for k, v in theirs.out_proj.state_dict().items()})
     x = torch.randn(2, 7, 32)
     mask = nn.Transformer.generate_square_subsequent_mask(7)
-    torch.testing.assert_close(ours(x, True, None, None), theirs(x, x, x, attn_mask=mask)[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours(x, Look(is_causal=True), "a"), theirs(x, x, x, attn_mask=mask)[0], atol=1e-5, rtol=1e-5)
 
 
 def test_rotary_against_transformers():

@@ -8,7 +8,7 @@ import torch
 
 import llm_lab as lab
 from llm_lab.models.options import ModelConfig
-from llm_lab.models.transformer import Decoder
+from llm_lab.models.decoder import Decoder
 from tests.small import TEXT, train
 
 IDS = torch.arange(10)[None] % 7
@@ -86,7 +86,7 @@ def test_a_tape_acts_on_its_own_model_alone(model):
 
 
 def test_replacing_reaches_generation(model):
-    lm = train()
+    lm = train(steps=60)
     plain = lab.generate(lm, "1 green", seed=0, max_new_tokens=20).text
     with lab.replace(lm, {"blocks.*.mlp.out": torch.zeros_like, "blocks.*.attn.out": torch.zeros_like}):
         assert lab.generate(lm, "1 green", seed=0, max_new_tokens=20).text != plain

@@ -181,9 +181,9 @@ def test_batches_are_a_function_of_seed_and_step_alone():
     from llm_lab.data.sampler import BlockSampler
 
     tokens = Tokens(np.arange(1003, dtype=np.uint16), np.array([0, 1003]), 1003, 1003)
-    sampler = BlockSampler(tokens, 10, seed=3)
+    sampler = BlockSampler(tokens, 11, 10, seed=3)
     whole = sampler.examples(0, 300)
-    again = BlockSampler(tokens, 10, seed=3)
+    again = BlockSampler(tokens, 11, 10, seed=3)
     assert all(np.array_equal(a, b) for a, b in zip(whole[250:260], again.examples(250, 10), strict=True))
     first_epoch = np.concatenate([example[:-1] for example in whole[:100]])
     assert len(set(first_epoch.tolist())) == 1000  # no token twice in an epoch
@@ -191,7 +191,7 @@ def test_batches_are_a_function_of_seed_and_step_alone():
     assert [e[0] for e in whole[:100]] != [e[0] for e in whole[100:200]]
     assert not all(
         np.array_equal(a, b)
-        for a, b in itertools.islice(zip(whole, BlockSampler(tokens, 10, seed=4).examples(0, 5), strict=False), 5)
+        for a, b in itertools.islice(zip(whole, BlockSampler(tokens, 11, 10, seed=4).examples(0, 5), strict=False), 5)
     )
 
 

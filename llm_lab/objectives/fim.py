@@ -1,0 +1,37 @@
+"""Fill-in-the-middle: a causal model learns to write a middle, after it has read what stands before and after."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from llm_lab.data.batch import Batch
+from llm_lab.objectives import options as opt
+from llm_lab.objectives.clm import CausalLM
+from llm_lab.tokenizers.tokenizer import Tokenizer
+
+
+class FillInTheMiddle(CausalLM):
+    """A `fim_rate` of the pieces is cut at two places, and read as ⟨prefix⟩ before ⟨suffix⟩ after ⟨middle⟩ middle
+    (Bavarian et al. 2022, §3, "PSM"); the rest is plain text. The three marks are the first sentinels."""
+
+    parts = ("fim",)
+    covers = False
+    options: opt.FillInTheMiddle
+
+    def __init__(self, options: opt.FillInTheMiddle, tokenizer: Tokenizer) -> None:
+        super().__init__(options, tokenizer)
+        self.prefix, self.suffix, self.middle = (self.special(f"extra_{i}") for i in range(3))
+
+    def take(self, block: int) -> tuple[int, int]:
+        return max(2, block - 2), max(1, block - 3)
+
+    def collate(self, examples: list[np.ndarray], rng: np.random.Generator, turn: int | None = None) -> Batch:
+        chosen = rng.random(len(examples)) < self.options.fim_rate
+        rows = [self.moved(example, rng) if yes else example for example, yes in zip(examples, chosen, strict=True)]
+        return super().collate(rows, rng)
+
+    def moved(self, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A piece with its middle at the end, and a mark before each of its three parts."""
+        first, second = np.sort(rng.integers(0, len(ids) + 1, 2))
+        marked = [[self.prefix], ids[:first], [self.suffix], ids[second:], [self.middle], ids[first:second]]
+        return np.concatenate(marked).astype(np.int64)

@@ -1,0 +1,56 @@
+"""An objective from its name, or a mixture from several; and whether a model can learn it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llm_lab.errors import BadValue, listing
+from llm_lab.models.options import SHAPES, ModelConfig, abilities
+from llm_lab.objectives.mixture import Mixture
+from llm_lab.objectives.objective import Objective
+from llm_lab.objectives.options import OBJECTIVES, own_options
+from llm_lab.tokenizers.tokenizer import Tokenizer
+
+
+def make(
+    names: Sequence[str],
+    given: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    weights: Sequence[float] = (),
+    mix: str = "sum",
+) -> Objective:
+    """The objective of that name, or the mixture of several. `given` are options of theirs."""
+    options = own_options(names, given)
+    found = [OBJECTIVES.load(name)(one, tokenizer) for name, one in zip(names, options, strict=True)]
+    if len(found) == 1:
+        if weights:
+            raise BadValue("weights: there is one objective, and nothing to weigh it against; name several, for example --objective mlm,clm")
+        return found[0]
+    if len({one.pairs for one in found}) > 1:
+        pairs = listing(name for name, one in zip(names, found, strict=True) if one.pairs)
+        raise BadValue(f"objective: {pairs} learns from pairs of texts and the others from running text, so they cannot be mixed")
+    return Mixture(found, weights, mix)
+
+
+def fitting(config: ModelConfig, preferred: str) -> str:
+    """The objective that a model of that shape is given where none was asked for."""
+    can = abilities(config)
+    names = (preferred, *OBJECTIVES)
+    return next((name for name in names if OBJECTIVES[name].supports <= can), preferred)
+
+
+def check_pair(names: Sequence[str], config: ModelConfig) -> None:
+    """BadValue where a model of that shape cannot learn one of the objectives; it names the shapes that can."""
+    can = abilities(config)
+    for name in names:
+        entry = OBJECTIVES.entry(name)
+        if entry.supports <= can:
+            continue
+        shapes = [shape for shape, one in SHAPES.items() if entry.supports <= one.supports]
+        if config.shape in shapes:
+            raise BadValue(f"objective {name!r} predicts tokens, and output 'none' gives no logits; use --output mlm or --output linear")
+        others = [other for other, one in OBJECTIVES.items() if one.supports <= can]
+        raise BadValue(
+            f"objective {name!r} cannot be learned by shape {config.shape!r}; shapes that can: {listing(shapes)}, for example --shape {shapes[0]}; this shape can learn: {listing(others)}"
+        )

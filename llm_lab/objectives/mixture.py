@@ -1,0 +1,116 @@
+"""Several objectives on one model: summed in each step, or one a step in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from llm_lab.data.batch import Batch
+from llm_lab.errors import BadValue
+from llm_lab.models.language_model import LanguageModel
+from llm_lab.objectives.objective import BALANCE, Objective, Parts, Trainee
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """A batch of each objective whose turn it is."""
+
+    found: tuple[tuple[int, Batch], ...]
+
+    def to(self, device: torch.device) -> Batches:
+        return Batches(tuple((i, batch.to(device)) for i, batch in self.found))
+
+    @property
+    def n_tokens(self) -> int:
+        return sum(batch.n_tokens for _, batch in self.found)
+
+
+class Mixture(Objective):
+    """The weighted sum of objectives (`sum`), or one of them a step, each as often as its weight says (`turns`).
+
+    Of parts that go by one name, the later ones are numbered.
+    """
+
+    def __init__(self, objectives: Sequence[Objective], weights: Sequence[float] = (), mix: str = "sum") -> None:
+        if weights and len(weights) != len(objectives):
+            raise BadValue(
+                f"weights: {len(weights)} were given for {len(objectives)} objectives; give one for each, for example --weights {','.join('1' * len(objectives))}"
+            )
+        super().__init__(objectives[0].options, objectives[0].tokenizer)
+        self.objectives = list(objectives)
+        self.shares = list(weights) or [1.0] * len(objectives)
+        self.mix = mix
+        self.pairs = objectives[0].pairs  # type: ignore[misc]
+        self.least_batch = max(one.least_batch for one in objectives)  # type: ignore[misc]
+        self.shift = all(one.shift for one in objectives)
+        self.covers, self.target = objectives[0].covers, objectives[0].target  # type: ignore[misc]
+        self._names: list[dict[str, str]] = []
+        taken: list[str] = []
+        for one in objectives:
+            names = {part: part if part not in taken else f"{part} {len(taken)}" for part in one.parts}
+            taken += names.values()
+            self._names.append(names)
+        self.parts = tuple(taken)  # type: ignore[misc]
+        self._turns = _turns(self.shares)
+        self._block = 0
+
+    def take(self, block: int) -> tuple[int, int]:
+        self._block = block
+        sizes = [one.take(block) for one in self.objectives]
+        return max(size for size, _ in sizes), max(step for _, step in sizes)
+
+    def prepare(self, ids: np.ndarray) -> None:
+        for one in self.objectives:
+            one.prepare(ids)
+
+    def attach(self, model: LanguageModel) -> Trainee:
+        extras = nn.ModuleDict()
+        for i, one in enumerate(self.objectives):
+            extras[str(i)] = one.attach(model).extras
+            share = self.shares[i] if self.mix == "sum" else 1.0
+            for part, name in self._names[i].items():
+                self.weights[name] = share * one.weights.get(part, 1.0)
+            self.weights[BALANCE] = one.weights.get(BALANCE, 0.0)
+        return Trainee(model, extras)
+
+    def collate(self, examples: list[np.ndarray], rng: np.random.Generator, turn: int | None = None) -> Any:
+        chosen = range(len(self.objectives))
+        if self.mix == "turns" and turn is not None:
+            chosen = range((now := self._turns[turn % len(self._turns)]), now + 1)
+        found = []
+        for i in chosen:
+            one = self.objectives[i]
+            size = len(examples[0]) if one.pairs else one.take(self._block)[0]
+            found.append((i, one.collate([example[:size] for example in examples], rng, turn)))
+        return Batches(tuple(found))
+
+    def losses(self, trainee: Trainee, batch: Any) -> Parts:
+        found: Parts = {}
+        for i, one in batch.found:
+            extras: Any = trainee.extras[str(i)]
+            parts = self.objectives[i].losses(Trainee(trainee.model, extras), one)
+            found |= {self._names[i].get(name, name): value for name, value in parts.items()}
+        return found
+
+    def deliver(self, trainee: Trainee) -> LanguageModel:
+        return self.objectives[0].deliver(trainee)
+
+
+def _turns(shares: Sequence[float]) -> list[int]:
+    """Whose turn it is, for as many steps as it takes until it begins anew: each as often as its share says, and as
+    evenly as can be."""
+    total = sum(shares)
+    whole = [max(1, round(share / total * 20)) for share in shares]
+    divisor = int(np.gcd.reduce(whole))
+    whole = [count // divisor for count in whole]
+    credit, order = np.zeros(len(whole)), []
+    for _ in range(sum(whole)):
+        credit += whole
+        order.append(int(credit.argmax()))
+        credit[order[-1]] -= sum(whole)
+    return order
