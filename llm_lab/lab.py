@@ -13,7 +13,7 @@ from llm_lab import machine, overview
 from llm_lab.errors import BadType, BadValue, NotYet, listing, show, suggestion
 from llm_lab.options import REQUIRED, distribute, specs
 from llm_lab.registry import load as load_entry
-from llm_lab.results import AttentionMaps, Evaluation, Generation, Listing, Tokenization
+from llm_lab.results import AttentionMaps, Evaluation, Generation, Listing, Result, Tokenization
 from llm_lab.store import runs as store
 from llm_lab.verbs import VERBS, BuildOptions, TokenizeOptions
 
@@ -175,10 +175,8 @@ def build(preset: str = "modern", *, name: str = "model", **options: Any) -> Lan
         )
     with torch.random.fork_rng():
         torch.manual_seed(own.seed)
-        if own.model is not None:
-            made = adapt(own.model, config, options)
-        else:
-            made = bare(config) if too_large else SHAPES.load(config.shape)(config)
+        make: Callable[[Any], LanguageModel] = bare if too_large else SHAPES.load(config.shape)
+        made = make(config) if own.model is None else adapt(own.model, config, options)
     words = "".join(f", {key}={value!r}" for key, value in options.items())
     made.about = {"name": name, "batch_size": own.batch_size, "code": f"lab.build({preset!r}{words})"}
     if own.model is None:
@@ -219,7 +217,7 @@ def generate(model: Any, prompt: str | Sequence[str] = "", *, display: bool = Fa
 
 
 @_with_options("probe")
-def probe(model: Any, text: str | Sequence[str] = "", kind: str = "attention", **options: Any) -> AttentionMaps:
+def probe(model: Any, text: str | Sequence[str] = "", kind: str = "attention", **options: Any) -> Any:
     """Look inside a model while it reads a text. `kind="attention"`: which token reads from which, every head."""
     from llm_lab.probes.options import PROBES, ProbeOptions
 
@@ -227,18 +225,25 @@ def probe(model: Any, text: str | Sequence[str] = "", kind: str = "attention", *
     texts = _texts("text", text)
     distribute((ProbeOptions,), {"kind": kind, **options}, "probe")
     entry = PROBES.entry(kind)
-    lm.need(
-        "sites", f"probe {kind}", "a model of the lab's own parts would do (%build), or lab.record for module outputs"
-    )
+    for ability in entry.supports:
+        lm.need(
+            ability,
+            f"probe {kind}",
+            "a model of the lab's own parts would do (%build), or lab.record for module outputs",
+        )
     if len(texts) != 1:
         raise BadValue(f"text: {len(texts)} texts were given, and {kind} reads one")
     ids = lm.tokenizer.encode(texts[0])
-    _ids(ids, lm.model)  # not empty, and within the context
-    maps: AttentionMaps = entry.load()(lm.model, ids, lm.tokenizer.pieces(ids), lm.name)
-    maps.code = f"lab.probe({lm.name}, {texts[0]!r}, kind={kind!r})"
-    maps.actions["exact"] = lambda layer, head, query, key: float(maps.pattern(layer, head)[query, key])
-    maps.live = bool(options.get("live"))
-    return maps
+    batch = lm.batch(_ids(ids, lm.model))  # not empty, and within the context
+    found = entry.load()
+    more = {"tokenizer": lm.tokenizer} if "tokenizer" in inspect.signature(found).parameters else {}
+    result: Result = found(lm.model, batch, lm.tokenizer.pieces(ids), lm.name, **more)
+    result.code = f"lab.probe({lm.name}, {texts[0]!r}, kind={kind!r})"
+    if isinstance(result, AttentionMaps):
+        maps = result
+        maps.actions["exact"] = lambda layer, head, query, key: float(maps.pattern(layer, head)[query, key])
+        maps.live = bool(options.get("live"))
+    return result
 
 
 def _module(model: Any) -> LanguageModel:
@@ -257,11 +262,12 @@ def _read(model: Any, text: Any) -> tuple[LanguageModel, Any]:
 
     if not isinstance(text, str):
         module = _module(model)
-        return module, Batch(_ids(text, module))
+        ids = _ids(text, module)
+        return module, Batch(ids) if isinstance(model, LanguageModel) else _lm(model).batch(ids)
     if isinstance(model, LanguageModel):
         raise BadType("text: a bare module has no tokenizer; give ids, (B, T), or an LM")
     lm = _lm(model)
-    return lm.model, Batch(_ids(lm.tokenizer.encode(text), lm.model))
+    return lm.model, lm.batch(_ids(lm.tokenizer.encode(text), lm.model))
 
 
 def _ids(value: Any, model: LanguageModel) -> Tensor:
@@ -353,7 +359,11 @@ def evaluate(model: Any, data: Any = None, **options: Any) -> Evaluation:
             told.append(f"{text.name}, {text.n_chars:,} characters")
         notes += texts.what_is_lost(lm, tokens.ids, chosen.metrics)
         objective = lm.objective()
-        scores += measure(likelihoods(lm.name, lm.trainee(objective), objective, tokens, unit), chosen.metrics)
+        found = measure(likelihoods(lm.name, lm.trainee(objective), objective, tokens, unit), chosen.metrics)
+        scores += found
+        gone = [metric for metric in (chosen.metrics if options.get("metrics") else ()) if metric not in {score.metric for score in found}]
+        if gone:
+            notes.append(f"{lm.name}: {listing(gone)} is left out: the loss of {listing(lm.objectives)} is no likelihood of a text")
     if len({lm.tokenizer.fingerprint for lm in lms}) > 1:
         notes.append("the models' tokenizers differ: compare bits_per_byte, not loss or perplexity")
     same_text = data is not None or len({lm.info.get("held_out", "").split("-")[0] for lm in lms}) == 1

@@ -20,7 +20,7 @@ from torch import nn
 from llm_lab import machine
 from llm_lab.corpora.corpus import Corpus
 from llm_lab.corpora.open import open_corpus
-from llm_lab.corpora.options import CorpusOptions
+from llm_lab.corpora.options import CorpusOptions, opening
 from llm_lab.data.arrays import Tokens, tokenize
 from llm_lab.decoding.sampling import sample
 from llm_lab.errors import BadValue, LabError, listing
@@ -39,9 +39,9 @@ from llm_lab.store import runs
 from llm_lab.store.lm import LM, load_run
 from llm_lab.tokenizers.options import TokenizerOptions
 from llm_lab.tokenizers.tokenizer import Tokenizer, train
+from llm_lab.training.fitter import Fitter
 from llm_lab.training.options import BudgetOptions, SampleOptions, TrainOptions
 from llm_lab.training.plan import Plan, applied, resolve
-from llm_lab.training.fitter import Fitter
 from llm_lab.training.trainer import Trainer, TrainEvent
 from llm_lab.verbs import RunOptions
 
@@ -56,8 +56,7 @@ def pretrain(corpus: Any, name: str, options: dict[str, Any], display: bool = Tr
     notes: list[str] = []
     request = Request(name, corpus, options)
     run_options: RunOptions = request[RunOptions]
-    column = request[CorpusOptions].column
-    text = default_corpus(notes) if corpus is None else open_corpus(corpus, column=column)
+    text = default_corpus(notes) if corpus is None else open_corpus(corpus, **opening(request.given))
     request.corpus = text.name if corpus is None else corpus
     own = run_options.model
     # What a user's model computes is a part of the request, so it has to be made before the request is known.
@@ -112,6 +111,10 @@ def _prepare(request: Request, corpus: Corpus, notes: list[str], started: float)
     if own is None or isinstance(shape, ModelConfig):
         check_memory(shape or config, options)
     objective = request.objective(tokenizer)
+    if objective.pairs and corpus.targets is None:
+        raise BadValue(
+            f"corpus: {listing(request.objectives)} learns from pairs of texts, and {corpus.name} has none; stories --part english-french has, or a DataFrame with --column source --target translation"
+        )
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
         model = _model(own, config, request.given)
@@ -201,6 +204,8 @@ class _Session:
             "sizes": {key: value for key, value in config.to_dict().items() if key != "vocab_size"},
         }
         self.lm = LM(request.name, model, tokenizer, info=self.info, extras=trainer.trainee.extras)
+        experts = model.config is not None and model.config.n_expert is not None
+        self.several = len(trainer.objective.parts) > 1 or experts  # parts of the loss, each with a curve of its own
         unit = tokenizer.unit
         size = sum(p.numel() for p in model.parameters()) / 1e6
         own = request[RunOptions].model
@@ -209,14 +214,15 @@ class _Session:
             status="training",
             facts=[
                 request[PresetOptions].preset if own is None else type(getattr(model, "module", model)).__name__,
-                f"{size:.3g} M parameters",
+                *_learned(request),
+                f"{size:.3g} M parameters" if size else "counts, no parameters",
                 f"{corpus.name}, {tokenizer.kind}",
                 f"{plan.device} {plan.threads} thread{'s' * (plan.threads != 1)}, {plan.precision}"
                 if plan.device == "cpu"
                 else f"{plan.device}, {plan.precision}",
                 f"seed {plan.options.seed}",
             ],
-            unit=f"nats/{unit}",
+            unit=f"nats/{trainer.objective.target or unit}",
             val_on=f"the first {min(plan.options.eval_tokens, len(held_out)):,} of {len(held_out):,} held-out {unit}s",
             by_time=plan.seconds is not None,
             budget_steps=plan.steps,
@@ -271,6 +277,11 @@ class _Session:
         card.step, card.tokens, card.seconds = event.step, event.tokens, event.seconds
         card.epochs = event.tokens / len(self.data)
         card.tokens_per_second = event.tokens / event.seconds if event.seconds else 0.0
+        if self.several:
+            curves = card.parts if event.kind == "step" else card.val_parts
+            for name, loss in event.parts.items():
+                if math.isfinite(loss):
+                    curves.setdefault(name, []).append((event.step, event.seconds, loss))
         if event.kind == "step":
             if math.isfinite(event.loss):
                 card.train.append((event.step, event.seconds, event.loss))
@@ -349,7 +360,18 @@ def _as_json(event: TrainEvent) -> dict[str, Any]:
     found = {key: value for key, value in asdict(event).items() if value not in ("", {})}
     if not math.isfinite(event.loss):
         found["loss"] = None
+    if event.parts:
+        found["parts"] = {name: loss if math.isfinite(loss) else None for name, loss in event.parts.items()}
     return found
+
+
+def _learned(request: Request) -> list[str]:
+    """What it learns to do, where that is not the next token."""
+    names = request.objectives
+    if names == ("clm",):
+        return []
+    mix = request[ObjectiveOptions].mix
+    return [" and ".join(names) + (" in turns" if mix == "turns" and len(names) > 1 else "")]
 
 
 @contextlib.contextmanager

@@ -185,9 +185,11 @@ class TrainingReport(Result):
     facts: list[
         str
     ]  # "modern", "0.80 M parameters", "shakespeare, char", "cpu 2 threads, fp32", "run 3f2a9c", "seed 0"
-    unit: str  # of the losses: "nats/char" or "nats/token"
+    unit: str  # of the losses: "nats/char", "nats/token", "nats/masked token"
     train: list[tuple[int, float, float]] = field(default_factory=list)  # (step, seconds, loss)
     val: list[tuple[int, float, float]] = field(default_factory=list)
+    parts: dict[str, list[tuple[int, float, float]]] = field(default_factory=dict)  # by name, where there are several
+    val_parts: dict[str, list[tuple[int, float, float]]] = field(default_factory=dict)
     val_on: str = ""  # "first 20,480 characters of the validation split"
     by_time: bool = False  # the budget is seconds, so the chart runs over time; else over steps
     budget_steps: int | None = None  # an estimate where by_time
@@ -210,8 +212,11 @@ class TrainingReport(Result):
         import pandas as pd
 
         frame = pd.DataFrame(self.train, columns=["step", "seconds", "train_loss"])
-        val = pd.DataFrame(self.val, columns=["step", "seconds", "val_loss"])[["step", "val_loss"]]
-        return frame.merge(val, on="step", how="outer")
+        curves = {"val_loss": self.val} | {f"train_{name}": curve for name, curve in self.parts.items()}
+        for name, curve in (curves | {f"val_{name}": curve for name, curve in self.val_parts.items()}).items():
+            one = pd.DataFrame(curve, columns=["step", "seconds", name])[["step", name]]
+            frame = frame.merge(one, on="step", how="outer")
+        return frame
 
 
 @dataclass(eq=False, kw_only=True)
@@ -273,6 +278,7 @@ class AttentionMaps(Result):
     k: np.ndarray  # (L, H_kv, T, d) float32
     scale: float  # scores = q·k * scale
     causal: bool = True
+    added: np.ndarray | None = None  # (1 or H, T, T) what positions and patterns add to the scores, −inf where unread
     thumbnails: np.ndarray  # (L, H, t, t) uint8, t = min(T, 64)
     live: bool = False  # shows itself as a widget that asks the kernel for exact values, until it is frozen
 
@@ -301,6 +307,8 @@ class AttentionMaps(Result):
                 raise BadValue(f"{name}: {value!r} is not there; this model has {name}s 0 to {count - 1}")
         group = heads // self.k.shape[1]
         scores = self.q[layer, head] @ self.k[layer, head // group].T * self.scale
+        if self.added is not None:
+            scores = scores + self.added[head % len(self.added)]
         if self.causal:
             scores = np.where(np.tri(tokens, dtype=bool), scores, -np.inf)
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
@@ -415,6 +423,50 @@ class Neighbours(Result):
                 for rank, (piece, value) in enumerate(zip(pieces, values, strict=True), 1)
             ]
         )
+
+
+@dataclass(eq=False, kw_only=True)
+class ExpertRouting(Result):
+    """Which experts of each layer took each token of one text, and how likely the router found every one."""
+
+    renderer: ClassVar[str] = "llm_lab.views.experts:routing"
+    name: str
+    pieces: list[Piece]  # T tokens
+    probs: np.ndarray  # (L, T, E) float16, the router's probabilities; each row sums to 1
+    chosen: np.ndarray  # (L, T, k) int16, the experts that took the token, the likeliest first
+    n_active: int  # k
+
+    @property
+    def load(self) -> np.ndarray:
+        """The share of a layer's choices that each expert got, (L, E) float64; an even one is 1 / E."""
+        import numpy as np
+
+        counts = [np.bincount(layer.ravel(), minlength=self.probs.shape[2]) for layer in self.chosen]
+        return np.array(counts).reshape(len(counts), -1) / max(self.chosen[0].size, 1)
+
+    def numpy(self) -> np.ndarray:
+        """The probabilities, (L, T, E) float32."""
+        return self.probs.astype("float32")
+
+    @property
+    def tensor(self) -> Any:
+        """The same as a torch tensor."""
+        import torch
+
+        return torch.from_numpy(self.numpy())
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row for each layer, token and expert that took it; `weight` is what its output counted."""
+        import pandas as pd
+
+        rows = []
+        for i, (probs, chosen) in enumerate(zip(self.numpy(), self.chosen, strict=True)):
+            for t, (piece, experts) in enumerate(zip(self.pieces, chosen, strict=True)):
+                taken = probs[t, experts]
+                for rank, (expert, prob) in enumerate(zip(experts, taken, strict=True), 1):
+                    where = {"layer": i, "position": t, "token": piece.text, "id": piece.id, "rank": rank}
+                    rows.append(where | {"expert": int(expert), "prob": prob, "weight": prob / taken.sum()})
+        return pd.DataFrame(rows)
 
 
 def in_notebook() -> bool:

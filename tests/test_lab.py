@@ -258,9 +258,11 @@ def test_a_users_module_is_described():
     assert report.title == "Mine"
 
 
-def test_too_large_a_model_is_refused_before_memory_is_taken():
+def test_too_large_a_model_is_shown_without_weights_or_refused():
+    model = lab.build("gpt2", n_layer=500, d_model=12288, n_head=96, vocab_size=50257)
+    assert "shown without weights: they take 3," in model.report().notes[0]
     with pytest.raises(lab.LabError, match=r"the weights alone take [\d,.]+ GB, and [\d,.]+ GB are free"):
-        lab.build("gpt2", n_layer=500, d_model=12288, n_head=96, vocab_size=50257)
+        lab.build("gpt2", n_layer=10**6, d_model=12288, n_head=96, vocab_size=50257)
 
 
 @pytest.mark.parametrize("source", ["frame", "list", "file", "text"])

@@ -224,3 +224,33 @@ def test_extreme_sampling_is_sampling_still():
         assert np.isfinite(lab.generate(lm, "1", seed=0, max_new_tokens=5, **options).logprob[0]).all()
     with pytest.raises(lab.LabError, match="temperature"):
         lab.generate(lm, "1", temperature=1e-45)
+
+
+def test_the_card_shows_each_part_of_the_loss():
+    report = train("b", preset="bert", steps=6, eval_every=3).report
+    assert list(report.parts) == list(report.val_parts) == ["mlm", "nsp"]
+    assert [len(curve) for curve in report.parts.values()] == [6, 6]
+    assert report.unit == "nats/masked token"
+    assert report.facts[:2] == ["bert", "mlm_nsp"]
+    for (_, _, total), (_, _, mlm), (_, _, nsp) in zip(report.train, *report.parts.values(), strict=True):
+        assert total == pytest.approx(mlm + nsp, rel=1e-5)
+    frame = report.to_pandas()
+    assert list(frame.columns)[2:] == ["train_loss", "val_loss", "train_mlm", "train_nsp", "val_mlm", "val_nsp"]
+    assert lab.load("b").report.parts == report.parts
+    assert set(lab.load("b").history.columns) >= {"train_mlm", "val_nsp"}
+
+
+def test_objectives_in_turns_have_a_part_a_step():
+    lm = train("b", objective="clm,mlm", mix="turns", steps=8, eval_every=4)
+    assert lm.report.facts[1] == "clm and mlm in turns"
+    assert sorted(step for curve in lm.report.parts.values() for step, *_ in curve) == list(range(1, 9))
+    assert {len(curve) for curve in lm.report.val_parts.values()} == {2}
+    assert lm.history[["train_clm", "train_mlm"]].notna().sum(axis=1).tolist() == [1] * 8
+
+
+def test_a_loss_of_one_part_has_no_curves_of_parts():
+    report = train("b").report
+    assert report.parts == report.val_parts == {}
+    assert not [fact for fact in report.facts if "clm" in fact]
+    experts = train("c", n_expert=3, steps=4).report
+    assert list(experts.parts) == ["clm", "balance"]

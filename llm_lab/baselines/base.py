@@ -13,10 +13,10 @@ from llm_lab.data.batch import Attend
 from llm_lab.errors import BadValue
 from llm_lab.models import flops
 from llm_lab.models.attention import Cache
-from llm_lab.models.cost import STATE_BYTES
 from llm_lab.models.language_model import LanguageModel, ModelOutput
 from llm_lab.models.layers import init_std, softcap
 from llm_lab.models.options import NORMS, OUTPUTS, ModelConfig, abilities
+from llm_lab.models.reckoning import STATE_BYTES
 from llm_lab.results import ModelPart
 
 

@@ -68,10 +68,15 @@ def _repeats(texts: Iterable[str]) -> int:
 
 
 def _sample(corpus: Corpus) -> str:
-    """About 400 characters from a third of the way in, from the start of a line where one is near."""
+    """About 400 characters from a third of the way in, from the start of a line where one is near.
+
+    Short documents are shown from their beginning, several of them.
+    """
     at = corpus.n_chars // 3 if corpus.n_chars > 3 * _SAMPLE else 0
-    for document in corpus.documents:
+    for i, document in enumerate(corpus.documents):
         if at < len(document):
+            if len(document) < _SAMPLE and at:
+                return "\n\n".join(corpus.documents[i : i + 3])[:_SAMPLE].strip()
             line = document.find("\n", at, at + _SAMPLE) + 1 if at else 0
             return document[line or at :][:_SAMPLE].strip() or document.strip()[:_SAMPLE]
         at -= len(document)

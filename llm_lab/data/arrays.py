@@ -65,7 +65,7 @@ class Tokens:
 def tokenize(corpus: Corpus, tokenizer: Tokenizer, folder: str | Path) -> Tokens:
     """The corpus as arrays in `folder`, which is made where it is missing; reused where they are there already.
 
-    Several documents end with `<eos>` each; a single one has none. A half-written or damaged set is written again.
+    Several documents end with `<eos>` each; a single one has none. Between a document and its target is `<sep>`. A half-written or damaged set is written again.
     """
     path = Path(folder) / f"{corpus.fingerprint[:16]}-{tokenizer.fingerprint[:16]}.npy"
     facts = {
@@ -105,12 +105,11 @@ def _read(path: Path, facts: dict[str, Any]) -> Tokens | None:
 def _write(path: Path, facts: dict[str, Any], corpus: Corpus, tokenizer: Tokenizer) -> None:
     """Encode the corpus and put three files in place, the description last: it says that the others are whole."""
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
-    eos = [tokenizer.end] if len(corpus.documents) > 1 and tokenizer.end is not None else []
     parts = []
     ends = [0]
     total = 0
-    for ids, last in _encode(corpus, tokenizer):
-        parts.append(np.array(ids + eos if last else ids, dtype))
+    for ids, after, last in _encode(corpus, tokenizer):
+        parts.append(np.array(ids + after, dtype))
         total += len(parts[-1])
         if last:
             ends.append(total)
@@ -126,22 +125,32 @@ def _write(path: Path, facts: dict[str, Any], corpus: Corpus, tokenizer: Tokeniz
         file.write(json.dumps({**facts, **about}, ensure_ascii=False, indent=1).encode())
 
 
-def _encode(corpus: Corpus, tokenizer: Tokenizer) -> Iterator[tuple[list[int], bool]]:
-    """The ids of each part of each document, and whether it is the document's last."""
+def _encode(corpus: Corpus, tokenizer: Tokenizer) -> Iterator[tuple[list[int], list[int], bool]]:
+    """The ids of each part of each text, the reserved tokens that follow it, and whether it ends its document."""
+    pairs = corpus.targets is not None
+    eos = [tokenizer.end] if (pairs or len(corpus.documents) > 1) and tokenizer.end is not None else []
     batch: list[str] = []
-    last: list[bool] = []
+    marks: list[tuple[list[int], bool]] = []
     size = 0
-    for document in corpus.documents:
-        for part in tokenizer.parts(document, _PART):
+    for i, text in enumerate(corpus.texts):
+        for part in tokenizer.parts(text, _PART):
             batch.append(part)
-            last.append(False)
+            marks.append(([], False))
             size += len(part)
             if size >= _BATCH:
-                # held back by one, since only the document's end tells which part is its last
-                yield from zip(tokenizer.encode_batch(batch[:-1]), last[:-1], strict=True)
-                batch, last, size = batch[-1:], last[-1:], len(part)
-        last[-1] = True
-    yield from zip(tokenizer.encode_batch(batch), last, strict=True)
+                # held back by one, since only the text's end tells which part is its last
+                yield from _joined(tokenizer, batch[:-1], marks[:-1])
+                batch, marks, size = batch[-1:], marks[-1:], len(part)
+        source = pairs and i % 2 == 0
+        marks[-1] = ([tokenizer.special("sep")] if source else eos, not source)
+    yield from _joined(tokenizer, batch, marks)
+
+
+def _joined(
+    tokenizer: Tokenizer, batch: list[str], marks: list[tuple[list[int], bool]]
+) -> Iterator[tuple[list[int], list[int], bool]]:
+    for ids, (after, last) in zip(tokenizer.encode_batch(batch), marks, strict=True):
+        yield ids, after, last
 
 
 def _save(file: BinaryIO, parts: Iterable[np.ndarray], dtype: np.dtype[Any], total: int) -> None:

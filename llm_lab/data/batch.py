@@ -87,7 +87,7 @@ class Batch:
 
     input_ids: Int[Tensor, "B T"]
     targets: Int[Tensor, "B U"] | None = None
-    attend: Attend = Attend()
+    attend: Attend | None = None  # None: as the model's shape reads where nobody says otherwise
     position_ids: Int[Tensor, "B T"] | None = None
     token_type_ids: Int[Tensor, "B T"] | None = None
     decoder_ids: Int[Tensor, "B U"] | None = None
@@ -98,10 +98,6 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         moved: dict[str, Any] = {f.name: v.to(device) for f in fields(self) if (v := getattr(self, f.name)) is not None}
         return replace(self, **moved)
-
-    @property
-    def n_tokens(self) -> int:
-        return self.input_ids.numel() + (0 if self.decoder_ids is None else self.decoder_ids.numel())
 
     def inputs(self) -> dict[str, Any]:
         """The fields that a model's forward takes, those that are there."""

@@ -1,4 +1,4 @@
-"""Keys and values of what a model has read, in memory taken once for the whole context."""
+"""Keys and values of what a model has read, in memory taken once for all that it will read."""
 
 from __future__ import annotations
 
@@ -16,10 +16,16 @@ class KVCache:
     """
 
     def __init__(
-        self, config: ModelConfig, rows: int, device: torch.device, dtype: torch.dtype = torch.float32
+        self,
+        config: ModelConfig,
+        rows: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        positions: int | None = None,
     ) -> None:
+        """Room for so many `positions`, or for the whole context."""
         layers = config.decoder_layers if config.shape == "encoder_decoder" else config.n_layer
-        shape = (2, layers, rows, config.kv_heads, config.max_seq_len, config.head_dim)
+        shape = (2, layers, rows, config.kv_heads, positions or config.max_seq_len, config.head_dim)
         self._held = torch.zeros(shape, device=device, dtype=dtype)
         self._last = layers - 1
         self.length = 0

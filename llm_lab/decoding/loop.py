@@ -47,9 +47,10 @@ class _Reader:
     """Gives the logits after each row's text. Past the context the oldest half is dropped and the rest read again, so
     that a token costs the same however long the text; without a cache the last `max_seq_len` tokens are read each time."""
 
-    def __init__(self, model: LanguageModel, ids: Int[Tensor, "R T"]) -> None:
+    def __init__(self, model: LanguageModel, ids: Int[Tensor, "R T"], new: int) -> None:
         self.model, self.ids = model, ids
         self.context: int = model.max_seq_len
+        self.room = min(self.context, ids.shape[1] + new)  # positions; published models have contexts of gigabytes
         self.cached = "cache" in model.supports
         self.cache: KVCache | None = None
 
@@ -60,7 +61,7 @@ class _Reader:
             fits = self.ids.shape[1] <= self.context and self.cache is None
             keep = self.ids.shape[1] if fits else max(1, self.context // 2)
             assert self.model.config is not None, "a model with a cache is one of ours"
-            self.cache = KVCache(self.model.config, len(self.ids), self.ids.device)
+            self.cache = KVCache(self.model.config, len(self.ids), self.ids.device, positions=self.room)
             return self.model(self.ids[:, -keep:], cache=self.cache, last=True).logits[:, -1]
         return self.model(self.ids[:, -1:], cache=self.cache, last=True).logits[:, -1]
 
@@ -89,7 +90,7 @@ def decode(
     was_training = model.training
     model.eval()
     try:
-        reader = _Reader(model, prompt)
+        reader = _Reader(model, prompt, max_new_tokens)
         alive = torch.ones(len(prompt), dtype=torch.bool, device=prompt.device)
         barred = torch.tensor(sorted(set(banned) - set(stop)), dtype=torch.long, device=prompt.device)
         ends = torch.tensor(sorted(stop), dtype=torch.long, device=prompt.device)

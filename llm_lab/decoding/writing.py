@@ -147,7 +147,7 @@ def _check_memory(lm: Writer, n: int, prompt: int, new: int, source: int = 0) ->
         two = config.shape == "encoder_decoder"
         each = 2 * (config.decoder_layers if two else config.n_layer) * config.kv_heads * config.head_dim
         read = length * (2 * config.ff_width + 8 * config.d_model)  # one block's activations over the prompt
-        held = each * (model.max_seq_len + (source if two else 0))
+        held = each * (min(prompt + new, model.max_seq_len) + (source if two else 0))
         if prompt + new > model.max_seq_len:
             held *= 2  # past the context a second one is filled before the first is let go
     else:  # all is read again for each token, and all logits are computed

@@ -33,12 +33,15 @@ def likelihoods(name: str, trainee: Trainee, objective: Objective, tokens: Token
         # The first token is predicted by nothing, so its bytes do not count.
         share = counts.sum() / len(tokens.ids)
         n_bytes = max(1, round(tokens.n_bytes * float(share))) if chief and objective.covers else None
-        made.append(Likelihood(name, sums, counts, n_bytes, (objective.target or unit) if chief else part, part))
+        kinds = {"text"} if n_bytes else set()
+        kinds |= {"choices"} if chief and objective.choices else set()
+        target = (objective.target or unit) if chief else part
+        made.append(Likelihood(name, sums, counts, n_bytes, target, part, frozenset(kinds)))
     return made
 
 
 def evaluate(found: Sequence[Likelihood], metrics: Sequence[str]) -> list[Score]:
     """The metrics of the chief part, in the order asked for, those that its loss has; then the other parts' losses."""
     chief, *others = found
-    scores = [METRICS.load(metric)(chief) for metric in metrics if chief.n_bytes or "likelihood" not in METRICS[metric].supports]
+    scores = [METRICS.load(metric)(chief) for metric in metrics if METRICS[metric].supports <= chief.kinds]
     return scores + [replace(METRICS.load("loss")(other), metric=f"{other.part} loss") for other in others]

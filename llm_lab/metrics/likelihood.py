@@ -22,6 +22,8 @@ class Likelihood:
     n_bytes: int | None  # UTF-8 bytes of the text behind the targets; None where they are but a part of a text
     unit: str  # "char" or "token": what a target is
     part: str = "clm"  # of the objective's loss
+    # text: it is the likelihood of a whole text; choices: each target is one choice among all tokens.
+    kinds: frozenset[str] = frozenset({"text", "choices"})
 
     @property
     def mean(self) -> float:

@@ -37,8 +37,8 @@ def of_maps(module: nn.Module) -> int:
 class Reading:
     """How many keys a query is compared with, on average at the full context: those computed, whatever is used of them."""
 
-    keys: float
-    full: float  # where attention is full
+    keys: float | int
+    full: float | int  # where attention is full
 
     def flops(self, config: ModelConfig) -> int:
         """Scores and weighted values of all heads, for one query."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from llm_lab.models.cost import STATE_BYTES
+from llm_lab.models.reckoning import STATE_BYTES
 from llm_lab.results import ModelPart
 
 

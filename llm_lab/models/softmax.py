@@ -40,6 +40,11 @@ def _weights(sizes: Sequence[Tensor]) -> list[Tensor]:
     return [(size - largest).exp() for size in sizes]
 
 
+def _wide(x: Tensor) -> Tensor:
+    """In float32 at least: sums of exponentials need its range."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def _part(
     tiles: Any, flat: Sequence[Tensor], mask: Tensor, scale: float, dropout: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -48,14 +53,14 @@ def _part(
     n, heads, size, width = q.shape
     shared = heads // k.shape[1]  # heads that read the same keys are one longer tile
     scores = q.reshape(n, heads // shared, shared * size, width) @ k.mT
-    scores = scores.view(n, heads, size, -1).float() * scale
+    scores = _wide(scores.view(n, heads, size, -1)) * scale
     scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
     # Nothing to read gives weight 0. What m is cancels out, so it needs no gradient.
     largest = scores.detach().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).min)
     weight = (scores - largest).exp()
     total = weight.sum(dim=-1, keepdim=True)
     weight = F.dropout(weight, dropout).to(v.dtype).view(n, heads // shared, shared * size, -1)
-    return (weight @ v).view(n, heads, size, -1).float(), total, largest
+    return _wide((weight @ v).view(n, heads, size, -1)), total, largest
 
 
 class _Joined(torch.autograd.Function):
@@ -79,7 +84,7 @@ class _Joined(torch.autograd.Function):
                 )
                 rows.append((out, size[..., None]))
             out, size = (group.ordered(same) for same in zip(*rows, strict=True))
-            found.append(out.float())
+            found.append(_wide(out))
             sizes.append(size)
         weights = _weights(sizes)
         total = sum(weights[1:], weights[0])

@@ -108,10 +108,13 @@ def _scored(
     return score if keep is None else torch.where(keep[b, key] | (query == key), score, -torch.inf)
 
 
-@lru_cache(maxsize=64)
+_planned = lru_cache(maxsize=64)(Layout)
+
+
 def plan(pattern: Pattern, causal: bool, n: int, device: torch.device) -> Layout:
     """The layout for `n` positions that read each other, or where causal those before; made once for equal patterns."""
-    return Layout(pattern, causal, n, device)
+    # Nothing for torch.compile to trace: it is made once and looked up.
+    return torch.compiler.disable(_planned)(pattern, causal, n, device)
 
 
 def worthwhile(layout: Layout) -> bool:

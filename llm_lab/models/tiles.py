@@ -134,7 +134,7 @@ def _cut(part: Part, causal: bool, n: int, length: int) -> list[_Lane]:
     return [_Lane(size, list(zip(lane, _read(part, causal, n, lane), strict=True))) for size, lane in runs if lane]
 
 
-def _read(part: Part, causal: bool, n: int, lane: Sequence[Tensor]) -> list[Tensor]:
+def _read(part: Part, causal: bool, n: int, lane: list[Tensor]) -> list[Tensor]:
     """For each tile the positions that any of its queries reads; several tiles at once, as small steps are slow."""
     found: list[Tensor] = []
     key, together = torch.arange(n, dtype=torch.int32), max(1, _PAIRS // (n * len(lane[0])))

@@ -25,10 +25,6 @@ class Batches:
     def to(self, device: torch.device) -> Batches:
         return Batches(tuple((i, batch.to(device)) for i, batch in self.found))
 
-    @property
-    def n_tokens(self) -> int:
-        return sum(batch.n_tokens for _, batch in self.found)
-
 
 class Mixture(Objective):
     """The weighted sum of objectives (`sum`), or one of them a step, each as often as its weight says (`turns`).
@@ -48,7 +44,8 @@ class Mixture(Objective):
         self.pairs = objectives[0].pairs  # type: ignore[misc]
         self.least_batch = max(one.least_batch for one in objectives)  # type: ignore[misc]
         self.shift = all(one.shift for one in objectives)
-        self.covers, self.target = objectives[0].covers, objectives[0].target  # type: ignore[misc]
+        first = objectives[0]
+        self.covers, self.target, self.choices = first.covers, first.target, first.choices  # type: ignore[misc]
         self._names: list[dict[str, str]] = []
         taken: list[str] = []
         for one in objectives:

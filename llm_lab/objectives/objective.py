@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -53,6 +53,7 @@ class Objective:
     parts: ClassVar[tuple[str, ...]] = ()  # the names of its losses, the chief one first
     target: ClassVar[str] = ""  # what one target of the chief loss is; "" for a token of the text
     covers: ClassVar[bool] = False  # every token of the text is a target once: its loss is the text's likelihood
+    choices: ClassVar[bool] = True  # its chief loss is that of one choice among all tokens, so its exp is a perplexity
     pairs: ClassVar[bool] = False  # it learns from documents that have a source and a target
     least_batch: ClassVar[int] = 1
     shift: bool = True  # pieces are cut elsewhere in each epoch
@@ -89,7 +90,7 @@ class Objective:
         out = trainee.model(**batch.inputs())
         return {self.parts[0]: row_losses(out.logits, targets_of(batch))} | balance_of(out.aux, len(batch.input_ids))
 
-    def loss(self, trainee: Trainee, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, trainee: Trainee, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """(what is minimised, its named parts: each the mean over its targets in nats)."""
         means = means_of(self.losses(trainee, batch))
         total = sum(self.weights.get(name, 1.0) * value for name, value in means.items())

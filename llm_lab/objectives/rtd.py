@@ -43,6 +43,7 @@ class ReplacedTokens(MaskedLM):
 
     parts = ("rtd", "mlm")
     target = "token"
+    choices = False
     options: opt.ReplacedTokens
 
     def __init__(self, options: opt.ReplacedTokens, tokenizer: Tokenizer) -> None:
@@ -93,7 +94,8 @@ class ReplacedTokens(MaskedLM):
         seen = torch.where(hidden, sampled, batch.input_ids)
         # A kept or random token under a target is not what the detector is asked about: it sees the generator's.
         out = trainee.model(**replace(batch, input_ids=seen).inputs())
-        counted = batch.attend.keep if batch.attend.keep is not None else torch.ones_like(hidden)
+        keep = None if batch.attend is None else batch.attend.keep
+        counted = torch.ones_like(hidden) if keep is None else keep
         losses = F.binary_cross_entropy_with_logits(
             detector(out.hidden).float(), (seen != original).float(), reduction="none"
         )

@@ -98,6 +98,7 @@ class NextSentence(SentencePairs):
     parts = ("nsp",)
     head = "nsp"
     target = "pair"
+    choices = False
     least_batch = 2
 
     def pair(
@@ -121,6 +122,7 @@ class SentenceOrder(SentencePairs):
     parts = ("sop",)
     head = "sop"
     target = "pair"
+    choices = False
 
     def pair(
         self, halves: list[tuple[np.ndarray, np.ndarray]], i: int, wrong: bool, rng: np.random.Generator
@@ -133,6 +135,7 @@ class MaskedNextSentence(NextSentence):
 
     parts = ("mlm", "nsp")
     target = "masked token"
+    choices = True
 
 
 class MaskedSentenceOrder(SentenceOrder):
@@ -140,3 +143,4 @@ class MaskedSentenceOrder(SentenceOrder):
 
     parts = ("mlm", "sop")
     target = "masked token"
+    choices = True

@@ -68,7 +68,7 @@ class Seq2Seq(SourceToTarget):
         at = np.flatnonzero(example == self.special("sep"))
         if not len(at):
             raise BadValue(
-                "corpus: seq2seq learns from pairs, and this text has none; stories --part english-french has, and a DataFrame with --column source --target translation"
+                "data: seq2seq learns from pairs, and this text has none; give one with targets, such as stories --part english-french"
             )
         source, target = example[: at[0] + 1], example[at[0] + 1 :]
         half = self.context if self.two_stacks else max(1, self.context // 2)

@@ -30,6 +30,7 @@ class SkipGramNS(Objective):
 
     parts = ("skipgram",)
     target = "pair"
+    choices = False
     options: opt.SkipGram
 
     def __init__(self, options: opt.SkipGram, tokenizer: Tokenizer) -> None:

@@ -18,6 +18,12 @@ PROBES = Table(
             supports=frozenset({"sites"}),
         ),
         Entry(
+            "experts",
+            "llm_lab.probes.experts:experts",
+            "which experts take which token, every layer",
+            supports=frozenset({"sites"}),
+        ),
+        Entry(
             "neighbours",
             "llm_lab.probes.vectors:neighbours",
             "the tokens whose vectors are nearest to each word's",

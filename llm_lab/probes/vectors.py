@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from llm_lab.data.batch import Batch
 from llm_lab.errors import BadValue, show
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.results import Neighbours, Piece
@@ -16,20 +17,20 @@ TOP = 10
 
 
 def neighbours(
-    model: LanguageModel, ids: list[int], pieces: list[Piece], name: str, tokenizer: Tokenizer
+    model: LanguageModel, batch: Batch, pieces: list[Piece], name: str, tokenizer: Tokenizer
 ) -> Neighbours:
     """Of each word of the text the tokens whose vectors are nearest, by the cosine. A word must be one token."""
-    words = _words(ids, pieces, tokenizer)
+    words = _words(batch, pieces, tokenizer)
     table = _unit(model)
     own = {word: _token(word, tokenizer) for word in dict.fromkeys(words)}
     rows = torch.tensor(list(own.values()), device=table.device)
     return _nearest(model, table, table[rows], [[i] for i in own.values()], list(own), name, tokenizer, "neighbours")
 
 
-def analogies(model: LanguageModel, ids: list[int], pieces: list[Piece], name: str, tokenizer: Tokenizer) -> Neighbours:
+def analogies(model: LanguageModel, batch: Batch, pieces: list[Piece], name: str, tokenizer: Tokenizer) -> Neighbours:
     """Of each three words "a b c" the tokens nearest to b − a + c: a is to b as c is to them (Mikolov et al. 2013c, §4;
     3CosAdd of Levy & Goldberg 2014). The three themselves are left out."""
-    words = _words(ids, pieces, tokenizer)
+    words = _words(batch, pieces, tokenizer)
     if not words or len(words) % 3:
         raise BadValue(
             f"text: {len(words)} word{'s' * (len(words) != 1)}, and an analogy has three: a is to b as c is to what; for example 'man king woman'"
@@ -42,8 +43,9 @@ def analogies(model: LanguageModel, ids: list[int], pieces: list[Piece], name: s
     return _nearest(model, table, F.normalize(b - a + c, dim=1), tokens, asked, name, tokenizer, "analogies")
 
 
-def _words(ids: list[int], pieces: list[Piece], tokenizer: Tokenizer) -> list[str]:
+def _words(batch: Batch, pieces: list[Piece], tokenizer: Tokenizer) -> list[str]:
     """The words of the text, which spaces part; BadValue where it has none, or one that the vocabulary lacks."""
+    ids = batch.input_ids[0].tolist()
     lost = next((i for i, piece in enumerate(pieces) if piece.unknown), None)
     if lost is not None:
         before = tokenizer.decode(ids[:lost]).split()[-1:]
@@ -64,7 +66,7 @@ def _token(word: str, tokenizer: Tokenizer) -> int:
         if len(found) == 1 and not (piece := tokenizer.pieces(found)[0]).unknown and not piece.special:
             return found[0]
     cut = tokenizer.encode(word)
-    advice = "use words that are one token, or train with --tokenizer wordpiece"
+    advice = "use a more frequent word, or train with a larger --vocab_size"
     if tokenizer.kind in ("char", "byte"):
         advice = "its vectors are of single characters; train with --tokenizer wordpiece for vectors of words"
     raise BadValue(

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from llm_lab import machine
+from llm_lab.data.batch import Attend, Batch
 from llm_lab.errors import BadValue, LabError, listing, show, suggestion
 from llm_lab.models import cost
 from llm_lab.models.adapted import adapt
@@ -91,6 +92,15 @@ class LM:
     def sites(self) -> dict[str, str]:
         """The names and shapes of the activations that can be read and replaced."""
         return self.model.sites()
+
+    def batch(self, ids: Tensor) -> Batch:
+        """Ids, (B, T), as this model was trained to read them: both ways, where it never learned to write on; of an
+        encoder and a decoder, as the source of a decoder that has written nothing yet."""
+        if "seq2seq" in self.model.supports and "next_token" not in self.model.supports:
+            start = torch.full((len(ids), 1), self.tokenizer.start, device=ids.device)
+            return Batch(ids, decoder_ids=start)
+        both = "both_ways" in self.model.supports and "next_token" not in self.supports
+        return Batch(ids, attend=Attend(causal=False) if both else None)
 
     def need(self, ability: str, verb: str, instead: str) -> None:
         """Refuse a verb in one line where the model lacks what it rests on."""
@@ -195,7 +205,8 @@ def load_card(run: Run) -> TrainingReport | None:
     """The card of a run; none where its file is missing or damaged."""
     with contextlib.suppress(ValueError):
         card = build(TrainingReport, run.read("report"), skip=frozenset({"actions", "code"}))
-        if all(math.isfinite(seconds) for _, seconds, _ in (*card.train, *card.val)):
+        curves = [card.train, card.val, *card.parts.values(), *card.val_parts.values()]
+        if all(math.isfinite(seconds) for curve in curves for _, seconds, _ in curve):
             return card
     return None
 

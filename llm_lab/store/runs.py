@@ -116,12 +116,14 @@ class Run:
 
     @property
     def history(self) -> pd.DataFrame:
-        """One row a step: step, tokens, seconds, train_loss, val_loss, lr (the largest of the groups' rates)."""
+        """One row a step: step, tokens, seconds, train_loss, val_loss, lr (the largest of the groups' rates); and where the
+        loss has several parts `train_…` and `val_…` of each."""
         import pandas as pd
 
         peak = number(self.read("plan").get("peak_lr")) or 1.0
 
         rows: dict[int, dict[str, Any]] = {}
+        parts: dict[str, None] = {}  # in the order in which they came
         for event in self.events():
             if event.get("kind") not in ("step", "validation"):
                 continue
@@ -130,7 +132,13 @@ class Run:
             row |= {"tokens": event["tokens"], "seconds": event["seconds"], loss: event["loss"]}
             if event["kind"] == "step":
                 row["lr"] = event["lr"] * peak
-        return pd.DataFrame(list(rows.values()), columns=["step", "tokens", "seconds", "train_loss", "val_loss", "lr"])
+            for part, value in _parts(event).items():
+                parts[part] = None
+                row[loss.replace("loss", part)] = value
+        columns = ["step", "tokens", "seconds", "train_loss", "val_loss", "lr"]
+        if len(parts) > 1:
+            columns += [f"{split}_{part}" for split in ("train", "val") for part in parts]
+        return pd.DataFrame(list(rows.values()), columns=columns)
 
     def eval_steps(self) -> frozenset[int]:
         """The steps at which the run validated."""
@@ -150,6 +158,14 @@ def _is_event(value: Any) -> bool:
         return False
     loss = value.get("loss")
     return not needed or (isinstance(value["step"], int) and (loss is None or number(loss) is not None))
+
+
+def _parts(event: dict[str, Any]) -> dict[str, float | None]:
+    """The parts of an event's loss, those that are numbers; a damaged file may hold anything in their place."""
+    parts = event.get("parts")
+    if not isinstance(parts, dict):
+        return {}
+    return {name: number(value) for name, value in parts.items() if name != "loss"}  # the whole's columns are so called
 
 
 def _alive(pid: object) -> bool:

@@ -110,7 +110,15 @@ class Tokenizer:
             parts.extend(self.parts(_utf8(text), _CHUNK))
             counts.append(len(parts) - before)
         encoded = iter(self.backend.encode_batch_fast(parts, add_special_tokens=False))
-        return [[i for _ in range(count) for i in next(encoded).ids] for count in counts]
+        found = [[i for _ in range(count) for i in next(encoded).ids] for count in counts]
+        return [self._as_text(ids) for ids in found] if self.is_foreign else found
+
+    def _as_text(self, ids: list[int]) -> list[int]:
+        """Without reserved tokens: in some vocabularies (T5's) text can spell them, and then they are unknown."""
+        if self.special_ids.isdisjoint(ids):
+            return ids
+        unknown = self.specials.get("unk")
+        return [i for i in (unknown if i in self.special_ids else i for i in ids) if i is not None]
 
     def parts(self, text: str, size: int) -> Iterator[str]:
         """The text in parts of about `size` characters whose ids, joined, are the ids of the whole."""
@@ -338,7 +346,7 @@ class Streamer:
 
 _CJK = "\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
 _LETTER = re.compile(rf"[^\W_{_CJK}]|['’]\w")
-_STOPS = (".", "!", "?", "…", "。", "！", "？", "\n", ".\"", ".”")
+_STOPS = (".", "!", "?", "…", "。", "！", "？", "\n", '."', ".”")
 _NO_SPACE_BEFORE = re.compile(rf"[.,;:!?)\]}}%'’”»…_/@—–{_CJK}-]")
 _NO_SPACE_AFTER = re.compile(rf"[(\[{{'’“«$#_/@—–{_CJK}-]")
 
@@ -359,7 +367,7 @@ def train(source: Any, kind: str, vocab_size: int | None = None) -> Tokenizer:
             )
         if isinstance(vocab_size, bool) or not isinstance(vocab_size, int):
             raise BadValue(f"vocab_size: {show(vocab_size)} is not a whole number; for example 4096")
-    documents = getattr(source, "documents", source)
+    documents = getattr(source, "texts", source)
     if not isinstance(documents, str | Iterable):
         raise BadType(
             f"corpus: {type(source).__name__} {show(source)} is not a text; it takes a corpus or a list of texts"

@@ -55,10 +55,12 @@ class Trainer:
         self.started = time.perf_counter() if started is None else started
         self.device = torch.device(plan.device)
         seed = plan.options.seed
+        size, step = objective.take(plan.block)
+        self._overlap = 0 if objective.pairs else size - step  # tokens that two examples in a row have in common
         self.sampler = (
             DocumentSampler(train, seed)
             if objective.pairs
-            else BlockSampler(train, *objective.take(plan.block), seed, objective.shift)
+            else BlockSampler(train, size, step, seed, objective.shift)
         )
         self.val_blocks = (
             pieces(objective, val, plan.block, plan.options.eval_tokens) if val is not None and len(val.ids) > 1 else []
@@ -150,7 +152,7 @@ class Trainer:
                 first = (step * options.accumulate + micro) * options.batch_size
                 examples = self.sampler.examples(first, options.batch_size)
                 batch = self.objective.collate(examples, rng, step).to(self.device)
-                self._tokens += batch.n_tokens
+                self._tokens += sum(map(len, examples)) - self._overlap * len(examples)
                 with autocast(self.device, self.plan.precision):
                     loss, named = self.objective.loss(Trainee(self._model, self.trainee.extras), batch)
                 (loss / options.accumulate).backward()

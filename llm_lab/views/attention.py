@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from llm_lab.results import AttentionMaps
 from llm_lab.views import svg
 from llm_lab.views.bundle import live
-from llm_lab.views.card import bundle, card, columns, number, picture, png, small, visible
+from llm_lab.views.card import bundle, card, columns, number, picture, small, visible
 
 if TYPE_CHECKING:
     import numpy as np
@@ -180,27 +179,6 @@ def _rows(result: AttentionMaps, layer: int, head: int, rows: np.ndarray) -> np.
     return weights / weights.sum(axis=-1, keepdims=True)
 
 
-@cache
-def _palette() -> np.ndarray:
-    """One blue, from transparent; a power below one lets small attention be seen (the same as `ink` in shared.js)."""
-    import numpy as np
-
-    colours = np.empty((256, 4), np.uint8)
-    colours[:] = (61, 125, 230, 0)
-    colours[:, 3] = np.round(255 * (np.arange(256) / 255) ** 0.6)
-    return colours
-
-
-def _image(cells: np.ndarray, x: float, y: float, width: float, height: float, more: str = "") -> str:
-    import base64
-
-    data = base64.b64encode(png(cells, _palette())).decode()
-    return (
-        f'<image {more} x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" preserveAspectRatio="none" '
-        f'style="image-rendering:pixelated" href="data:image/png;base64,{data}"/>'
-    )
-
-
 def tile_size(heads: int) -> int:
     """Pixels of one small map, by how many stand in a row."""
     return min(max(400 // heads - 6, 18), 56)
@@ -215,7 +193,7 @@ def _grid(result: AttentionMaps, layer: int, head: int) -> str:
     cells = pooled(kept.cells, tile)
     side = cells.shape[-1]
     atlas = np.ascontiguousarray(cells.transpose(0, 2, 1, 3)).reshape(layers * side, heads * side)
-    image = _image(atlas, 0, 0, heads * side, layers * side, more='id="a"')
+    image = svg.shades(atlas, 0, 0, heads * side, layers * side, more='id="a"')
     body = f"<defs>{image}</defs>"
     for i in range(layers):
         body += svg.text(left - 7, top + i * (tile + gap) + tile / 2 + 4, f"layer {i}", anchor="end")
@@ -246,7 +224,7 @@ def _big(result: AttentionMaps, layer: int, head: int) -> str:
     space = max((svg.width_of(name) for name in names), default=0) if fit else 0
     left, top = (max(space + 10, 16), max(space + 10, 16)) if fit else (18, 20)
     side = cell * tokens
-    body = _image(cells, left, top, side, side)
+    body = svg.shades(cells, left, top, side, side)
     body += f'<rect class="l" x="{left}" y="{top}" width="{side:g}" height="{side:g}"/>'
     small = f'style="font-size:{min(11, cell):.1f}px"'
     for i, name in enumerate(names if fit else ()):

@@ -61,7 +61,7 @@ class _Column:
         tall = THIN if thin else TALL if second else LOW
         self.body.append(_rect(self.x - self.half, self.y, 2 * self.half, tall, quiet=thin, tint=tint))
         middle = self.y + tall / 2 + 4 - (7 if second else 0)
-        title, second = clip(title, int(self.half / 3.3)), clip(second, int(self.half / 2.9))
+        title, second = clip(title, int(self.half / 3.2)), clip(second, int(self.half / 2.8))
         self.body.append(svg.text(self.x, middle, title, "m" if thin else "t", "middle"))
         if second:
             self.body.append(svg.text(self.x, middle + 14, second, anchor="middle", more=_SMALL))
@@ -98,7 +98,9 @@ class _Column:
                 lines = f"M{self.x:g} {self.y:g}L{x:g} {top:g}M{x:g} {bottom:g}L{self.x:g} {bottom + 12:g}"
                 self.body.append(_line(lines, dashed=not picked))
                 self.body.append(_rect(x - wide / 2 + 3, top, wide - 6, LOW, quiet=not picked, tint=picked))
-            self.body.append(svg.text(x, top + 17, f"mlp {number}" if number else "…", "t" if picked else "m", "middle"))
+            self.body.append(
+                svg.text(x, top + 17, f"mlp {number}" if number else "…", "t" if picked else "m", "middle")
+            )
         self.y = bottom + 12
 
     def part(self, part: ModelPart, config: dict[str, Any]) -> None:
@@ -148,7 +150,7 @@ class _Column:
         frame = f'<rect class="bt" x="{left:g}" y="{top:g}" width="{right - left:g}" height="{self.y - top:g}" rx="7"/>'
         self.body.insert(at, frame)
         times = f"one block, {parts[0].count} times" if config.get("share_layers") else f"× {parts[0].count}"
-        self.body.append(svg.text(right, top - 5, times, "t", "end"))
+        self.body.append(svg.text(right, top - 4, times, "t", "end", _SMALL))
 
     def run(self, parts: Sequence[ModelPart], config: dict[str, Any]) -> None:
         first, last = block_of(parts)
@@ -270,7 +272,7 @@ def _pair(result: ModelReport) -> tuple[str, int, int]:
 def _second(part: ModelPart, config: dict[str, Any]) -> str:
     """What a box says of its part besides the name, in a few words."""
     if part.kind == "attention" and config:
-        acts = {"rotary": "rotary", "alibi": "ALiBi on scores", "t5": "bias on scores"}.get(config.get("position", ""))
+        acts = {"rotary": "rotary", "alibi": "ALiBi", "t5": "position bias"}.get(config.get("position", ""))
         sparse = config.get("attention", "full")
         return ", ".join(filter(None, [f"{config.get('n_head')} heads", acts, sparse if sparse != "full" else ""]))
     if part.kind == "cross" and config:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import math
 import unicodedata
 from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING
 
-from llm_lab.views.card import clean
+from llm_lab.views.card import clean, png
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # A picture cannot see the page's theme; its viewer's preference it can, and it reads on either ground of its own.
 STYLE = (
@@ -71,3 +77,23 @@ def width_of(label: str, per_char: float = 6.65) -> float:
 def path(points: Sequence[tuple[float, float]]) -> str:
     """The d of a line through points."""
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) if points else ""
+
+
+@cache
+def _palette() -> np.ndarray:
+    """One blue, from transparent; a power below one lets small amounts be seen (the same as `ink` in shared.js)."""
+    import numpy as np
+
+    colours = np.empty((256, 4), np.uint8)
+    colours[:] = (61, 125, 230, 0)
+    colours[:, 3] = np.round(255 * (np.arange(256) / 255) ** 0.6)
+    return colours
+
+
+def shades(cells: np.ndarray, x: float, y: float, width: float, height: float, more: str = "") -> str:
+    """Bytes (h, w) as cells of one blue: 0 is transparent, 255 full."""
+    data = base64.b64encode(png(cells, _palette())).decode()
+    return (
+        f'<image {more} x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" preserveAspectRatio="none" '
+        f'style="image-rendering:pixelated" href="data:image/png;base64,{data}"/>'
+    )

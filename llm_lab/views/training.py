@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from llm_lab.results import TrainingReport
-from llm_lab.views import svg
 from llm_lab.views.bundle import live
 from llm_lab.views.card import (
     BLUE,
@@ -26,14 +24,13 @@ from llm_lab.views.card import (
     size,
     small,
     verbatim,
+    visible,
 )
+from llm_lab.views.curves import HEIGHT, WIDTH, Curve, chart, dash, decimate, drawn, in_turns
 
 if TYPE_CHECKING:
     import plotly.graph_objects
 
-Curve = Sequence[tuple[int, float, float]]
-WIDTH, HEIGHT = 560, 240
-LEFT, RIGHT, TOP, BOTTOM = 40, 14, 12, 26
 WORD = {"finished": "trained", "stopped": "paused", "restored": "trained, restored from the store"}
 
 
@@ -45,14 +42,17 @@ def report(result: TrainingReport) -> dict[str, str]:
     """
     running = result.status == "training"
     alt = f"Loss of {result.name}, {result.unit}: {_trend(result)}"
-    chart = picture(_chart(result), alt, WIDTH, HEIGHT)
+    shown = picture(chart(result), alt, WIDTH, HEIGHT)
     if not running and decimate(result.train):
-        chart = live("training", chart, _data(result) | {"alt": alt})
+        shown = live("training", shown, _data(result) | {"alt": alt})
     where = f"; {esc(result.val_on)}" if result.val_on else ""
-    key = f"Loss in {esc(result.unit)}: {_mark(BLUE, 14, 3)} training (line), "
+    unit = esc(result.unit)
+    if result.parts:
+        unit = f"nats, {'a part in each step' if in_turns(result) else 'the total and its parts'}"
+    key = f"Loss in {unit}: {_mark(BLUE, 14, 3)} training (line{'s' * bool(result.parts)}), "
     key += f"{_mark(ORANGE, 8, 8)} validation (dots{where})."
     body = columns(
-        ("5 1 380px", chart + small(key)), ("3 1 280px", figures(_figures(result)) + _samples(result, running))
+        ("5 1 380px", shown + small(key)), ("3 1 280px", figures(_figures(result)) + _samples(result, running))
     )
     facts = [WORD.get(result.status, result.status), *result.facts]
     hint = "■ interrupt saves and stops" if running else ""
@@ -72,14 +72,21 @@ def figure(result: TrainingReport) -> plotly.graph_objects.Figure:
             (result.val, "validation", "lines+markers", "#c8640a"),
         )
     ]
-    chart = go.Figure(lines)
-    chart.update_layout(
+    for i, (name, pair) in enumerate(drawn(result).items()):
+        for curve, split, style in (
+            (pair[0], "training", {"mode": "lines", "line_color": "#2563cf", "line_dash": _plotly(i)}),
+            (pair[1], "validation", {"mode": "markers", "marker_symbol": "circle-open", "marker_color": "#c8640a"}),
+        ):
+            points = {"x": [p[x] for p in curve], "y": [p[2] for p in curve]}
+            lines.append(go.Scatter(**points, **style, name=f"{clip(name, 40)}, {split}", opacity=0.62))
+    made = go.Figure(lines)
+    made.update_layout(
         title=clip(result.name, 60),
         xaxis_title="seconds" if result.by_time else "step",
         yaxis_title=f"loss, {result.unit}",
         template="none",
     )
-    return chart
+    return made
 
 
 def progress(result: TrainingReport) -> str:
@@ -94,19 +101,9 @@ def progress(result: TrainingReport) -> str:
     return " · ".join(" ".join(part.split()) for part in parts)
 
 
-def decimate(curve: Curve, limit: int = 300) -> list[tuple[int, float, float]]:
-    """At most `limit` points of a curve, those of finite loss: of each stretch the lowest and highest, and the ends."""
-    points = [p for p in curve if math.isfinite(p[2])]
-    if len(points) <= limit:
-        return points
-    inner, n = points[1:-1], max((limit - 2) // 2, 1)
-    kept = [points[0]]
-    for i in range(n):
-        part = inner[i * len(inner) // n : (i + 1) * len(inner) // n]
-        if part:
-            ends = {min(part, key=lambda p: p[2]), max(part, key=lambda p: p[2])}
-            kept += sorted(ends)
-    return [*kept, points[-1]]
+def _plotly(i: int) -> str:
+    """A part's dashes, as plotly writes them."""
+    return ",".join(f"{length}px" for length in dash(i).split())
 
 
 def _mark(colour: str, width: int, height: int) -> str:
@@ -140,15 +137,24 @@ def _figures(r: TrainingReport) -> list[tuple[str, str]]:
         rows.append(("tokens seen", f"{si(r.tokens)}{epochs}"))
     if r.tokens_per_second:
         rows.append(("speed", f"{si(r.tokens_per_second)} tokens/s"))
-    if r.train:
-        rows.append(("training loss", f"{number(r.train[-1][2])} {r.unit}"))
+    if r.train and not in_turns(r):
+        rows.append(("training loss", f"{number(r.train[-1][2])} {'nats in all' if r.parts else r.unit}"))
     final = dict(r.final)
     whole = final.pop("val_loss", final.pop("loss", None))
     if whole is not None:
         rows.append(("validation loss, whole split", f"{number(whole)} {r.unit}"))
     elif r.val:
-        rows.append(("validation loss", f"{number(r.val[-1][2])} {r.unit}"))
-    rows += [(name.replace("_", " "), number(value)) for name, value in final.items()]
+        rows.append(("validation loss", f"{number(r.val[-1][2])} {'nats in all' if r.parts else r.unit}"))
+    for name, value in final.items():
+        whole_split = ", whole split" if name.endswith(" loss") else ""
+        rows.append((f"{name.replace('_', ' ')}{whole_split}", number(value)))
+    for name in dict.fromkeys([*r.parts, *r.val_parts]):
+        last = [
+            f"{split} {number(curve[-1][2])}"
+            for split, curve in (("train", r.parts.get(name)), ("val", r.val_parts.get(name)))
+            if curve
+        ]
+        rows.append((f"part {clip(name, 40)}", " · ".join(last)))
     if r.lr or r.schedule:
         rows.append(("learning rate", " · ".join(part for part in (number(r.lr, 2), r.schedule) if part)))
     if r.memory:
@@ -204,60 +210,6 @@ def _plain(r: TrainingReport) -> str:
     return "\n".join([*lines, *([f"  repeat: {r.repeat}"] if r.repeat else [])])
 
 
-def _extent(r: TrainingReport, train: Curve, val: Curve) -> tuple[float, float, float]:
-    """(largest x, lowest loss, highest loss) that the chart spans."""
-    x = 1 if r.by_time else 0
-    points = [*train, *val]
-    reach = max((p[x] for p in points), default=0)
-    budget = (r.budget_seconds if r.by_time else r.budget_steps) or 0
-    span = max(reach, budget) if r.status in ("training", "stopped") else reach
-    losses = [p[2] for p in points]
-    low, high = (min(losses), max(losses)) if losses else (0.0, 5.0)
-    pad = max((high - low) * 0.05, abs(high) * 0.005, 1e-6)
-    return max(span, 1e-9) if points or budget else 1.0, low - pad, high + pad
-
-
-def _chart(r: TrainingReport) -> str:
-    train, val = decimate(r.train), decimate(r.val, 100)
-    at = 1 if r.by_time else 0
-    span, low, high = _extent(r, train, val)
-
-    def x(value: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * value / span
-
-    def y(value: float) -> float:
-        return TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / (high - low)
-
-    body = ""
-    marks = svg.ticks(low, high, 7) if train or val else []
-    for tick in marks:
-        body += f'<path class="l" d="M{LEFT} {y(tick):.1f}H{WIDTH - RIGHT}"/>'
-        label = svg.tick_label(tick, marks[-1] - marks[-2] if len(marks) > 1 else tick)
-        body += svg.text(LEFT - 7, y(tick) + 4, label, anchor="end")
-    along = svg.time_ticks(span) if r.by_time else [t for t in svg.ticks(0, span) if t == int(t)]
-    for tick in along:
-        anchor = "end" if x(tick) > WIDTH - RIGHT - 30 else "middle"
-        label = (clock(tick) if span > 120 else f"{tick:g} s") if r.by_time else f"{tick:,.0f}"
-        label += " steps" if tick == along[-1] and not r.by_time else ""
-        body += svg.text(x(tick), HEIGHT - 8, label, anchor=anchor)
-    if not train and not val:
-        body += svg.text(WIDTH / 2, HEIGHT / 2, "the first loss is on its way", anchor="middle")
-    line = svg.path([(x(p[at]), y(p[2])) for p in train])
-    body += f'<path class="b" stroke-width="1.4" stroke-linejoin="round" d="{line}"/>'
-    if len(train) == 1:
-        body += f'<circle class="bf" cx="{x(train[0][at]):.1f}" cy="{y(train[0][2]):.1f}" r="2"/>'
-    now = max((p[at] for p in [*train, *val]), default=0)
-    if r.status == "training" and now:
-        body += f'<path class="d" stroke-dasharray="2 3" d="M{x(now):.1f} {TOP}V{HEIGHT - BOTTOM}"/>'
-    body += "".join(f'<circle class="of" cx="{x(p[at]):.1f}" cy="{y(p[2]):.1f}" r="3.6"/>' for p in val)
-    if val:
-        running = r.status == "training"
-        place = (x(now), TOP + 10.0) if running else (x(val[-1][at]), max(y(val[-1][2]) - 9, 12))
-        dx, anchor = (-6, "end") if place[0] > WIDTH - 80 else (6, "start") if running else (0, "middle")
-        body += svg.text(place[0] + dx, place[1], f"val {number(val[-1][2], 3)}", "t", anchor)
-    return svg.document(WIDTH, HEIGHT, body)
-
-
 def _data(r: TrainingReport) -> dict[str, Any]:
     def columns(curve: Curve) -> dict[str, list[float]]:
         return {
@@ -266,9 +218,22 @@ def _data(r: TrainingReport) -> dict[str, Any]:
             "loss": [float(f"{p[2]:.5g}") for p in curve],
         }
 
-    return {
-        "unit": r.unit,
+    found: dict[str, Any] = {
+        "unit": "nats" if r.parts else r.unit,
         "byTime": r.by_time,
+        "turns": in_turns(r),
         "train": columns(decimate(r.train, 1500)),
         "val": columns(decimate(r.val, 500)),
     }
+    names = drawn(r)
+    limit = 1500 // max(len(names), 1)
+    found["parts"] = [
+        {
+            "name": visible(name),
+            "dash": dash(i),
+            "train": columns(decimate(r.parts.get(name, []), limit)),
+            "val": columns(decimate(r.val_parts.get(name, []), limit // 3)),
+        }
+        for i, name in enumerate(names)
+    ]
+    return found

@@ -126,15 +126,21 @@ def stack_is(found: dict[str, Tensor], states: tuple[Tensor, ...], prefix: str, 
     close(found[f"{prefix}final"], states[n], keep)
 
 
+def looks_are(found: dict[str, Tensor], theirs: tuple[Tensor, ...], sites: str, keep: Tensor) -> None:
+    """Each layer's attention pattern, at the queries that are no padding."""
+    for i, pattern in enumerate(theirs):
+        close(found[sites.format(i)].transpose(1, 2), pattern.transpose(1, 2), keep)
+
+
 def close(ours: Tensor, theirs: Tensor, keep: Tensor) -> None:
     torch.testing.assert_close(ours[keep], theirs[keep], **CLOSE)
 
 
 def same(theirs: Any, model: Any, name: str, padded: bool) -> None:
-    """Logits, all hidden states, and the pooled vector where there is one."""
+    """Logits, all hidden states and attention patterns, and the pooled vector where there is one."""
     given, batch = inputs(name, padded)
     with torch.no_grad():
-        reference = theirs(**given, output_hidden_states=True)
+        reference = theirs(**given, output_hidden_states=True, output_attentions=True)
         out = model(**batch.inputs())
     found = record(model, batch)
     keep = torch.ones(2, LENGTH, dtype=torch.bool) if batch.attend.keep is None else batch.attend.keep
@@ -143,9 +149,13 @@ def same(theirs: Any, model: Any, name: str, padded: bool) -> None:
         every = torch.ones_like(given["decoder_input_ids"], dtype=torch.bool)
         stack_is(found, reference.encoder_hidden_states, "encoder.", keep)
         stack_is(found, reference.decoder_hidden_states, "decoder.", every)
+        looks_are(found, reference.encoder_attentions, "encoder.blocks.{}.attn.pattern", keep)
+        looks_are(found, reference.decoder_attentions, "decoder.blocks.{}.attn.pattern", every)
+        looks_are(found, reference.cross_attentions, "decoder.blocks.{}.cross.pattern", every)
         close(out.logits, logits, every)
         return
     stack_is(found, reference.hidden_states, "", keep)
+    looks_are(found, reference.attentions, "blocks.{}.attn.pattern", keep)
     if logits is not None:
         close(out.logits, logits, keep)
     elif "bare" in name and not name.startswith("gpt2"):
@@ -161,6 +171,19 @@ def test_in(name: str, padded: bool, tmp_path: Path) -> None:
     lm = lab.load(f"hf:{tmp_path}")
     same(theirs, lm.model, name, padded)
     assert "seq2seq" in lm.supports if name.startswith("t5") else "embeddings" in lm.supports
+
+
+def test_left_padding_gives_the_same_logits(tmp_path: Path) -> None:
+    theirs = published("gpt2", tmp_path)
+    ours = lab.load(tmp_path).model
+    ids = torch.randint(0, VOCAB, (1, 9))
+    padded = torch.cat([torch.zeros(1, 5, dtype=torch.long), ids], dim=1)
+    keep, positions = torch.arange(14)[None] >= 5, (torch.arange(14)[None] - 5).clamp(min=0)
+    with torch.no_grad():
+        got = ours(padded, attend=Attend(keep=keep), position_ids=positions).logits[:, 5:]
+        reference = theirs(padded, attention_mask=keep.long(), position_ids=positions).logits[:, 5:]
+        torch.testing.assert_close(got, ours(ids).logits, **CLOSE)
+    torch.testing.assert_close(got, reference, **CLOSE)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from llm_lab.baselines.skipgram import SkipGram
+from llm_lab.data.batch import Batch
 from llm_lab.errors import BadValue
 from llm_lab.models.options import SHAPES, ModelConfig
 from llm_lab.probes.options import PROBES
-from llm_lab.results import Neighbours, Piece
+from llm_lab.results import Neighbours
 from llm_lab.tokenizers.tokenizer import train
-from tests.views.fakes import EVIL, HOSTILE, pieces
+from tests.views import fakes
 from tests.views.test_pages import Page
 
 TEXT = "the king and the queen met a man and a woman , the king left , the queen left . " * 30
@@ -29,7 +30,7 @@ def look(kind: str, text: str, tokenizer_kind: str = "wordpiece", shape: str = "
             for word, vector in table.items():
                 model.embedding_table()[tokenizer.encode(word)[0]] = torch.tensor([*vector, *[0.0] * 6])
     ids = tokenizer.encode(text)
-    return PROBES.load(kind)(model, ids, tokenizer.pieces(ids), "vec", tokenizer=tokenizer)
+    return PROBES.load(kind)(model, Batch(torch.tensor([ids])), tokenizer.pieces(ids), "vec", tokenizer=tokenizer)
 
 
 @pytest.mark.parametrize("shape", ["skipgram", "lstm", "conv"])
@@ -80,7 +81,7 @@ def test_tokens_that_were_never_read_are_left_out():
     seen = tokenizer.encode("king queen man")
     model.counts[seen] = 3
     ids = tokenizer.encode("king")
-    found = PROBES.load("neighbours")(model, ids, tokenizer.pieces(ids), "vec", tokenizer=tokenizer)
+    found = PROBES.load("neighbours")(model, Batch(torch.tensor([ids])), tokenizer.pieces(ids), "vec", tokenizer=tokenizer)
     assert {piece.text for piece in found.pieces[0]} == {"queen", "man"}
     assert f"{len(tokenizer.text_ids) - 3} tokens that the training text does not have" in str(found)
 
@@ -103,7 +104,7 @@ def test_letters_of_a_char_tokenizer_have_neighbours():
     ("kind", "text", "tokenizer", "message"),
     [
         ("neighbours", "king", "char", r"'king' is 4 tokens of this char tokenizer.*single characters; train with --tokenizer wordpiece"),
-        ("neighbours", "leftking", "bpe", r"'leftking' is 4 tokens of this bpe tokenizer.*words that are one token"),
+        ("neighbours", "leftking", "bpe", r"'leftking' is 4 tokens of this bpe tokenizer.*a larger --vocab_size"),
         ("neighbours", "king xyzzy", "wordpiece", r"the word after 'king' is not in the vocabulary of this wordpiece tokenizer"),
         ("analogies", "xyzzy man king woman", "wordpiece", r"the word at its beginning is not in the vocabulary"),
         ("neighbours", "  ", "char", r"no words"),
@@ -123,25 +124,14 @@ def test_only_models_with_vectors():
     assert PROBES["neighbours"].supports <= SHAPES["skipgram"].supports
 
 
-def test_shows_itself_without_obeying_its_tokens():
-    made = Neighbours(
-        name=EVIL,
-        kind="neighbours",
-        asked=[EVIL, "king"],
-        pieces=[pieces(HOSTILE), [Piece(" queen", 7), Piece(" ", 8)]],
-        similarity=[[0.9 - i / 10 for i in range(len(HOSTILE))], [0.8123, -0.25]],
-        n_tokens=4096,
-        width=128,
-        notes=[EVIL],
-    )
-    shown = made._repr_mimebundle_()
-    page = Page(shown["text/html"])
-    assert "<script" not in shown["text/html"] and "\u202e" not in shown["text/html"]
-    assert "alert(1)" in page.text
-    for words in ("queen0.812", "␣−0.250", "4,096 vectors of 128 numbers", "2 words"):
-        assert words in page.text
-    assert "king: queen 0.81, ␣ −0.25" in shown["text/plain"]
-    assert np.isnan(made.numpy()[1, 2:]).all()
+def test_shows_itself():
+    made = fakes.neighbours()
+    text = Page(made._repr_mimebundle_()["text/html"]).text
+    for words in ("king", "queen0.812", "␣0.212", "crown−0.0877", "4,096 vectors of 128 numbers", "2 words"):
+        assert words in text
+    assert "king: queen 0.81, prince 0.51, ␣ 0.21" in str(made)
+    made.pieces[1], made.similarity[1] = made.pieces[1][:1], made.similarity[1][:1]
+    assert np.isnan(made.numpy()[1, 1:]).all() and made.numpy()[0, 3] == made.similarity[0][3]
     empty = Neighbours(name="v", kind="analogies", asked=["x"], pieces=[[]], similarity=[[]], n_tokens=1, width=1)
     assert "x: none" in str(empty) and "1 analogy" in str(empty)
     many = Neighbours(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -265,6 +266,32 @@ def test_a_trace_ends_at_a_damaged_line(run, line):
     assert run.learning_rates() == whole[:7]
     assert list(run.history["step"]) == sorted({*range(1, 8), *run.eval_steps()})
     assert lab.load("bard").history.equals(run.history)
+
+
+def test_parts_of_a_loss_are_columns_and_damaged_ones_are_passed_by(run):
+    path = run.path / "events.jsonl"
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    assert not [name for name in run.history.columns if name.endswith("_clm")]  # one part is the loss itself
+    said = [{"clm": 1.5, "mlm": 2.5}, {"mlm": 3.5}, {"mlm": [1], "clm": None}, [1], 7, {"loss": 9.0}, {"clm": "1"}]
+    steps = [event for event in events if event["kind"] == "step"]
+    for event, parts in zip(steps, said, strict=False):
+        event["parts"] = parts
+    path.write_text("".join(json.dumps(event) + "\n" for event in events))
+    history = run.history
+    assert list(history.columns)[:6] == ["step", "tokens", "seconds", "train_loss", "val_loss", "lr"]
+    assert set(history.columns[6:]) == {"train_clm", "train_mlm", "val_clm", "val_mlm"}
+    assert history["train_mlm"].tolist()[:2] == [2.5, 3.5]
+    assert history["train_mlm"].iloc[2:7].isna().all()
+    assert history["train_loss"].tolist()[5] == steps[5]["loss"]
+
+
+def test_a_card_from_before_losses_had_parts_is_shown(run):
+    report = run.read("report")
+    assert {"parts", "val_parts"} <= set(report)
+    run.write("report", {key: value for key, value in report.items() if key not in ("parts", "val_parts")})
+    assert lab.load("bard").report.parts == {}
+    run.write("report", {**report, "parts": {"clm": [[1, math.nan, 2.0]]}})
+    assert lab.load("bard").report is None
 
 
 def test_names_in_files_are_no_paths(run, own_store):

@@ -16,6 +16,7 @@ from llm_lab.results import (
     Listing,
     ModelPart,
     ModelReport,
+    Neighbours,
     Piece,
     Sample,
     Score,
@@ -158,29 +159,54 @@ def tokenization(text: str = "To be, or not to be: 你好 👋\nשלום", hosti
     return Tokenization(text=text, trained_on="shakespeare", rows=rows)
 
 
-def model(name: str = "tiny", detail: str = "65 tokens × 128") -> ModelReport:
-    block = [
-        ModelPart("attention norm", "rmsnorm", 4, 512, 2048, 2_100_000),
-        ModelPart("attention", "4 heads of 32, rotary, QK norm", 4, 262_144, 590_000, 30_000_000),
-        ModelPart("mlp norm", "rmsnorm", 4, 512, 2048, 2_100_000),
-        ModelPart("mlp", "relu2, 128 → 512 → 128", 4, 524_288, 1_048_576, 60_000_000),
-    ]
-    parts = [
-        ModelPart("embedding", detail, 1, 8320, 0, 1_200_000),
-        *block,
-        ModelPart("final norm", "rmsnorm", 1, 128, 512, 500_000),
-        ModelPart("output", "128 → 65 tokens", 1, 8320, 16_640, 2_000_000),
-    ]
+def block(
+    cross: bool = False, experts: bool = False, place: str = "pre", stack: str = "", count: int = 4
+) -> list[ModelPart]:
+    """The parts of one block, with norms where `place` has them."""
+    found = []
+    for kind in ("attention", *(["cross"] if cross else []), "experts" if experts else "mlp"):
+        before = ModelPart(f"{kind} norm", "rmsnorm", count, 512, 2048, 2_100_000, "norm", stack, True)
+        after = ModelPart(f"norm after {kind}", "rmsnorm", count, 512, 2048, 2_100_000, "norm", stack, True)
+        main = ModelPart(kind, "128 → 512 → 128", count, 524_288, 1_048_576, 60_000_000, kind, stack, True)
+        found += [before] * (place != "post") + [main] + [after] * (place != "pre")
+    return found
+
+
+def model(
+    name: str = "tiny",
+    detail: str = "65 tokens × 128",
+    stacks: tuple[str, ...] = ("",),
+    config: dict[str, Any] | None = None,
+    first: tuple[str, ...] = (),
+    last: tuple[str, ...] = ("output",),
+    **block_of: Any,
+) -> ModelReport:
+    """A model of one stack or two; `first` and `last` are kinds of parts around the blocks."""
+    parts = [ModelPart("embedding", detail, 1, 8320, 0, 1_200_000, "embedding")]
+    for stack in stacks:
+        parts += [ModelPart(kind, "learned, 64 × 128", 1, 256, 128, 1_000_000, kind, stack) for kind in first]
+        parts += block(cross=stack == "decoder", stack=stack, **block_of)
+        parts.append(ModelPart("final norm", "rmsnorm", 1, 128, 512, 500_000, "norm", stack))
+    parts += [ModelPart(kind, "128 → 65 tokens", 1, 8320, 16_640, 2_000_000, kind) for kind in last]
     return ModelReport(
         name=name,
         title="modern · decoder",
-        config={"n_layer": 4},
+        config={"n_layer": 4, "n_head": 4, "position": "rotary"} | (config or {}),
         parts=parts,
         parameters=sum(p.parameters for p in parts),
         flops=sum(p.flops for p in parts),
         memory=sum(p.memory for p in parts),
         batch_size=16,
     )
+
+
+def with_parts(report: TrainingReport, names: tuple[str, ...] = ("mlm", "nsp"), turns: bool = False) -> TrainingReport:
+    """A run whose loss has parts; in turns each step has one of them."""
+    for i, name in enumerate(names):
+        own = report.train[i :: len(names)] if turns else report.train
+        report.parts[name] = [(step, seconds, loss / (i + 2)) for step, seconds, loss in own]
+        report.val_parts[name] = [(step, seconds, loss / (i + 2)) for step, seconds, loss in report.val]
+    return report
 
 
 def corpus(
@@ -227,6 +253,22 @@ def listing(title: str = "runs", cell: str = "bard") -> Listing:
     )
 
 
+def neighbours(
+    asked: tuple[str, ...] = ("king", "love"), texts: list[str] | None = None, name: str = "vec"
+) -> Neighbours:
+    near = texts or [" queen", " prince", " ", " crown"]
+    return Neighbours(
+        name=name,
+        kind="neighbours",
+        asked=list(asked),
+        pieces=[pieces(near) for _ in asked],
+        similarity=[[0.8123 - 0.3 * i for i in range(len(near))] for _ in asked],
+        n_tokens=4096,
+        width=128,
+        notes=[name],
+    )
+
+
 def everything(hostile: bool = False) -> dict[str, Any]:
     """One result of each kind, by a short name."""
     if not hostile:
@@ -239,10 +281,16 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "streaming": generation(n=2, done=False),
             "attention": attention(),
             "tokenization": tokenization(),
+            "parts": with_parts(training()),
+            "live parts": with_parts(training("training", steps=412, by_time=False), turns=True),
             "model": model(),
+            "pair": model(stacks=("encoder", "decoder"), first=("position",), place="post"),
+            "streams": model(first=("query",), place="sandwich", config={"norm_place": "sandwich"}),
+            "experts": model(experts=True, config={"n_expert": 8, "n_active": 2}, last=("pooler", "head", "output")),
             "corpus": corpus(),
             "evaluation": evaluation(),
             "listing": listing(),
+            "neighbours": neighbours(),
         }
     evil = "".join(HOSTILE)
     live, done = training("training", evil), training("finished", evil)
@@ -253,6 +301,8 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         report.train[5] = (6, 0.6, math.nan)
         report.train[7] = (8, 0.8, math.inf)
     done.repeat = evil
+    for report in (live, done):
+        with_parts(report, (evil, EVIL, "loss"))
     written = generation(HOSTILE, n=2, name=evil)
     written.logprob[0][3] = -math.inf
     written.prompt, written.notes = evil, [evil]
@@ -265,7 +315,9 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         "attention": attention(HOSTILE, name=evil),
         "tokenization": tokenization(evil, hostile=True),
         "model": model(evil, evil),
+        "pair": model(evil, evil, ("encoder", "decoder"), {"n_head": evil, "attention": EVIL, "position": evil}),
         "corpus": corpus(evil, evil),
         "evaluation": evaluation((evil, "b"), evil),
         "listing": listing(evil, evil),
+        "neighbours": neighbours((EVIL, evil), HOSTILE, evil),
     }

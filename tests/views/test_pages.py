@@ -110,7 +110,7 @@ def test_hostile_text_is_shown_not_obeyed():
 
 
 def test_no_script_while_it_grows_and_small():
-    for name in ("live", "streaming"):
+    for name in ("live", "live parts", "streaming"):
         assert "<script" not in html(PLAIN[name])
     long = fakes.training("training", steps=20_000)
     assert len(html(long)) < 30_000
@@ -122,12 +122,13 @@ def test_no_script_while_it_grows_and_small():
     "result",
     [
         fakes.training(steps=20_000),
+        fakes.with_parts(fakes.training(steps=20_000), ("mlm", "nsp", "balance")),
         fakes.generation(["word "] * 5000, n=4),
         fakes.attention([f"t{i}" for i in range(256)], 8, 8),
         fakes.attention([f"t{i}" for i in range(40)], 12, 12),
         fakes.tokenization("word " * 5000),
     ],
-    ids=["training", "generation", "attention-long", "attention-wide", "tokenization"],
+    ids=["training", "parts", "generation", "attention-long", "attention-wide", "tokenization"],
 )
 def test_large_results_stay_under_300_kb(result):
     assert len(html(result)) < 300_000

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import struct
 import subprocess
 import zlib
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_lab.results import Piece
-from llm_lab.views import attention, live, svg, training, widget
+from llm_lab.results import ModelPart, ModelReport, Piece
+from llm_lab.views import attention, curves, live, svg, training, widget
 from llm_lab.views.bundle import STATIC, css, esm, loader
 from llm_lab.views.card import clock, number, png, si, size
-from llm_lab.views.model import block_of
+from llm_lab.views.diagram import block_of, diagram
 from tests.views import fakes
 
 NODE = shutil.which("node")
@@ -179,12 +181,85 @@ def test_widget_answers_and_freezes(monkeypatch):
 
 
 def test_block_of_models():
-    assert block_of(fakes.model()) == (1, 5)
-    one = fakes.model()
-    one.parts = [fakes.ModelPart(p.name, p.detail, 1, p.parameters, p.flops, p.memory) for p in one.parts]
-    assert block_of(one) == (0, 0)
-    one.config = {"n_layer": 1}
-    assert block_of(one) == (1, 5)
+    assert block_of(fakes.model().parts) == (1, 5)
+    one = [
+        ModelPart(p.name, p.detail, 1, p.parameters, p.flops, p.memory, p.kind, "", p.block)
+        for p in fakes.model().parts
+    ]
+    assert block_of(one) == (1, 5)  # one layer is a block too
+    others = [ModelPart("table", "Embedding", 1, 9, 9, 9), ModelPart("layers", "Linear", 3, 9, 9, 9)]
+    assert block_of(others) == (1, 2)
+    assert block_of(others[:1]) == (0, 0)
+
+
+def drawn(report: ModelReport) -> tuple[list[str], str]:
+    """(the words of a diagram from top to bottom, its SVG)."""
+    source, width, height = diagram(report)
+    root = ElementTree.fromstring(source)
+    inside = [
+        (float(e.get("x", 0)), float(e.get("y", 0)), e.text or "")
+        for e in root.iter("{http://www.w3.org/2000/svg}text")
+    ]
+    assert all(0 <= x <= width and 0 <= y <= height for x, y, _ in inside)
+    return [text for _, _, text in sorted(inside, key=lambda one: one[1])], source
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("pre", ["RMSNorm", "attention", "RMSNorm", "mlp"]),
+        ("post", ["attention", "RMSNorm", "mlp", "RMSNorm"]),
+        ("sandwich", ["RMSNorm", "attention", "RMSNorm", "RMSNorm", "mlp", "RMSNorm"]),
+    ],
+)
+def test_norms_are_drawn_where_they_stand(place, words):
+    texts, source = drawn(fakes.model(place=place, config={"norm_place": place}))
+    inside = texts[texts.index("× 4") :]
+    assert [t for t in inside if t in ("RMSNorm", "attention", "mlp")][: len(words)] == words
+    circles = re.findall(r'<circle class="d"[^>]*cy="([\d.]+)"', source)
+    assert len(circles) == 2  # one sum for each part
+    tops = [float(y) for y in re.findall(r'<rect class="l"[^>]*?y="([\d.]+)"', source)]
+    joined = [float(y) for y in circles]
+    if place == "post":
+        assert joined[0] < tops[0] < joined[1] < tops[1]
+    else:
+        assert tops[0] < joined[0] < tops[2 if place == "sandwich" else 1] < joined[1]
+
+
+def test_two_stacks_are_drawn_beside_each_other():
+    texts, source = drawn(fakes.model(stacks=("encoder", "decoder"), first=("position",)))
+    assert {"source ids", "target ids", "cross", "logits"} <= set(texts)
+    assert texts.count("× 4") == 2
+    assert "one for both" in " ".join(texts)
+    (arrow,) = re.findall(r'<path class="o"[^>]*d="([^"]*)"', source)
+    cross = re.search(r'<text[^>]*y="([\d.]+)"[^>]*>cross</text>', source)
+    assert cross
+    ends = float(re.findall(r"V([\d.]+)", arrow)[-1])
+    assert abs(ends - float(cross[1])) < 14  # it ends at the box of cross attention
+
+
+def test_experts_streams_and_shared_blocks_are_drawn():
+    texts, _ = drawn(fakes.model(experts=True, config={"n_expert": 8, "n_active": 2}))
+    assert {"router", "2 of 8 experts for each token", "mlp 1", "mlp 2", "…", "mlp 8"} <= set(texts)
+    texts, source = drawn(fakes.model(first=("query",)))
+    assert {"content", "query", "query vector"} <= set(texts)
+    assert source.count('<circle class="d"') == 4
+    texts, _ = drawn(
+        fakes.model(config={"share_layers": True, "tie_embeddings": True}, last=("pooler", "head", "output"))
+    )
+    assert {"one block, 4 times", "tied to the embedding", "pooler", "one vector", "logits"} <= set(texts)
+    texts, _ = drawn(fakes.model(last=()))
+    assert texts[-1] == "hidden states"
+
+
+def test_what_attention_does_is_said_in_its_box():
+    for config, says in (
+        ({"position": "t5"}, "4 heads, position bias"),
+        ({"position": "alibi", "attention": "window"}, "4 heads, ALiBi, window"),
+        ({"position": "none"}, "4 heads"),
+    ):
+        assert says in drawn(fakes.model(config=config))[0]
+    assert "position, learned" in drawn(fakes.model(first=("position",)))[0]
 
 
 def test_live_in_a_terminal(monkeypatch, capsys):
@@ -234,6 +309,43 @@ def test_plotly_figure():
     pytest.importorskip("plotly")
     figure = training.figure(fakes.training())
     assert [len(trace.x) for trace in figure.data] == [606, 7]
+    figure = training.figure(fakes.with_parts(fakes.training()))
+    assert [trace.name for trace in figure.data][2:] == [
+        f"{n}, {s}" for n in ("mlm", "nsp") for s in ("training", "validation")
+    ]
+    assert len({trace.line.dash for trace in figure.data if trace.mode == "lines"}) == 3  # never by colour alone
+
+
+def test_each_part_has_a_line_of_its_own_and_its_name():
+    alone = curves.chart(fakes.training())
+    report = fakes.with_parts(fakes.training(), ("mlm", "nsp", "balance"))
+    chart = curves.chart(report)
+    words = [e.text for e in ElementTree.fromstring(chart).iter("{http://www.w3.org/2000/svg}text")]
+    assert {"mlm", "nsp", "balance", "total"} <= set(words)
+    assert "total" not in alone
+    assert len(set(re.findall(r'stroke-dasharray="([^"]*)"', chart))) == 3
+    places = [float(y) for y in re.findall(r'y="([\d.]+)"[^>]*>(?:mlm|nsp|balance|total)<', chart)]
+    assert all(b - a >= 11.9 for a, b in zip(sorted(places), sorted(places)[1:], strict=False))
+    text = str(report)
+    assert "part nsp" in text
+    assert "nats in all" in text
+
+
+def test_parts_in_turns_are_whole_lines():
+    report = fakes.with_parts(fakes.training(by_time=False), turns=True)
+    lines = re.findall(r'<path class="b" stroke-width="1.2"[^>]* d="([^"]*)"', curves.chart(report))
+    assert [line.count("M") for line in lines] == [1, 1]
+    assert all(line.count("L") > 90 for line in lines)
+    assert 'stroke-width="1.4"' not in curves.chart(report)  # a line from part to part would say nothing
+    assert "training loss" not in str(report)
+
+
+def test_many_parts_fit():
+    report = fakes.with_parts(fakes.training("training", steps=5000), tuple(f"+{i}" for i in range(40)))
+    assert len(report._repr_mimebundle_()["text/html"]) < 60_000
+    assert (
+        len(fakes.with_parts(fakes.training(steps=20_000), ("a", "b", "c"))._repr_mimebundle_()["text/html"]) < 300_000
+    )
 
 
 def test_long_labels_are_cut_by_their_width():
@@ -282,6 +394,6 @@ def test_shared_module():
 
 def test_both_languages_agree_on_ink():
     assert "** 0.6" in (STATIC / "shared.js").read_text()
-    palette = attention._palette()
+    palette = svg._palette()
     assert palette[:, 3].tolist() == [round(255 * (i / 255) ** 0.6) for i in range(256)]
     assert palette[9, :3].tolist() == [61, 125, 230]

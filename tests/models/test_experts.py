@@ -1,0 +1,98 @@
+"""Experts are what a loop over tokens says, their balance is transformers', and idle ones cost nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from llm_lab.models.experts import Experts, balance
+from llm_lab.models.options import MLPS, ModelConfig
+
+
+def experts(**changed) -> Experts:
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=9, d_model=16, n_head=2, d_ff=24, n_expert=5, n_active=2, bias=True, mlp="gelu")
+    made = Experts(ModelConfig(**{**sizes, **changed}))
+    for parameter in made.parameters():
+        nn.init.normal_(parameter, std=0.4)
+    return made.eval()
+
+
+def by_token(module: Experts, x: torch.Tensor) -> torch.Tensor:
+    """The same, one token and one expert at a time."""
+    out = torch.zeros_like(x)
+    for b, row in enumerate(x):
+        for t, token in enumerate(row):
+            probs = (module.router.weight @ token).softmax(dim=0)
+            best = probs.argsort(descending=True)[: module.n_active]
+            for i in best:
+                out[b, t] += probs[i] / probs[best].sum() * module.experts[i](token[None, None], "x")[0, 0]
+    return out
+
+
+@pytest.mark.parametrize("mlp", list(MLPS))
+def test_equals_a_loop_over_tokens(mlp):
+    module, x = experts(mlp=mlp), torch.randn(2, 7, 16)
+    torch.testing.assert_close(module(x, "mlp"), by_token(module, x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("active", [1, 3, 5])
+def test_as_many_experts_as_asked(active):
+    module, x = experts(n_active=active).double(), torch.randn(3, 4, 16)
+    # The router computes in float32, so the loop's weights are within its rounding.
+    torch.testing.assert_close(module(x.double(), "mlp"), by_token(module, x.double()), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("active", [1, 2, 4])
+def test_balance_is_that_of_transformers(active):
+    theirs = pytest.importorskip("transformers.models.mixtral.modeling_mixtral", reason="transformers is the reference")
+    module, x = experts(n_active=active), torch.randn(3, 11, 16)
+    module(x, "mlp")
+    logits = module.router(x.flatten(0, 1))
+    wanted = theirs.load_balancing_loss_func((logits,), num_experts=5, top_k=active)
+    torch.testing.assert_close(module.balance, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_balance_is_least_where_all_get_the_same():
+    even = torch.eye(4).repeat(3, 1)
+    assert balance(even, even.argmax(dim=1)[:, None]) == 1
+    one = torch.eye(4)[:1].repeat(12, 1)
+    assert balance(one, one.argmax(dim=1)[:, None]) == 4
+
+
+def test_gradients_reach_the_router_and_the_experts_that_were_asked():
+    module = experts()
+    x = torch.randn(1, 1, 16)
+    chosen = module.route(x[0]).topk(2).indices[0].tolist()
+    module(x, "mlp").square().sum().backward()
+    assert module.router.weight.grad.abs().sum() > 0
+    for i, expert in enumerate(module.experts):
+        grads = [p.grad for p in expert.parameters()]
+        assert all(g is not None and g.abs().sum() > 0 for g in grads) if i in chosen else grads == [None] * len(grads)
+    module.zero_grad()
+    module(x, "mlp")
+    module.balance.backward()
+    assert module.router.weight.grad.abs().sum() > 0
+
+
+def test_idle_experts_are_not_run():
+    module = experts()
+    ran = []
+    for i, expert in enumerate(module.experts):
+        expert.register_forward_hook(lambda m, args, out, i=i: ran.append((i, args[0].shape[1])))
+    x = torch.randn(2, 6, 16)
+    module(x, "mlp")
+    counts = module.route(x.flatten(0, 1)).topk(2).indices.flatten().bincount(minlength=5).tolist()
+    assert ran == [(i, n) for i, n in enumerate(counts) if n]
+    assert sum(n for _, n in ran) == 2 * 12
+
+
+def test_the_router_keeps_full_precision():
+    module, x = experts(), torch.randn(2, 7, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = module(x, "mlp")
+        assert module.route(x.flatten(0, 1)).dtype == torch.float32
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), module(x, "mlp"), atol=0.5, rtol=0.1)
+    assert module.balance.dtype == torch.float32
