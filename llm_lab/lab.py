@@ -361,9 +361,15 @@ def evaluate(model: Any, data: Any = None, **options: Any) -> Evaluation:
         objective = lm.objective()
         found = measure(likelihoods(lm.name, lm.trainee(objective), objective, tokens, unit), chosen.metrics)
         scores += found
-        gone = [metric for metric in (chosen.metrics if options.get("metrics") else ()) if metric not in {score.metric for score in found}]
+        gone = [
+            metric
+            for metric in (chosen.metrics if options.get("metrics") else ())
+            if metric not in {score.metric for score in found}
+        ]
         if gone:
-            notes.append(f"{lm.name}: {listing(gone)} is left out: the loss of {listing(lm.objectives)} is no likelihood of a text")
+            notes.append(
+                f"{lm.name}: {listing(gone)} is left out: the loss of {listing(lm.objectives)} is no likelihood of a text"
+            )
     if len({lm.tokenizer.fingerprint for lm in lms}) > 1:
         notes.append("the models' tokenizers differ: compare bits_per_byte, not loss or perplexity")
     same_text = data is not None or len({lm.info.get("held_out", "").split("-")[0] for lm in lms}) == 1

@@ -21,7 +21,7 @@ from llm_lab.models.presets import PRESETS, PresetOptions
 from llm_lab.objectives.make import check_pair, fitting, make
 from llm_lab.objectives.objective import Objective
 from llm_lab.objectives.options import ObjectiveOptions, objective_options, own_options
-from llm_lab.options import distribute, specs
+from llm_lab.options import all_specs, distribute, specs
 from llm_lab.store.runs import Run
 from llm_lab.tokenizers.tokenizer import Tokenizer
 from llm_lab.training.options import BUDGETS, SampleOptions
@@ -48,7 +48,7 @@ class Request:
         # A user's own model is one of the next token, whatever the preset's shape.
         usual = "clm" if self[RunOptions].model is not None else fitting(sizes, preset.objective)
         self.objectives = asked.objective or (usual,)
-        known = {key for one in objective_options() for key in specs(one)}
+        known = all_specs(objective_options())
         self.objective_options = {key: value for key, value in self.given.items() if key in known}
         own_options(self.objectives, self.objective_options)
         if self[RunOptions].model is None:

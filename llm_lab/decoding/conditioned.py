@@ -71,7 +71,9 @@ def conditioned(
     """(a model of the next token, what it begins with, what it has read before), for a source given as a prompt."""
     source = source_ids(prompt, tokenizer, objective)
     if not source:
-        raise BadValue(f'prompt: it is empty, and a model trained for {objective} writes from a source; give one, for example "To be, or not to be"')
+        raise BadValue(
+            f'prompt: it is empty, and a model trained for {objective} writes from a source; give one, for example "To be, or not to be"'
+        )
     if len(source) > model.max_seq_len:
         raise BadValue(f"prompt: its {len(source)} tokens do not fit the context of {model.max_seq_len}; shorten it")
     if isinstance(model, EncoderDecoder):

@@ -85,7 +85,11 @@ def _filled(lm: Writer, batch: Batch, length: int) -> str:
 
 def _shown(tokenizer: Tokenizer, ids: Sequence[int], limit: int) -> str:
     """Ids as text in which hidden tokens are boxes and sentinels are numbered; other reserved ones are left out."""
-    names = {i: "▢" if name == "mask" else f"⟨{name[6:]}⟩" for name, i in tokenizer.specials.items() if name == "mask" or name.startswith("extra_")}
+    names = {
+        i: "▢" if name == "mask" else f"⟨{name[6:]}⟩"
+        for name, i in tokenizer.specials.items()
+        if name == "mask" or name.startswith("extra_")
+    }
     parts, run = [], list[int]()
     for i in [i for i in ids if i >= 0][:limit]:
         if i in names:

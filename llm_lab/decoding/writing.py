@@ -173,7 +173,12 @@ def _check_memory(lm: Writer, n: int, prompt: int, new: int, source: int = 0) ->
 
 
 def _fill(
-    result: Generation, tokenizer: Tokenizer, prompt: str | None, ids: list[int], written: list[list[int]], seconds: float
+    result: Generation,
+    tokenizer: Tokenizer,
+    prompt: str | None,
+    ids: list[int],
+    written: list[list[int]],
+    seconds: float,
 ) -> None:
     """`prompt` is None where it is a source: then what was written stands for itself."""
     result.pieces = [tokenizer.pieces(one) for one in written]
@@ -181,7 +186,8 @@ def _fill(
     exact = prompt is not None and tokenizer.decode(ids) == prompt
     before = [] if prompt is None else ids
     result.texts = [
-        tokenizer.decode(ids + one) if exact else (prompt or "") + tokenizer.decode(one, after=before) for one in written
+        tokenizer.decode(ids + one) if exact else (prompt or "") + tokenizer.decode(one, after=before)
+        for one in written
     ]
     result.tokens_per_second = sum(map(len, written)) / seconds if seconds > 0 else 0.0
 

@@ -25,7 +25,9 @@ def likelihoods(name: str, trainee: Trainee, objective: Objective, tokens: Token
     examples = pieces(objective, tokens, length)
     if not examples:
         raise BadValue(f"data: {len(tokens.ids)} tokens are too short for the objective; give more text")
-    found = block_losses(objective, trainee, examples, max(objective.least_batch, EVALUATION_TOKENS // length), model.device)
+    found = block_losses(
+        objective, trainee, examples, max(objective.least_batch, EVALUATION_TOKENS // length), model.device
+    )
     made = []
     for part in (name for name in objective.parts if name in found):
         sums, counts = found[part]

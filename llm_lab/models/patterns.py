@@ -124,7 +124,7 @@ class BigBird(Longformer):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self._drawn = {torch.device("cpu"): _random_blocks(-(-config.max_seq_len // config.sparse_block), config)}
+        self._drawn: dict[torch.device, Tensor] = {}  # made when first asked for: a description alone takes no memory
 
     def allowed(self, query: Int[Tensor, "*q"], key: Int[Tensor, "*k"]) -> Bool[Tensor, "*n"]:
         block = self.config.sparse_block
@@ -132,7 +132,8 @@ class BigBird(Longformer):
 
     def _blocks(self, device: torch.device) -> Bool[Tensor, "n n"]:
         if device not in self._drawn:
-            self._drawn[device] = self._drawn[torch.device("cpu")].to(device)
+            n = -(-self.config.max_seq_len // self.config.sparse_block)
+            self._drawn[device] = _random_blocks(n, self.config).to(device)
         return self._drawn[device]
 
 
@@ -141,7 +142,8 @@ def _random_blocks(n: int, config: ModelConfig) -> Bool[Tensor, "n n"]:
     versions and on all machines."""
     drawn = torch.zeros(n, n, dtype=torch.bool)
     for i in range(n):
-        draw = random.Random(i)
-        order = sorted((draw.random(), j) for j in range(n) if j != i)
-        drawn[i, [j for _, j in order[: config.n_random]]] = True
+        draw, found = random.Random(i), set[int]()
+        while len(found) < min(config.n_random, n - 1):
+            found |= {int(draw.random() * n)} - {i}
+        drawn[i, sorted(found)] = True
     return drawn

@@ -62,7 +62,9 @@ class PermutationDecoder(Stack, Transformer):
             x = torch.cat([content, self.entered(blank)], dim=1)
             mask = _streams(rank, asked, attend)
             bias = self.position.bias(places[:, :, None], places[:, None, :])
-            seen = Look(mask=mask if bias is None else added(bias.movedim(0, 1), mask), angles=self.position.angles(places))
+            seen = Look(
+                mask=mask if bias is None else added(bias.movedim(0, 1), mask), angles=self.position.angles(places)
+            )
             x = self.run(x, attend, places, seen=seen)[:, -1 if last else T :]
             return ModelOutput(self.logits(x), x, aux=self.balance())
 

@@ -19,7 +19,7 @@ from llm_lab.models.patterns import Pattern
 from llm_lab.models.softmax import joined
 from llm_lab.models.tiles import Bias, allowed, grouped
 
-_WORTH = 0.5  # share of all pairs above which gathering costs about what it saves, measured on CPUs
+_WORTH = 0.5  # share of all pairs above which gathering costs about what it saves; parts to be joined halve it (CPUs)
 
 
 class Layout:
@@ -119,7 +119,7 @@ def plan(pattern: Pattern, causal: bool, n: int, device: torch.device) -> Layout
 
 def worthwhile(layout: Layout) -> bool:
     """Whether the layout takes clearly less time than the whole square under a mask."""
-    return layout.n_tiles >= 2 and layout.share < _WORTH
+    return layout.n_tiles >= 2 and layout.share < _WORTH / len(layout.groups)
 
 
 def dense_mask(

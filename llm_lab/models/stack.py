@@ -142,5 +142,3 @@ def block_sites(config: ModelConfig, n_layer: int, prefix: str = "", cross: bool
         block |= {f"mlp.{name}": f"(B, T, {c.ff_width})" for name in ("pre", "post")}
     block |= {"mlp.out": stream, "resid_post": stream}
     return {f"{prefix}blocks.{i}.{name}": shape for i in range(n_layer) for name, shape in block.items()}
-
-

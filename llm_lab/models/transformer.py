@@ -33,7 +33,9 @@ class Transformer(LanguageModel):
         if c.n_token_type:
             self.types = nn.Embedding(c.n_token_type, c.embed_width)
         self.embed_norm = NORMS.load(c.norm)(c, c.embed_width) if c.embed_norm else nn.Identity()
-        self.embed_up = nn.Linear(c.embed_width, c.d_model, bias=c.bias) if c.embed_width != c.d_model else nn.Identity()
+        self.embed_up = (
+            nn.Linear(c.embed_width, c.d_model, bias=c.bias) if c.embed_width != c.d_model else nn.Identity()
+        )
         self.head = OUTPUTS.load(c.output)(c)
         if c.pooler:
             self.pooler = Pooler(c)

@@ -33,5 +33,5 @@ class FillInTheMiddle(CausalLM):
     def moved(self, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A piece with its middle at the end, and a mark before each of its three parts."""
         first, second = np.sort(rng.integers(0, len(ids) + 1, 2))
-        marked = [[self.prefix], ids[:first], [self.suffix], ids[second:], [self.middle], ids[first:second]]
-        return np.concatenate(marked).astype(np.int64)
+        before, middle, after = np.split(ids.astype(np.int64), [first, second])
+        return np.concatenate([[self.prefix], before, [self.suffix], after, [self.middle], middle])

@@ -25,11 +25,15 @@ def make(
     found = [OBJECTIVES.load(name)(one, tokenizer) for name, one in zip(names, options, strict=True)]
     if len(found) == 1:
         if weights:
-            raise BadValue("weights: there is one objective, and nothing to weigh it against; name several, for example --objective mlm,clm")
+            raise BadValue(
+                "weights: there is one objective, and nothing to weigh it against; name several, for example --objective mlm,clm"
+            )
         return found[0]
     if len({one.pairs for one in found}) > 1:
         pairs = listing(name for name, one in zip(names, found, strict=True) if one.pairs)
-        raise BadValue(f"objective: {pairs} learns from pairs of texts and the others from running text, so they cannot be mixed")
+        raise BadValue(
+            f"objective: {pairs} learns from pairs of texts and the others from running text, so they cannot be mixed"
+        )
     return Mixture(found, weights, mix)
 
 
@@ -49,7 +53,9 @@ def check_pair(names: Sequence[str], config: ModelConfig) -> None:
             continue
         shapes = [shape for shape, one in SHAPES.items() if entry.supports <= one.supports]
         if config.shape in shapes:
-            raise BadValue(f"objective {name!r} predicts tokens, and output 'none' gives no logits; use --output mlm or --output linear")
+            raise BadValue(
+                f"objective {name!r} predicts tokens, and output 'none' gives no logits; use --output mlm or --output linear"
+            )
         others = [other for other, one in OBJECTIVES.items() if one.supports <= can]
         raise BadValue(
             f"objective {name!r} cannot be learned by shape {config.shape!r}; shapes that can: {listing(shapes)}, for example --shape {shapes[0]}; this shape can learn: {listing(others)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from typing import ClassVar
 
 import numpy as np
 
@@ -84,7 +85,7 @@ class MaskedLM(Objective):
     A row is `<cls>` text `<sep>`. Masks are drawn anew at each step (dynamic, Liu et al. 2019), or once for each piece.
     """
 
-    parts = ("mlm",)
+    parts: ClassVar[tuple[str, ...]] = ("mlm",)
     target = "masked token"
     options: opt.MaskedLM
 

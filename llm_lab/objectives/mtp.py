@@ -67,5 +67,3 @@ class MultiToken(Objective):
             ahead[:, :-k] = targets[:, k:]
             found[self.parts[k]] = row_losses(model.logits(head(out.hidden)), ahead)
         return found | balance_of(out.aux, len(targets))
-
-

@@ -202,7 +202,9 @@ class ObjectiveOptions(Options):
 
 def objective_options() -> tuple[type[Options], ...]:
     """Every objective's options, so that a verb can take those of any."""
-    return tuple(dict.fromkeys(entry.options for entry in OBJECTIVES.values() if entry.options and specs(entry.options)))
+    return tuple(
+        dict.fromkeys(entry.options for entry in OBJECTIVES.values() if entry.options and specs(entry.options))
+    )
 
 
 def own_options(names: Sequence[str], given: Mapping[str, Any]) -> list[Options]:

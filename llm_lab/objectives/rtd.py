@@ -53,7 +53,9 @@ class ReplacedTokens(MaskedLM):
     def attach(self, model: LanguageModel) -> Trainee:
         trainee = super().attach(model)
         config = model.config
-        assert config is not None and isinstance(model.embed, nn.Embedding), "a model that reads both ways is one of ours"
+        assert config is not None and isinstance(model.embed, nn.Embedding), (
+            "a model that reads both ways is one of ours"
+        )
         heads = max(1, round(config.n_head * self.options.generator_share))
         generator = Encoder(
             replace(

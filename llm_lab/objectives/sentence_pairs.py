@@ -95,7 +95,7 @@ class SentencePairs(Objective):
 class NextSentence(SentencePairs):
     """B follows A, or is from elsewhere (Devlin et al. 2019, §3.1, Task 2)."""
 
-    parts = ("nsp",)
+    parts: ClassVar[tuple[str, ...]] = ("nsp",)
     head = "nsp"
     target = "pair"
     choices = False
@@ -119,7 +119,7 @@ class NextSentence(SentencePairs):
 class SentenceOrder(SentencePairs):
     """A and B as they stand in the text, or the other way round (Lan et al. 2020, §3.1)."""
 
-    parts = ("sop",)
+    parts: ClassVar[tuple[str, ...]] = ("sop",)
     head = "sop"
     target = "pair"
     choices = False

@@ -28,7 +28,9 @@ def attention(model: LanguageModel, batch: Batch, pieces: list[Piece], name: str
     layers = [f"{stack.prefix}blocks.{i}.attn" for i in range(model.config.n_layer)]
     found = record(model, batch, [f"{layer}.{x}" for layer in layers for x in ("q", "k")])
     # Of two streams in one, the first is the one that reads the text.
-    q, k = (torch.stack([found[f"{layer}.{x}"][0, :, :T] for layer in layers]).float().cpu().numpy() for x in ("q", "k"))
+    q, k = (
+        torch.stack([found[f"{layer}.{x}"][0, :, :T] for layer in layers]).float().cpu().numpy() for x in ("q", "k")
+    )
     attend = batch.attend or Attend(causal=shape in ("decoder", "permutation"))
     causal, added = _added(model, stack, attend, T)
     maps = AttentionMaps(

@@ -16,9 +16,7 @@ from llm_lab.tokenizers.tokenizer import Tokenizer
 TOP = 10
 
 
-def neighbours(
-    model: LanguageModel, batch: Batch, pieces: list[Piece], name: str, tokenizer: Tokenizer
-) -> Neighbours:
+def neighbours(model: LanguageModel, batch: Batch, pieces: list[Piece], name: str, tokenizer: Tokenizer) -> Neighbours:
     """Of each word of the text the tokens whose vectors are nearest, by the cosine. A word must be one token."""
     words = _words(batch, pieces, tokenizer)
     table = _unit(model)

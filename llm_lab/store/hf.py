@@ -13,10 +13,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from llm_lab.errors import BadValue, LabError
-from llm_lab.models.hf.configs import family_of, read_config, write_config
+from llm_lab.models.hf.configs import family_of, padding_rows, read_config, write_config
 from llm_lab.models.hf.families import FAMILIES
 from llm_lab.models.hf.family import Family
-from llm_lab.models.hf.parts import rows_before
 from llm_lab.models.hf.weights import Shelf, incoming, outgoing, shape_of
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.models.options import SHAPES, ModelConfig
@@ -61,8 +60,8 @@ def load_hf(folder: Path, name: str | None = None, device: str = "cpu") -> LM:
     try:
         options |= shape_of(family, options, shelf)
         config = checked(file, options)
-        check_sizes(file, config, {tensor: shape for tensor, (shape, _) in shapes.items()})
-        model = _filled(file, family, affordable(file, config), shelf, rows_before(about))
+        check_sizes(file, config, {tensor: shape for tensor, (shape, _) in shapes.items()}, files[0].name)
+        model = _filled(file, family, affordable(file, config), shelf, padding_rows(family, about))
         extras = _extras(family, config, shelf)
     except SafetensorError as error:
         raise BadValue(f"{folder} is damaged: {error}; a whole copy of it would do") from None
@@ -96,7 +95,7 @@ def save_hf(lm: LM, folder: Path) -> Path:
     own_extras = [name for name in family.extras if name in lm.extras]
     if own_extras:
         about["architectures"] = [family.extra_classes[own_extras[0]]]
-    tensors = outgoing(family, config, lm.model, lm.extras, rows_before(about))
+    tensors = outgoing(family, config, lm.model, lm.extras, padding_rows(family, about))
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_bytes(folder / "model.safetensors", save(tensors, {"format": "pt"}))

@@ -230,7 +230,13 @@ def _unusable(file: Path, why: str) -> BadValue:
     return BadValue(f"{file} cannot be used: {why}; a whole copy of its folder would do")
 
 
-_LARGEST = dict.fromkeys(("vocab_size", "n_layer", "n_decoder_layer", "n_head", "n_kv_head", "d_model", "d_ff"), 1 << 24)
+_LARGEST = dict.fromkeys(
+    (
+        *("vocab_size", "n_layer", "n_decoder_layer", "n_head", "n_kv_head", "d_model", "d_head", "d_ff", "d_embed"),
+        *("n_expert", "n_token_type"),
+    ),
+    1 << 24,
+)
 _INFO = {"corpus": str, "objective": str, "ends": bool, "held_out": str, "sizes": dict, "given": list}
 _INFO |= {"objective_options": dict, "mix": str, "weights": list}
 # Which needs of an objective mean that it teaches an ability.
@@ -296,7 +302,7 @@ def _own_shape(file: Path, sizes: dict[str, Any], weights: Path) -> LanguageMode
     """A model of our own parts. It is first made without memory and compared with the weights' shapes."""
     config = checked(file, sizes)
     shapes = weight_shapes(weights)
-    check_sizes(file, config, shapes)
+    check_sizes(file, config, shapes, weights.name)
     build_model = load(SHAPES.entry(config.shape).target)
     with torch.device("meta"):
         bare: LanguageModel = build_model(config)
@@ -310,13 +316,13 @@ def _own_shape(file: Path, sizes: dict[str, Any], weights: Path) -> LanguageMode
     return made
 
 
-def check_sizes(file: Path, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def check_sizes(file: Path, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
     """BadValue where a model would be larger than anything among its weights: it is not even made without memory."""
     largest = max((size for shape in shapes.values() for size in shape), default=0)
     for key in _LARGEST if config.shape in ("decoder", "encoder", "encoder_decoder", "permutation") else ():
         size, limit = getattr(config, key), len(shapes) if key in ("n_layer", "n_decoder_layer") else largest
         if size is not None and size > limit:
-            raise _unusable(file, f"{key} {size} is larger than anything among its weights")
+            raise _unusable(file, f"{key} {size} is larger than anything in {where}")
 
 
 def check_tables(file: Path, config: ModelConfig, bare: LanguageModel) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from llm_lab.models.layers import FusedLinear
 from llm_lab.objectives.objective import Trainee
 from llm_lab.training.options import TrainOptions
 
@@ -23,14 +24,17 @@ def muon(trainee: Trainee, options: TrainOptions) -> list[torch.optim.Optimizer]
     """Muon for the blocks' matrices, AdamW for embeddings, output, gains and biases (Jordan et al. 2024)."""
     named, modules = trainee.parameters(), trainee.named_modules()
     edges = {f"{name}.weight" for name, module in modules if isinstance(module, nn.Embedding)}
-    # The output is the last matrix that gives as many numbers as there are tokens, whatever a user's model calls it; one
-    # inside a block may happen to be as wide.
-    vocabulary = trainee.model.vocab_size
-    wide = [name for name, p in named if p.ndim == 2 and p.shape[0] == vocabulary and name not in edges]
-    edges |= set(wide[-1:])
+    if hasattr(trainee.model, "unembed"):
+        edges.add("unembed.weight")
+    else:
+        # The output is the last matrix that gives as many numbers as there are tokens, whatever a user's model calls it;
+        # one inside a block may happen to be as wide.
+        vocabulary = trainee.model.vocab_size
+        wide = [name for name, p in named if p.ndim == 2 and p.shape[0] == vocabulary and name not in edges]
+        edges |= set(wide[-1:])
     matrices = [(name, p) for name, p in named if p.ndim == 2 and name not in edges]
     rest = [(name, p) for name, p in named if not any(p is m for _, m in matrices)]
-    splits = {f"{name}.weight": module.splits for name, module in modules if hasattr(module, "splits")}
+    splits = {f"{name}.weight": module.splits for name, module in modules if isinstance(module, FusedLinear)}
     found: list[torch.optim.Optimizer] = []
     if matrices:
         found.append(Muon(matrices, splits, options.muon_lr, options.weight_decay))
@@ -68,7 +72,7 @@ class Muon(torch.optim.Optimizer):
     one at a time costs a third of a small model's step. A fused projection is taken apart where its maps end."""
 
     def __init__(
-        self, named: Named, splits: dict[str, Sequence[int]], lr: float, weight_decay: float, momentum: float = 0.95
+        self, named: Named, splits: Mapping[str, Sequence[int]], lr: float, weight_decay: float, momentum: float = 0.95
     ) -> None:
         params = [{"params": [p for _, p in named], "peak_lr": lr}]
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})

@@ -58,9 +58,7 @@ class Trainer:
         size, step = objective.take(plan.block)
         self._overlap = 0 if objective.pairs else size - step  # tokens that two examples in a row have in common
         self.sampler = (
-            DocumentSampler(train, seed)
-            if objective.pairs
-            else BlockSampler(train, size, step, seed, objective.shift)
+            DocumentSampler(train, seed) if objective.pairs else BlockSampler(train, size, step, seed, objective.shift)
         )
         self.val_blocks = (
             pieces(objective, val, plan.block, plan.options.eval_tokens) if val is not None and len(val.ids) > 1 else []

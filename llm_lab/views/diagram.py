@@ -17,7 +17,6 @@ SINGLE, PAIR = 260, 500
 _SMALL = 'style="font-size:10px"'
 _NORMS = {"rmsnorm": "RMSNorm", "layernorm": "LayerNorm"}
 _ADDED = ("position", "segment")
-_BESIDE = ("attention", "cross", "mlp", "experts")  # what a residual line leads around
 
 
 def diagram(result: ModelReport) -> tuple[str, int, int]:
@@ -118,7 +117,8 @@ class _Column:
 
     def block(self, parts: Sequence[ModelPart], config: dict[str, Any]) -> None:
         """A frame, and in it the parts that repeat, each with its norms and its residual line."""
-        place = config.get("norm_place", "pre")
+        # Where norms stand can be seen from the first part and the last.
+        place = "post" if parts[0].kind != "norm" else "sandwich" if parts[-1].kind == "norm" else "pre"
         self.wire(8)
         self.y += 13
         top, at = self.y, len(self.body)
@@ -127,24 +127,14 @@ class _Column:
         self.wire(4)
         start = self.y
         for i, part in enumerate(parts):
-            main, before = part.kind in _BESIDE, parts[i - 1] if i else None
-            if part.kind == "norm" and place == "sandwich" and before is not None and before.kind in _BESIDE:
-                self.part(part, config)
-                self.beside(start)
-                self.wire(3)
-                start = self.y
-                continue
-            if part.kind == "norm" and place == "post":
-                self.part(part, config)
-                self.wire(3)
-                start = self.y
-                continue
             self.part(part, config)
-            if main and place != "sandwich":
+            main = part.kind not in ("", "norm")
+            after = part.kind == "norm" and i > 0 and parts[i - 1].kind != "norm"  # of the part before it
+            if (main and place != "sandwich") or (after and place == "sandwich"):
                 self.beside(start)
-                if place == "pre":
-                    self.wire(3)
-                    start = self.y
+            if (main and place == "pre") or (after and place != "pre"):
+                self.wire(3)
+                start = self.y
         self.wire(8)
         left, right = self.x - self.half - EDGE, self.x + self.half + EDGE
         frame = f'<rect class="bt" x="{left:g}" y="{top:g}" width="{right - left:g}" height="{self.y - top:g}" rx="7"/>'

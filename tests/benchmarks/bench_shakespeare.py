@@ -57,8 +57,8 @@ def speed(seconds: float, rounds: int) -> dict[str, Any]:
     tokenizer = train(corpus, "char")
     data = tokenize(corpus.split(0.9)[0], tokenizer, Path("data"))
     loops: dict[str, Callable[[], float]] = {
-        "llm_lab, gpt2 shape, AdamW": lambda: ours("gpt2", "adamw", data, tokenizer.vocab_size, seconds),
-        "llm_lab, modern, Muon": lambda: ours("modern", "muon", data, tokenizer.vocab_size, seconds),
+        "llm_lab, gpt2 shape, AdamW": lambda: ours("gpt2", "adamw", data, tokenizer, seconds),
+        "llm_lab, modern, Muon": lambda: ours("modern", "muon", data, tokenizer, seconds),
     }
     try:
         import transformers  # noqa: F401  # only whether it is there
@@ -82,7 +82,7 @@ def speed(seconds: float, rounds: int) -> dict[str, Any]:
     }
 
 
-def ours(preset: str, optimizer: str, data: Any, vocab_size: int, seconds: float) -> float:
+def ours(preset: str, optimizer: str, data: Any, tokenizer: Any, seconds: float) -> float:
     """Tokens per second of our trainer, without validation."""
     import torch
 
@@ -94,7 +94,7 @@ def ours(preset: str, optimizer: str, data: Any, vocab_size: int, seconds: float
     from llm_lab.training.trainer import Trainer
 
     torch.manual_seed(0)
-    config = PRESETS.load(preset).config(vocab_size, **SHAPE, dropout=0.0)
+    config = PRESETS.load(preset).config(tokenizer.vocab_size, **SHAPE, dropout=0.0)
     objective = make(["clm"], {}, tokenizer)
     options = TrainOptions(batch_size=BATCH, optimizer=optimizer, device="cpu", precision="fp32")
     plan = resolve(BudgetOptions(seconds=seconds), options, config.max_seq_len, len(data), config.d_model)

@@ -24,7 +24,7 @@ from llm_lab.corpora.stories.rules import RULES, grammar
 from llm_lab.corpora.stories.scoring import begins, derivations, expectation, log_prob, undecided
 from llm_lab.errors import BadType, BadValue
 
-NUMBERS = dict(zip("one two three four five six seven eight nine".split(), range(1, 10), strict=True))
+NUMBERS = dict(zip(["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"], range(1, 10), strict=True))
 WOMEN = {"Anna", "Clara", "Emma", "Julia", "Lucy", "Nina", "Rosa", "Sarah"}
 MEN = {"Adam", "David", "Felix", "Hugo", "Leo", "Oscar", "Simon", "Victor"}
 PLURALS = {"hat": "hats", "book": "books", "knife": "knives", "fish": "fish", "horse": "horses", "pen": "pens"}
@@ -33,7 +33,7 @@ MASCULINE = dict(hat="chapeau chapeaux", book="livre livres", knife="couteau cou
 MASCULINE |= dict(horse="cheval chevaux", pen="stylo stylos")
 FEMININE = dict(shirt="chemise chemises", table="table tables", flower="fleur fleurs", mouse="souris souris")
 FEMININE |= dict(lamp="lampe lampes", car="voiture voitures")
-FRENCH = dict(zip("un une deux trois quatre cinq six sept huit".split(), (1, *range(1, 9)), strict=True))
+FRENCH = dict(zip(["un", "une", "deux", "trois", "quatre", "cinq", "six", "sept", "huit"], (1, *range(1, 9)), strict=True))
 MEASURE = {"帽子": "顶", "书": "本", "刀": "把", "鱼": "条", "马": "匹", "笔": "支", "衬衫": "件", "桌子": "张"}
 MEASURE |= {"花": "朵", "老鼠": "只", "灯": "盏", "汽车": "辆"}
 THING = "|".join({*PLURALS, *PLURALS.values()})

@@ -11,8 +11,8 @@ import llm_lab as lab
 from llm_lab.decoding import samplers
 from llm_lab.decoding.loop import decode
 from llm_lab.decoding.options import STRATEGIES, Greedy, Temperature, TopK, TopP
-from llm_lab.models.options import ModelConfig
 from llm_lab.models.decoder import Decoder
+from llm_lab.models.options import ModelConfig
 from tests.small import CHINESE, train
 
 

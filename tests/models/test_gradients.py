@@ -12,7 +12,9 @@ from llm_lab.models.options import MLPS, NORMS, PATTERNS, POSITIONS, ModelConfig
 from llm_lab.models.positions import rotate
 from llm_lab.models.stack import Block, Place
 
-CONFIG = dict(vocab_size=5, n_head=2, d_model=8, d_ff=6, max_seq_len=12, rel_buckets=8, rel_distance=10, zero_init=False)
+CONFIG = dict(
+    vocab_size=5, n_head=2, d_model=8, d_ff=6, max_seq_len=12, rel_buckets=8, rel_distance=10, zero_init=False
+)
 
 
 def random(*shape):

@@ -366,6 +366,13 @@ def test_tensors_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None:
         lab.load(f"hf:{tmp_path}")
 
 
+def test_what_changes_nothing_is_passed_over(tmp_path: Path) -> None:
+    """Keys that real files have: no padding as −1, and what their makers noted."""
+    theirs = published("llama", tmp_path)
+    change(tmp_path, pad_token_id=-1, rope_scaling=None, _name_or_path="x", task_specific_params={"a": 1}, n_ctx=5)
+    same(theirs, lab.load(tmp_path).model, "llama", padded=False)
+
+
 def test_t5_with_two_different_embeddings_is_refused(tmp_path: Path) -> None:
     published("t5", tmp_path)
     tensors(tmp_path, lambda held: held.update({"decoder.embed_tokens.weight": torch.ones(VOCAB, 32)}))
@@ -431,8 +438,12 @@ def test_old_names_and_buffers(tmp_path: Path) -> None:
 
 
 def test_an_output_of_its_own_under_a_config_that_says_tied(tmp_path: Path) -> None:
-    """Flan-T5's files: transformers 5 takes two that differ for two, and so do we."""
+    """Flan-T5's files: transformers 5 takes two that differ for two, and so do we. `tie_word_embeddings` is false in
+    them, which says that the output is not scaled."""
     published("t5-1.1", tmp_path)
+    about = json.loads((tmp_path / "config.json").read_text())
+    del about["scale_decoder_outputs"]
+    (tmp_path / "config.json").write_text(json.dumps(about | {"tie_word_embeddings": False}))
     tensors(tmp_path, lambda held: held.update({"lm_head.weight": torch.randn(VOCAB, 32)}))
     theirs, _ = transformers_of(tmp_path)
     lm = lab.load(tmp_path)

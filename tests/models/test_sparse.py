@@ -50,7 +50,7 @@ def by_hand(name: str, query: int, key: int, c: ModelConfig) -> bool:
         return distance < c.stride or query % c.stride == key % c.stride
     if name == "longformer":
         return near or global_
-    drawn = BigBird(c)._drawn[CPU]
+    drawn = BigBird(c)._blocks(CPU)
     return near or global_ or bool(drawn[query // c.sparse_block, key // c.sparse_block])
 
 
@@ -76,13 +76,13 @@ def test_a_window_is_mistrals():
 
 
 def test_random_blocks():
-    drawn = BigBird(config())._drawn[CPU]
+    drawn = BigBird(config())._blocks(CPU)
     assert drawn.sum(dim=1).tolist() == [2] * 16
     assert not drawn.diagonal().any()
-    assert torch.equal(drawn, BigBird(config())._drawn[CPU])
+    assert torch.equal(drawn, BigBird(config())._blocks(CPU))
     assert not torch.equal(drawn[0], drawn[1])
-    assert not BigBird(config(n_random=0))._drawn[CPU].any()
-    assert BigBird(config(max_seq_len=8, n_random=5))._drawn[CPU].tolist() == [[False]]
+    assert not BigBird(config(n_random=0))._blocks(CPU).any()
+    assert BigBird(config(max_seq_len=8, n_random=5))._blocks(CPU).tolist() == [[False]]
 
 
 @pytest.mark.parametrize("name", NAMES)

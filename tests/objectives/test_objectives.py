@@ -35,9 +35,7 @@ def objective(name, tokenizer=TOKENIZER, **options):
 def model(shape="decoder", **sizes):
     torch.manual_seed(0)
     position = "learned" if shape == "encoder" else "rotary"
-    config = ModelConfig(
-        **{"shape": shape, "vocab_size": TOKENIZER.vocab_size, **SIZES, "position": position, **sizes}
-    )
+    config = ModelConfig(**{"shape": shape, "vocab_size": TOKENIZER.vocab_size, **SIZES, "position": position, **sizes})
     return SHAPES.load(shape)(config)
 
 
@@ -99,7 +97,9 @@ def test_whole_words_are_hidden_whole():
 def test_words_are_what_a_reader_takes_for_words():
     text = "Don't stop, 2024 cats!"
     ids = np.array(TOKENIZER_OF_CHARS.encode(text))
-    starts = "".join("|" * bool(not inside) + char for char, inside in zip(text, TOKENIZER_OF_CHARS.inside_word(ids), strict=True))
+    starts = "".join(
+        "|" * bool(not inside) + char for char, inside in zip(text, TOKENIZER_OF_CHARS.inside_word(ids), strict=True)
+    )
     assert starts == "|Don|'|t| |stop|,| |2024| |cats|!"
     pieces = train(["playing plays played " * 50], "wordpiece", 64)
     ids = np.array(pieces.encode("playing plays"))
@@ -173,8 +173,15 @@ def test_swapped_sentences_are_swapped():
 
 def test_segments_are_cut_where_a_sentence_ends():
     one = objective("sop")
-    cuts = [TOKENIZER.decode(first) for seed in range(10) for first, _, label in segments(batch_of(one, 4, seed), one) if not label]
-    assert np.mean([cut.rstrip()[-1] in ".!" for cut in cuts]) > 0.6  # where there is none near the middle it is cut anywhere
+    cuts = [
+        TOKENIZER.decode(first)
+        for seed in range(10)
+        for first, _, label in segments(batch_of(one, 4, seed), one)
+        if not label
+    ]
+    assert (
+        np.mean([cut.rstrip()[-1] in ".!" for cut in cuts]) > 0.6
+    )  # where there is none near the middle it is cut anywhere
 
 
 def test_segments_have_types_and_padding_is_marked():
@@ -206,7 +213,9 @@ def test_the_pair_loss_is_that_of_the_pooled_vector():
 # --- sources and targets --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("length", "rate", "mean"), [(40, 0.15, 3.0), (100, 0.15, 3.0), (64, 0.5, 8.0), (9, 0.15, 3.0)])
+@pytest.mark.parametrize(
+    ("length", "rate", "mean"), [(40, 0.15, 3.0), (100, 0.15, 3.0), (64, 0.5, 8.0), (9, 0.15, 3.0)]
+)
 def test_spans_come_back_from_their_sentinels(length, rate, mean):
     one = objective("span_corruption", mask_rate=rate, mean_span=mean)
     noise, spans = round(length * rate), max(1, round(round(length * rate) / mean))
@@ -223,7 +232,7 @@ def test_spans_come_back_from_their_sentinels(length, rate, mean):
                 taken[i] = []
             else:
                 taken[list(taken)[-1]].append(i)
-        back = [j for i in source[:-1].tolist() for j in (taken[i] if i in taken else [i])]
+        back = [j for i in source[:-1].tolist() for j in taken.get(i, [i])]
         assert back == IDS[:length].tolist()
         assert all(taken.values())
         firsts.append(len(next(iter(taken.values()))))
@@ -431,7 +440,9 @@ def test_a_batch_is_a_function_of_its_examples_and_its_generator(name):
     assert first.targets is None or torch.equal(first.targets, again.targets)
     if name not in ("clm", "mtp"):
         fields = [(b.input_ids, b.targets, b.attend.order, b.labels) for b in (first, other)]
-        assert any(a is not None and (a.shape != b.shape or not torch.equal(a, b)) for a, b in zip(*fields, strict=True))
+        assert any(
+            a is not None and (a.shape != b.shape or not torch.equal(a, b)) for a, b in zip(*fields, strict=True)
+        )
 
 
 # --- what fits what -------------------------------------------------------------------------------------------------
@@ -440,7 +451,11 @@ def test_a_batch_is_a_function_of_its_examples_and_its_generator(name):
 @pytest.mark.parametrize(
     ("names", "sizes", "says"),
     [
-        (["clm"], dict(shape="encoder"), "'clm' cannot be learned by shape 'encoder'; shapes that can: decoder, permutation"),
+        (
+            ["clm"],
+            dict(shape="encoder"),
+            "'clm' cannot be learned by shape 'encoder'; shapes that can: decoder, permutation",
+        ),
         (["mlm"], dict(shape="encoder_decoder"), "shapes that can: decoder, encoder"),
         (["plm"], dict(), "shapes that can: permutation"),
         (["nsp"], dict(shape="permutation"), "this shape can learn: clm, plm"),

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import llm_lab as lab
-from llm_lab.models.options import ModelConfig
 from llm_lab.models.decoder import Decoder
+from llm_lab.models.options import ModelConfig
 from tests.small import TEXT, train
 
 IDS = torch.arange(10)[None] % 7

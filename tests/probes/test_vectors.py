@@ -81,7 +81,9 @@ def test_tokens_that_were_never_read_are_left_out():
     seen = tokenizer.encode("king queen man")
     model.counts[seen] = 3
     ids = tokenizer.encode("king")
-    found = PROBES.load("neighbours")(model, Batch(torch.tensor([ids])), tokenizer.pieces(ids), "vec", tokenizer=tokenizer)
+    found = PROBES.load("neighbours")(
+        model, Batch(torch.tensor([ids])), tokenizer.pieces(ids), "vec", tokenizer=tokenizer
+    )
     assert {piece.text for piece in found.pieces[0]} == {"queen", "man"}
     assert f"{len(tokenizer.text_ids) - 3} tokens that the training text does not have" in str(found)
 

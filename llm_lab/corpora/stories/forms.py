@@ -101,7 +101,6 @@ FRENCH: dict[str, Form] = {
     "elle": lambda person: "elle" if person.female else "il",
     "de": lambda person: _elide("de", person.fr),
     "que": lambda person: _elide("que", person.fr),
-    "her": lambda thing, n: f"{'ses' if n != 1 else 'sa' if thing.feminine else 'son'} {_fr_noun(thing, n)}",
     "owned": _owned,
     "trade": _trade,
     "the_trade": _the_trade,

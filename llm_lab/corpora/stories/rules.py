@@ -127,14 +127,14 @@ RULES = {
             asks={"Where did {friend} go?": "away"},
         ),
         _rule(
-            "The {job} was {feeling=FEELING} because {reason=REASON}.",
-            "{The_trade job hero} était {agree feeling hero} car {reason}.",
-            "因为{reason}，{job}很{feeling}。",
+            "The {job} from {city} was {feeling=FEELING} because {reason=REASON}.",
+            "{The_trade job hero} de {city} était {agree feeling hero} car {reason}.",
+            "因为{reason}，{city}的{job}很{feeling}。",
         ),
         _rule(
-            "In {city}, {hero} was {feeling=FEELING} with {hers hero} {number m} {noun thing m}.",
-            "À {city}, {hero} était {agree feeling hero} avec {owned thing m}.",
-            "在{city}，{hero}带着{she hero}的{count m thing}{thing}，很{feeling}。",
+            "In {city}, {hero} the {job} was {feeling=FEELING} with {hers hero} {number m} {noun thing m}.",
+            "À {city}, {hero} {the_trade job hero} était {agree feeling hero} avec {owned thing m}.",
+            "在{city}，{job}{hero}带着{she hero}的{count m thing}{thing}，很{feeling}。",
         ),
     ],
     "Review": [

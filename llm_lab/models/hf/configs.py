@@ -34,6 +34,11 @@ def read_config(about: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
+def padding_rows(family: Family, about: Mapping[str, Any]) -> int:
+    """How many rows of the table of positions are padding's."""
+    return rows_before(about) if any(rule.past_padding for rule in family.stack.values()) else 0
+
+
 def write_config(
     config: ModelConfig, ids: Mapping[str, int | None], prefer: str | None = None
 ) -> tuple[str, dict[str, Any]]:
@@ -54,8 +59,7 @@ def write_config(
         )
     name = prefer if prefer in found else max(found, key=lambda one: _alike(one, config))
     about = {"model_type": name, **found[name], "dtype": "float32", **ids}
-    if any(rule.past_padding for rule in FAMILIES.load(name).stack.values()):
-        before = rows_before(about)
+    if before := padding_rows(FAMILIES.load(name), about):
         about |= {"pad_token_id": before - 1, "max_position_embeddings": config.max_seq_len + before}
     return name, about
 
