@@ -24,7 +24,7 @@ def find(name: str) -> Path:
     BadValue where it is nowhere to be had.
     """
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         return folder
     if not name or folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise BadValue(

@@ -25,7 +25,7 @@ _PLAIN = frozenset({"Metaspace", "Replace", "ByteFallback", "Fuse", "Strip"})
 def specials(backend: tokenizers.Tokenizer, folder: Path) -> dict[str, int]:
     """The reserved tokens by our names, as the files beside a tokenizer.json have them."""
     found: dict[str, int] = {}
-    config = _read(folder / "config.json")
+    config, ids_there = _read(folder / "config.json"), set(backend.get_vocab().values())
     for name in NAMES:
         ids = [
             _token_id(backend, _read(folder / file).get(f"{name}_token"))
@@ -33,7 +33,7 @@ def specials(backend: tokenizers.Tokenizer, folder: Path) -> dict[str, int]:
         ]
         known = config.get(f"{name}_token_id")
         known = known[0] if isinstance(known, list) and known else known
-        ids.append(known if isinstance(known, int) and backend.id_to_token(known) is not None else None)
+        ids.append(known if isinstance(known, int) and known in ids_there else None)
         first = next((i for i in ids if i is not None), None)
         if name == "unk":  # the one that the model itself makes; GPT-2's files name one that it never makes
             first = _unknown(backend)

@@ -24,7 +24,9 @@ import llm_lab as lab
 from llm_lab.corpora.stories import cross_entropy, entropy
 
 SIZE = 4_000_000  # characters: a minute reads them about once
-SETTINGS = dict(tokenizer="bpe", vocab_size=512, n_layer=3, n_head=4, d_model=96, max_seq_len=256, batch_size=8)
+SETTINGS = dict(
+    tokenizer="bpe", vocab_size=1024, n_layer=3, n_head=4, d_model=128, max_seq_len=512, batch_size=4, qk_norm=False
+)
 NEAR = 0.05  # the model should come as near to the entropy as this
 FAR = 0.15  # and the n-gram should stay farther away than this
 
@@ -85,7 +87,9 @@ def main() -> None:
     found["load_average"] = os.getloadavg() if hasattr(os, "getloadavg") else None
     floor = found["entropy_of_this_text"]
     model, ngram = found["model"], found["ngram"]
-    print(f"\nstories, {SIZE:,} characters, {found['steps']:,} steps in {found['trained_seconds']} s, {found['tokens_per_second']:,} tokens/s")
+    print(
+        f"\nstories, {SIZE:,} characters, {found['steps']:,} steps in {found['trained_seconds']} s, {found['tokens_per_second']:,} tokens/s"
+    )
     print(f"  entropy  {found['entropy']:.4f} nats/byte exactly; this text {floor:.4f}")
     print(f"  model    {verdict(model, floor, model <= (1 + NEAR) * floor, f'within {NEAR:.0%}')}")
     print(f"  n-gram   {verdict(ngram, floor, bool(ngram and ngram > (1 + FAR) * floor), f'above {FAR:.0%}')}")

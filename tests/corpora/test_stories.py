@@ -33,7 +33,9 @@ MASCULINE = dict(hat="chapeau chapeaux", book="livre livres", knife="couteau cou
 MASCULINE |= dict(horse="cheval chevaux", pen="stylo stylos")
 FEMININE = dict(shirt="chemise chemises", table="table tables", flower="fleur fleurs", mouse="souris souris")
 FEMININE |= dict(lamp="lampe lampes", car="voiture voitures")
-FRENCH = dict(zip(["un", "une", "deux", "trois", "quatre", "cinq", "six", "sept", "huit"], (1, *range(1, 9)), strict=True))
+FRENCH = dict(
+    zip(["un", "une", "deux", "trois", "quatre", "cinq", "six", "sept", "huit"], (1, *range(1, 9)), strict=True)
+)
 MEASURE = {"帽子": "顶", "书": "本", "刀": "把", "鱼": "条", "马": "匹", "笔": "支", "衬衫": "件", "桌子": "张"}
 MEASURE |= {"花": "朵", "老鼠": "只", "灯": "盏", "汽车": "辆"}
 THING = "|".join({*PLURALS, *PLURALS.values()})
@@ -118,7 +120,9 @@ def test_the_same_stories_everywhere() -> None:
     code = "from llm_lab.corpora.open import open_corpus; print(open_corpus('stories', size=5000).fingerprint)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == found.fingerprint
-    assert hashlib.sha256(found.documents[0].encode()).hexdigest()[:8] == "FIRST"
+    assert hashlib.sha256(found.documents[0].encode()).hexdigest()[:8] == "e7a6c33b", (
+        "the first story is for ever the same"
+    )
 
 
 # what the stories say, checked on the text alone
@@ -150,7 +154,9 @@ def test_names_pronouns_and_agreement() -> None:
         n = counted(story)[0][0]
         for them in re.findall(r"(?:showed|found) (it|them)\b", story):
             assert them == ("it" if n == 1 else "them"), story
-        for thing, group, inner, outer in re.findall(r"The (\w+) that the (\w+) of \w+ (was|were) fond of (was|were)", story):
+        for thing, group, inner, outer in re.findall(
+            r"The (\w+) that the (\w+) of \w+ (was|were) fond of (was|were)", story
+        ):
             assert thing in (PLURALS if n == 1 else PLURALS.values())
             assert inner == ("were" if group.endswith("s") else "was") and outer == ("was" if n == 1 else "were"), story
             seen[inner, outer] += 1
@@ -240,9 +246,19 @@ def test_sentiment_is_the_writers() -> None:
 
 def test_headlines_say_what_happened() -> None:
     for story, headline in zip(*sample("headlines").table.values(), strict=True):
-        words = {word.lower() for word in re.findall(r"\w+", headline)} - {"to", "from", "gives", "loses", "sells", "hides", "forgets"}
+        words = {word.lower() for word in re.findall(r"\w+", headline)} - {
+            "to",
+            "from",
+            "gives",
+            "loses",
+            "sells",
+            "hides",
+            "forgets",
+        }
         assert headline[0].isupper() and len(headline) < len(story) / 3
-        assert {w for w in words if w not in PLURALS and w not in PLURALS.values()} <= set(re.findall(r"\w+", story.lower())), (story, headline)
+        assert {w for w in words if w not in PLURALS and w not in PLURALS.values()} <= set(
+            re.findall(r"\w+", story.lower())
+        ), (story, headline)
 
 
 def test_answers_are_spans_of_the_text() -> None:
@@ -266,7 +282,9 @@ def test_tags_name_persons_and_places() -> None:
         persons = [token for token, tag in zip(tokens, tags, strict=True) if tag.endswith("-PER")]
         assert persons == names(document)
         places = " ".join(token for token, tag in zip(tokens, tags, strict=True) if tag.endswith("-LOC"))
-        assert re.sub("New York|Buenos Aires|Paris|London|Rome|Berlin|Madrid|Tokyo", "", places).strip() == "" and places
+        assert (
+            re.sub("New York|Buenos Aires|Paris|London|Rome|Berlin|Madrid|Tokyo", "", places).strip() == "" and places
+        )
         assert all(tags[i - 1] == "B-LOC" for i, tag in enumerate(tags) if tag == "I-LOC")
     assert found.targets[0] == " ".join(found.table["tags"][0])
 
@@ -316,7 +334,10 @@ def test_targets_stay_with_their_documents() -> None:
 def test_pairs_of_a_dataframe() -> None:
     frame = pd.DataFrame({"en": ["one", "two", None, "four"], "fr": ["un", None, "trois", "quatre"], "n": range(4)})
     found = open_corpus(frame, column="en", target="fr")
-    assert (found.documents, found.targets) == (("one", "four"), ("un", "quatre")) and "2 missing left out" in found.source
+    assert (found.documents, found.targets) == (
+        ("one", "four"),
+        ("un", "quatre"),
+    ) and "2 missing left out" in found.source
     assert found.to_pandas().to_dict("list") == {"en": ["one", "four"], "fr": ["un", "quatre"]}
     assert open_corpus(frame, target="fr").documents == found.documents
     for target, words in (("fre", "did you mean 'fr'"), ("n", "'n' holds int 0"), ("en", "column of the texts too")):

@@ -399,6 +399,8 @@ def test_folders_that_hold_no_model(tmp_path: Path) -> None:
         lab.load(tmp_path)
     with pytest.raises(BadValue, match=r"there is no folder '\./nowhere'"):
         lab.load("hf:./nowhere")
+    with pytest.raises(BadValue, match="there is no folder ''; hf: takes a folder"):
+        lab.load("hf:")
 
 
 def test_a_model_in_several_files(tmp_path: Path) -> None:
