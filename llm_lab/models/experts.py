@@ -15,7 +15,7 @@ class Experts(nn.Module):
     """Each token goes to the `n_active` experts that the router finds likeliest; what they say is weighted by its
     probabilities, made to sum to 1 (Jiang et al. 2024, Mixtral, §2.1).
 
-    `balance` is 1 · `n_active` where the last batch was spread evenly, up to `n_expert` times as much where it was not.
+    `balance` is `n_active` where the last batch was spread evenly, and at most `n_expert`.
     """
 
     balance: Tensor | None

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from llm_lab.data.batch import Attend, lower
-from llm_lab.models.patterns import Full, Pattern
+from llm_lab.models.patterns import Pattern
 from llm_lab.models.positions import Position
 from llm_lab.models.sites import watched
 from llm_lab.models.sparse import Layout, plan, worthwhile
@@ -35,7 +35,7 @@ def look(
 ) -> Look:
     """The queries are the last `n_query` of the `n_key` positions; `ids` are their position ids."""
     device, angles = ids.device, position.angles(ids)
-    sparse = not isinstance(pattern, Full)
+    sparse = not pattern.covers(n_key)
     plain = attend.window is None and attend.prefix is None and attend.segments is None and attend.order is None
     # A probe wants every score: it is given the dense computation.
     if sparse and plain and n_query == n_key and not watched():
@@ -43,6 +43,8 @@ def look(
         if worthwhile(layout):
             return Look(angles=angles, layout=layout, keep=attend.keep, bias=position.bias)
     is_causal, mask = lower(attend, n_query, n_key, device)
+    if not sparse and not position.biased:
+        return Look(is_causal, mask, angles)
     key = torch.arange(n_key, device=device)[None, :]
     query = key[:, n_key - n_query :].mT
     if sparse:

@@ -46,6 +46,10 @@ class Pattern:
         (…, q, k)."""
         raise NotImplementedError
 
+    def covers(self, n: int) -> bool:
+        """Whether all of `n` positions may read each other."""
+        return False
+
     def parts(self) -> list[Part]:
         """The rule as rules that never allow the same pair, each with its own grouping of the queries."""
         return [Part(self.allowed)]
@@ -53,6 +57,9 @@ class Pattern:
 
 class Full(Pattern):
     """Every position reads every other."""
+
+    def covers(self, n: int) -> bool:
+        return True
 
     def allowed(self, query: Int[Tensor, "*q"], key: Int[Tensor, "*k"]) -> Bool[Tensor, "*n"]:
         return torch.ones_like(query - key, dtype=torch.bool)
@@ -65,6 +72,9 @@ class Window(Pattern):
 
     def allowed(self, query: Int[Tensor, "*q"], key: Int[Tensor, "*k"]) -> Bool[Tensor, "*n"]:
         return (query - key).abs() < self.config.window
+
+    def covers(self, n: int) -> bool:
+        return n <= self.config.window
 
 
 class Dilated(Pattern):

@@ -15,6 +15,7 @@ class Position(nn.Module):
     """A kind of position that does nothing; kinds override one of the three."""
 
     one_way = False  # nothing later than itself is ever read
+    biased = False  # whether it adds to the scores
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -81,6 +82,7 @@ class Rotary(Position):
 class ALiBi(Position):
     """Scores fall linearly with distance, each head at its own slope (Press et al. 2022, §3); both ways alike."""
 
+    biased = True
     slopes: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
@@ -95,6 +97,8 @@ class ALiBi(Position):
 class T5Relative(Position):
     """A learned bias for each head and each range of distance: near ones singly, far ones by powers (Raffel et al.
     2020, §2.1). Half of the ranges are for what comes later, unless nothing later is ever read."""
+
+    biased = True
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)

@@ -64,7 +64,7 @@ def _part(
 
 
 class _Joined(torch.autograd.Function):
-    """The same by torch's fused kernel, which keeps no scores: three to five times as fast.
+    """The same by torch's fused kernel, which keeps no scores: up to three times as fast at 4096 positions.
 
     Forward, each part's result is weighted by e to its log-sum-exp. Backward, the kernel is given the whole's result
     and log-sum-exp in place of the part's, and so computes with the weights that the keys have in the whole.

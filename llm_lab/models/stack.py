@@ -86,7 +86,7 @@ class Stack(nn.Module):
 
     def make_stack(self, config: ModelConfig, n_layer: int, prefix: str = "", cross: bool = False) -> None:
         """Give the module its parts; `prefix` stands before the names of its sites."""
-        self.prefix = prefix
+        self.prefix, self.routed = prefix, config.n_expert is not None
         self.position: Position = POSITIONS.load(config.position)(config)
         self.pattern: Pattern = PATTERNS.load(config.attention)(config)
         self.blocks = nn.ModuleList(Block(config, cross) for _ in range(1 if config.share_layers else n_layer))
@@ -116,6 +116,8 @@ class Stack(nn.Module):
 
     def balance(self) -> dict[str, Tensor]:
         """The loss that balances the experts, of the pass just made: the mean of the layers'."""
+        if not self.routed:
+            return {}
         found = [m.balance for m in self.modules() if isinstance(m, Experts) and m.balance is not None]
         return {"balance": sum(found[1:], found[0]) / len(found)} if found else {}
 

@@ -25,7 +25,7 @@ from llm_lab.corpora.stories import cross_entropy, entropy
 
 SIZE = 4_000_000  # characters: a minute reads them about once
 SETTINGS = dict(
-    tokenizer="bpe", vocab_size=1024, n_layer=3, n_head=4, d_model=128, max_seq_len=512, batch_size=4, qk_norm=False
+    tokenizer="bpe", vocab_size=1024, n_layer=2, n_head=4, d_model=128, max_seq_len=512, batch_size=4, qk_norm=False
 )
 NEAR = 0.05  # the model should come as near to the entropy as this
 FAR = 0.15  # and the n-gram should stay farther away than this

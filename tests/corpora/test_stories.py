@@ -25,8 +25,8 @@ from llm_lab.corpora.stories.scoring import begins, derivations, expectation, lo
 from llm_lab.errors import BadType, BadValue
 
 NUMBERS = dict(zip(["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"], range(1, 10), strict=True))
-WOMEN = {"Anna", "Clara", "Emma", "Julia", "Lucy", "Nina", "Rosa", "Sarah"}
-MEN = {"Adam", "David", "Felix", "Hugo", "Leo", "Oscar", "Simon", "Victor"}
+WOMEN = {"Anna", "Emma", "Julia", "Lucy", "Nina", "Rosa"}
+MEN = {"Adam", "David", "Hugo", "Leo", "Simon", "Victor"}
 PLURALS = {"hat": "hats", "book": "books", "knife": "knives", "fish": "fish", "horse": "horses", "pen": "pens"}
 PLURALS |= {"shirt": "shirts", "table": "tables", "flower": "flowers", "mouse": "mice", "lamp": "lamps", "car": "cars"}
 MASCULINE = dict(hat="chapeau chapeaux", book="livre livres", knife="couteau couteaux", fish="poisson poissons")
@@ -120,7 +120,7 @@ def test_the_same_stories_everywhere() -> None:
     code = "from llm_lab.corpora.open import open_corpus; print(open_corpus('stories', size=5000).fingerprint)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == found.fingerprint
-    assert hashlib.sha256(found.documents[0].encode()).hexdigest()[:8] == "e7a6c33b", (
+    assert hashlib.sha256(found.documents[0].encode()).hexdigest()[:8] == "8bf2151a", (
         "the first story is for ever the same"
     )
 
@@ -155,7 +155,7 @@ def test_names_pronouns_and_agreement() -> None:
         for them in re.findall(r"(?:showed|found) (it|them)\b", story):
             assert them == ("it" if n == 1 else "them"), story
         for thing, group, inner, outer in re.findall(
-            r"The (\w+) that the (\w+) of \w+ (was|were) fond of (was|were)", story
+            r"The (\w+) that the (\w+) of \w+ (was|were) selling (was|were)", story
         ):
             assert thing in (PLURALS if n == 1 else PLURALS.values())
             assert inner == ("were" if group.endswith("s") else "was") and outer == ("was" if n == 1 else "were"), story

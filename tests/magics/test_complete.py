@@ -48,7 +48,7 @@ def at(cell, namespace=NAMES):
         ("%probe bard a|", "a", ["attention", "analogies"]),
         ("%pretrain bard --objective mlm,n|", "n", ["nsp"]),
         ("%pretrain bard stories --part eng|", "eng", ["english-french", "english-chinese"]),
-        ("%%pretrain bard\nposition = \"al|", '"al', ['"alibi"']),
+        ('%%pretrain bard\nposition = "al|', '"al', ['"alibi"']),
         ("%lab sho|", "sho", ["show"]),
         ("%generate bard --as|", "--as", ["--as"]),
         ("%%pretrain bard --steps 5\nn-l|", "n-l", ["n_layer = "]),

@@ -201,4 +201,6 @@ def test_notebook_runs(name, tmp_path, monkeypatch):
         missing = [pattern for pattern in patterns if not re.search(pattern, found)]
         assert not missing, (cell_id, missing, re.sub(r"data:[^\"]*", "data:…", found)[:3000])
     for cell_id in CHARTS.get(name, ()):
-        assert any("application/vnd.plotly.v1+json" in output.get("data", {}) for output in by_id[cell_id].outputs), cell_id
+        assert any("application/vnd.plotly.v1+json" in output.get("data", {}) for output in by_id[cell_id].outputs), (
+            cell_id
+        )

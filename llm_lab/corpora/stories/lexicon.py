@@ -72,19 +72,15 @@ def _adjective(en: str, masculine: str, feminine: str, zh: str, plural: str = ""
 
 PERSON = (
     Person("Anna", "安娜", True),
-    Person("Clara", "克拉拉", True),
     Person("Emma", "爱玛", True),
     Person("Julia", "朱莉娅", True),
     Person("Lucy", "露西", True),
     Person("Nina", "尼娜", True),
     Person("Rosa", "罗莎", True),
-    Person("Sarah", "莎拉", True),
     Person("Adam", "亚当", False),
     Person("David", "大卫", False),
-    Person("Felix", "菲利克斯", False),
     Person("Hugo", "雨果", False),
     Person("Leo", "里奥", False),
-    Person("Oscar", "奥斯卡", False),
     Person("Simon", "西蒙", False),
     Person("Victor", "维克多", False),
 )

@@ -58,8 +58,8 @@ RULES = {
     ],
     "Intro": [
         _rule(
-            "{day=DAY}, {hero=PERSON}, a {job=JOB} from {city=CITY}, {got=GOT} {number n=SOME} {colour=COLOUR} {noun thing=THING n}.",
-            "{day}, {hero}, {trade job hero} à {city}, a {got} {number n thing} {noun thing n} {agree colour thing n}.",
+            "{day=DAY} the {job=JOB} {hero=PERSON} from {city=CITY} {got=GOT} {number n=SOME} {colour=COLOUR} {noun thing=THING n}.",
+            "{day}, {the_trade job hero} {hero} de {city} a {got} {number n thing} {noun thing n} {agree colour thing n}.",
             "{day}，{city}的{job}{hero}{got}了{count n thing}{colour}的{thing}。",
             asks=_GOT_ASKS,
         ),
@@ -72,9 +72,9 @@ RULES = {
     ],
     "Aside": [
         _rule(
-            "The {noun thing n} that the {group=GROUP} of {friend=PERSON:hero} {was group} fond of {was n} {quality=QUALITY}.",
-            "{The thing n} que {group} {de friend} {aimait group} {était n} {agree quality thing n}.",
-            "{friend}的{group}喜欢的{those n thing}{thing}很{quality}。",
+            "The {noun thing n} that the {group=GROUP} of {friend=PERSON:hero} {was group} selling {was n} {quality=QUALITY}.",
+            "{The thing n} que {group} {de friend} {vendait group} {était n} {agree quality thing n}.",
+            "{friend}的{group}在卖的{those n thing}{thing}很{quality}。",
         ),
         _rule(
             "{She hero} showed {them n} to {friend=PERSON:hero}, who found {them n} {quality=QUALITY}.",
@@ -105,14 +105,14 @@ RULES = {
     ],
     "Loss": [
         _rule(
-            "gave {number k=FEWER:n} of them to {friend} and kept {number m=MINUS:n,k}",
+            "gave {friend} {number k=FEWER:n} and kept {number m=MINUS:n,k}",
             "en a donné {number k thing} à {friend} et en a gardé {number m thing}",
             "给了{friend}{count k thing}，留下{count m thing}",
             "{Word job} from {city} gives {friend} {number k} {noun thing k}",
             asks={"How many {nouns thing} did {hero} keep?": "m"},
         ),
         _rule(
-            "{lost=LOST} {number k=FEWER:n} of them and kept {number m=MINUS:n,k}",
+            "{lost=LOST} {number k=FEWER:n} and kept {number m=MINUS:n,k}",
             "en a {lost} {number k thing} et en a gardé {number m thing}",
             "{lost}了{count k thing}，留下{count m thing}",
             "{Word job} from {city} {now lost} {number k} {noun thing k}",
@@ -127,14 +127,14 @@ RULES = {
             asks={"Where did {friend} go?": "away"},
         ),
         _rule(
-            "The {job} from {city} was {feeling=FEELING} because {reason=REASON}.",
-            "{The_trade job hero} de {city} était {agree feeling hero} car {reason}.",
-            "因为{reason}，{city}的{job}很{feeling}。",
+            "So {hero} was {feeling=FEELING} because {reason=REASON}.",
+            "Alors {hero} était {agree feeling hero} car {reason}.",
+            "于是，因为{reason}，{hero}很{feeling}。",
         ),
         _rule(
-            "In {city}, {hero} the {job} was {feeling=FEELING} with {hers hero} {number m} {noun thing m}.",
-            "À {city}, {hero} {the_trade job hero} était {agree feeling hero} avec {owned thing m}.",
-            "在{city}，{job}{hero}带着{she hero}的{count m thing}{thing}，很{feeling}。",
+            "At last {hero} was {feeling=FEELING} with {hers hero} {number m} {noun thing m}.",
+            "Enfin {hero} était {agree feeling hero} avec {owned thing m}.",
+            "最后，{hero}带着{she hero}的{count m thing}{thing}，很{feeling}。",
         ),
     ],
     "Review": [
