@@ -329,36 +329,44 @@ def replace(model: Any, replacements: Mapping[str, Callable[[Tensor], Tensor]]) 
 
 @_with_options("evaluate")
 def evaluate(model: Any, data: Any = None, **options: Any) -> Evaluation:
-    """Measure one or several models on text: their own held-out split, or any corpus given as `data`.
+    """Measure one or several models on text: their own held-out split, or any corpus given as `data`, opened as
+    `lab.corpus` opens it: `lab.evaluate(lm, frame, column="english", target="french")`.
 
     `scores["perplexity"]`, `.to_pandas()`. Intervals are 95 %, over blocks of the context.
     """
     from llm_lab.corpora.open import open_corpus
+    from llm_lab.corpora.options import opening
     from llm_lab.data.arrays import tokenize
     from llm_lab.metrics import texts
     from llm_lab.metrics.evaluate import evaluate as measure
     from llm_lab.metrics.evaluate import likelihoods
-    from llm_lab.metrics.options import METRICS, EvaluateOptions
+    from llm_lab.metrics.options import METRICS
+    from llm_lab.objectives.make import check_text
 
-    (chosen,) = distribute((EvaluateOptions,), options, "evaluate")
+    chosen, *_ = distribute(VERBS["evaluate"].options, options, "evaluate")
+    source = opening(options)
     if not chosen.metrics:
         raise BadValue(f"metrics: it names none; there is: {listing(METRICS)}")
     lms = [_lm(one) for one in (model if isinstance(model, list | tuple) else [model])]
     if not lms:
         raise BadValue("model: the list is empty; give one model, or several")
-    text = None if data is None else open_corpus(data)
+    if data is None and source:
+        raise BadValue(
+            f"{listing(source)}: says how `data` is read, and none was given; each model's held-out text needs no more"
+        )
+    text = None if data is None else open_corpus(data, **source)
     scores, told = [], []
     notes: list[str] = []
     for lm in lms:
-        unit = lm.tokenizer.unit
+        unit, objective = lm.tokenizer.unit, lm.objective()
         if text is None:
             tokens = texts.held_out(lm, [store.cache(make=False)])
             told.append(f"{lm.info.get('corpus')}, held-out {len(tokens):,} {unit}s")
         else:
+            check_text(objective, lm.objectives, text)
             tokens = tokenize(texts.as_trained(lm, text, notes), lm.tokenizer, store.cache())
             told.append(f"{text.name}, {text.n_chars:,} characters")
         notes += texts.what_is_lost(lm, tokens.ids, chosen.metrics)
-        objective = lm.objective()
         found = measure(likelihoods(lm.name, lm.trainee(objective), objective, tokens, unit), chosen.metrics)
         scores += found
         gone = [
@@ -376,13 +384,15 @@ def evaluate(model: Any, data: Any = None, **options: Any) -> Evaluation:
     if not same_text:
         notes.append("each model was measured on its own held-out text: give `data` to compare them on one")
     names = [lm.name for lm in lms]
+    read = names[0] if len(names) == 1 else f"[{', '.join(names)}]"
+    what = [] if data is None else [repr(data) if isinstance(data, str) else "data"]
     return Evaluation(
         models=names,
         data="; ".join(dict.fromkeys(told)),
         comparable=same_text,
         scores=scores,
         notes=notes,
-        code=f"lab.evaluate({', '.join(names)})",
+        code=f"lab.evaluate({', '.join([read, *what, *(f'{key}={value!r}' for key, value in options.items())])})",
     )
 
 

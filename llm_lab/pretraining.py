@@ -30,7 +30,7 @@ from llm_lab.models.adapted import adapt
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.models.options import SHAPES, ModelConfig
 from llm_lab.models.presets import PresetOptions
-from llm_lab.objectives.make import check_pair
+from llm_lab.objectives.make import check_pair, check_text
 from llm_lab.objectives.options import ObjectiveOptions
 from llm_lab.registry import load
 from llm_lab.request import STANDS_FOR, Request, default_corpus, repeat_line
@@ -111,10 +111,7 @@ def _prepare(request: Request, corpus: Corpus, notes: list[str], started: float)
     if own is None or isinstance(shape, ModelConfig):
         check_memory(shape or config, options)
     objective = request.objective(tokenizer)
-    if objective.pairs and corpus.targets is None:
-        raise BadValue(
-            f"corpus: {listing(request.objectives)} learns from pairs of texts, and {corpus.name} has none; stories --part english-french has, or a DataFrame with --column source --target translation"
-        )
+    check_text(objective, request.objectives, corpus)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
         model = _model(own, config, request.given)

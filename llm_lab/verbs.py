@@ -179,7 +179,7 @@ VERBS: dict[str, Verb] = {
                     choices=CORPORA,
                 ),
             ),
-            (EvaluateOptions,),
+            (EvaluateOptions, SourceOptions, *corpus_options()),
             "options",
             "llm_lab.lab:evaluate",
         ),

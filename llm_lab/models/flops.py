@@ -12,12 +12,11 @@ from llm_lab.models.experts import Experts
 from llm_lab.models.options import PATTERNS, ModelConfig
 from llm_lab.models.patterns import Pattern
 from llm_lab.models.sparse import plan, worthwhile
-from llm_lab.models.tiles import allowed
+from llm_lab.models.tiles import GATHER, allowed
 
 _EXACT = 512  # tokens up to which a sparse layout is made to be counted; beyond, a sample of it
 _SAMPLED = 64  # queries
 _FARTHEST = 1 << 16  # tokens among which the sample is taken, however long the context
-_GATHER = 96  # score products that take as long as to gather one key
 
 
 def of_maps(module: nn.Module) -> int:
@@ -85,4 +84,4 @@ def _sampled(pattern: Pattern, causal: bool, n: int) -> float:
 
 
 def _time(own: float, tile: int) -> float:
-    return (tile + _GATHER) * (own + tile - 1) / tile
+    return (tile + GATHER) * (own + tile - 1) / tile

@@ -17,7 +17,7 @@ Bias = Callable[[Any, Any], Any]  # (…, q, 1) and (…, 1, k) to (H, …, q, k
 
 # Measured on CPUs, in score products of one head that take as long.
 _CALL = 4096  # one more call
-_GATHER = 96  # one more key in a tile, forward and backward
+GATHER = 96  # one more key in a tile, forward and backward
 _PAIRS = 2**20  # of a query and a key that are looked at together when tiles are made
 
 _Rows = tuple[Tensor, Tensor]  # the queries of a tile, and the keys that any of them reads
@@ -115,7 +115,7 @@ class _Lane:
 
     @property
     def cost(self) -> int:
-        return sum((self.size + _GATHER) * int(read.sum()) for _, read in self.tiles)
+        return sum((self.size + GATHER) * int(read.sum()) for _, read in self.tiles)
 
 
 def _cut(part: Part, causal: bool, n: int, length: int) -> list[_Lane]:
@@ -152,7 +152,7 @@ def _buckets(tiles: Sequence[_Rows], size: int) -> list[list[_Rows]]:
     ends = [i for i in range(1, len(ordered) + 1) if i == len(ordered) or widths[i] != widths[i - 1]]
     best: dict[int, tuple[float, int]] = {0: (0.0, 0)}  # by end: the cost up to there, and where its bucket starts
     for end in ends:
-        filled = ((s, (end - s) * (size + _GATHER) * widths[end - 1]) for s in (0, *ends) if s < end)
+        filled = ((s, (end - s) * (size + GATHER) * widths[end - 1]) for s in (0, *ends) if s < end)
         best[end] = min((best[start][0] + _CALL + cost, start) for start, cost in filled)
     found, end = [], len(ordered)
     while end:

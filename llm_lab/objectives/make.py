@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llm_lab.corpora.corpus import Corpus
 from llm_lab.errors import BadValue, listing
 from llm_lab.models.options import SHAPES, ModelConfig, abilities
 from llm_lab.objectives.mixture import Mixture
@@ -35,6 +36,14 @@ def make(
             f"objective: {pairs} learns from pairs of texts and the others from running text, so they cannot be mixed"
         )
     return Mixture(found, weights, mix)
+
+
+def check_text(objective: Objective, names: Sequence[str], corpus: Corpus) -> None:
+    """BadValue where the objective learns from pairs of texts and the corpus has none."""
+    if objective.pairs and corpus.targets is None:
+        raise BadValue(
+            f"corpus: {listing(names)} learns from pairs of texts, and {corpus.name} has none; stories --part english-french has, or a DataFrame with --column source --target translation"
+        )
 
 
 def fitting(config: ModelConfig, preferred: str) -> str:

@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from llm_lab.errors import BadValue, LabError
+from llm_lab.models.bare import bare
 from llm_lab.models.hf.configs import family_of, padding_rows, read_config, write_config
 from llm_lab.models.hf.families import FAMILIES
 from llm_lab.models.hf.family import Family
@@ -114,14 +115,12 @@ def identifier(name: str) -> str:
 
 def _filled(file: Path, family: Family, config: ModelConfig, shelf: Shelf, before: int) -> LanguageModel:
     """A model with the weights of a shelf; names are compared before any memory is taken."""
-    build = SHAPES.load(config.shape)
-    with torch.device("meta"):
-        bare = build(config)
-    check_tables(file, config, bare)
-    values = incoming(family, config, bare, shelf, before)
+    empty = bare(config)
+    check_tables(file, config, empty)
+    values = incoming(family, config, empty, shelf, before)
     name, value = next(values)
     with torch.random.fork_rng(devices=[]):  # first weights are drawn, and nobody's stream is to shift by it
-        made: LanguageModel = build(config)
+        made: LanguageModel = SHAPES.load(config.shape)(config)
     state = made.state_dict()
     state[name].copy_(value)
     for name, value in values:

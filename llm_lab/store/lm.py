@@ -17,6 +17,7 @@ from llm_lab.data.batch import Attend, Batch
 from llm_lab.errors import BadValue, LabError, listing, show, suggestion
 from llm_lab.models import cost
 from llm_lab.models.adapted import adapt
+from llm_lab.models.bare import bare
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.models.options import SHAPES, ModelConfig
 from llm_lab.objectives.make import make
@@ -303,14 +304,12 @@ def _own_shape(file: Path, sizes: dict[str, Any], weights: Path) -> LanguageMode
     config = checked(file, sizes)
     shapes = weight_shapes(weights)
     check_sizes(file, config, shapes, weights.name)
-    build_model = load(SHAPES.entry(config.shape).target)
-    with torch.device("meta"):
-        bare: LanguageModel = build_model(config)
-    if resize := getattr(bare, "resize", None):  # its tables are as large as the text it counted
+    empty = bare(config)
+    if resize := getattr(empty, "resize", None):  # its tables are as large as the text it counted
         resize(shapes)
-    check_fit(weights, shapes, bare)
-    check_tables(file, config, bare)
-    made: LanguageModel = build_model(config)
+    check_fit(weights, shapes, empty)
+    check_tables(file, config, empty)
+    made: LanguageModel = load(SHAPES.entry(config.shape).target)(config)
     if resize := getattr(made, "resize", None):
         resize(shapes)
     return made
@@ -325,9 +324,9 @@ def check_sizes(file: Path, config: ModelConfig, shapes: Mapping[str, tuple[int,
             raise _unusable(file, f"{key} {size} is larger than anything in {where}")
 
 
-def check_tables(file: Path, config: ModelConfig, bare: LanguageModel) -> None:
+def check_tables(file: Path, config: ModelConfig, empty: LanguageModel) -> None:
     """BadValue where the tables of a model (on `meta`) do not fit memory: what is computed and not stored, as the angles
     of positions are, has no shape to be compared with."""
-    need = 4 * sum(buffer.numel() * buffer.element_size() for buffer in bare.buffers())
+    need = 4 * sum(buffer.numel() * buffer.element_size() for buffer in empty.buffers())
     if need > machine.memory().available:
         raise _unusable(file, f"max_seq_len {config.max_seq_len:,} takes {need / 1e9:,.1f} GB for its positions")

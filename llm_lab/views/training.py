@@ -203,7 +203,7 @@ def _plain(r: TrainingReport) -> str:
     if r.samples:
         last = r.samples[-1]
         lines += [
-            f"  sample at step {last.step:,}, after {clip(last.prompt, 40, 1)!r}:",
+            f"  sample at step {last.step:,}" + (f", after {clip(last.prompt, 40, 1)!r}:" if last.prompt else ":"),
             *("    " + line for line in clip(last.text.strip("\n"), 300, 4).split("\n")),
         ]
     lines += [f"  {note}" for note in r.notes]

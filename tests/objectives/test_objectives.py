@@ -538,6 +538,14 @@ def test_pairs_of_texts_are_learned_by_two_stacks_and_by_one():
         )  # fmt: skip
         assert lm.report.val[-1][2] < 0.3 * lm.report.train[0][2]
         assert lab.generate(lm, "two three", strategy="greedy").text == "eerht owt"
+        right = lab.evaluate(lm, frame, column="source", target="target")
+        assert right.code == "lab.evaluate(x, data, column='source', target='target')"
+        wrong = lab.evaluate(lm, frame.assign(target=frame["source"]), column="source", target="target")
+        assert right["loss"] < 0.5 < 2 < wrong["loss"]
+        with pytest.raises(BadValue, match=r"^corpus: seq2seq learns from pairs of texts, and texts has none"):
+            lab.evaluate(lm, words)
+        with pytest.raises(BadValue, match=r"^column: says how `data` is read, and none was given"):
+            lab.evaluate(lm, column="source")
 
 
 def test_the_model_that_stays_needs_no_extras():

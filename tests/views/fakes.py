@@ -12,6 +12,7 @@ from llm_lab.results import (
     AttentionMaps,
     CorpusReport,
     Evaluation,
+    ExpertRouting,
     Generation,
     Listing,
     ModelPart,
@@ -269,6 +270,15 @@ def neighbours(
     )
 
 
+def routing(texts: list[str], layers: int = 4, experts: int = 8, active: int = 2, name: str = "moe") -> ExpertRouting:
+    scores = np.random.default_rng(0).normal(size=(layers, len(texts), experts))
+    probs = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    chosen = (-probs).argsort(-1)[..., :active].astype(np.int16)
+    return ExpertRouting(
+        name=name, pieces=pieces(texts), probs=probs.astype(np.float16), chosen=chosen, n_active=active
+    )
+
+
 def everything(hostile: bool = False) -> dict[str, Any]:
     """One result of each kind, by a short name."""
     if not hostile:
@@ -291,6 +301,7 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "evaluation": evaluation(),
             "listing": listing(),
             "neighbours": neighbours(),
+            "routing": routing(["To", " be", ",", " or", " not"]),
         }
     evil = "".join(HOSTILE)
     live, done = training("training", evil), training("finished", evil)
@@ -320,4 +331,5 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         "evaluation": evaluation((evil, "b"), evil),
         "listing": listing(evil, evil),
         "neighbours": neighbours((EVIL, evil), HOSTILE, evil),
+        "routing": routing(HOSTILE, name=evil),
     }

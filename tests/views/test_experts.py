@@ -8,28 +8,18 @@ import re
 import numpy as np
 import pytest
 
-from llm_lab.results import ExpertRouting
 from tests.views import fakes
 from tests.views.test_pages import Page, html
 
 WORDS = ["To", " be", ",", " or", " not", " to", " be", "\n", "你好", "שלום"]
 
 
-def routing(texts: list[str], layers: int = 4, experts: int = 8, active: int = 2, name: str = "moe") -> ExpertRouting:
-    scores = np.random.default_rng(0).normal(size=(layers, len(texts), experts))
-    probs = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
-    chosen = (-probs).argsort(-1)[..., :active].astype(np.int16)
-    return ExpertRouting(
-        name=name, pieces=fakes.pieces(texts), probs=probs.astype(np.float16), chosen=chosen, n_active=active
-    )
-
-
 RESULTS = {
-    "plain": routing(WORDS),
-    "hostile": routing(fakes.HOSTILE, name="".join(fakes.HOSTILE)),
-    "one": routing(["a"], 1, 2, 1),
-    "long": routing(["word "] * 1024, 12, 8),
-    "wide": routing(["word "] * 300, 12, 64),
+    "plain": fakes.routing(WORDS),
+    "hostile": fakes.routing(fakes.HOSTILE, name="".join(fakes.HOSTILE)),
+    "one": fakes.routing(["a"], 1, 2, 1),
+    "long": fakes.routing(["word "] * 1024, 12, 8),
+    "wide": fakes.routing(["word "] * 300, 12, 64),
 }
 
 
@@ -69,7 +59,7 @@ def test_the_picture_names_tokens_and_hostile_ones_stay_text():
 
 
 def test_even_experts_are_all_in_use():
-    result = routing(["a"] * 8, 1, 4, 1)
+    result = fakes.routing(["a"] * 8, 1, 4, 1)
     result.chosen = np.arange(8).reshape(1, 8, 1) % 4
     assert "4.0 of 4 in use" in str(result)
     result.chosen = np.zeros((1, 8, 1), int)
