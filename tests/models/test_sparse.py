@@ -33,7 +33,7 @@ def made(name: str, **changed):
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Gathering is taken to be nearly free, so that short sequences have many tiles, and calls that fill little up."""
-    monkeypatch.setattr(tiles, "_GATHER", 2)
+    monkeypatch.setattr(tiles, "GATHER", 2)
     monkeypatch.setattr(tiles, "_CALL", 256)
 
 
