@@ -194,18 +194,21 @@ def generate(model: Any, prompt: str | Sequence[str] = "", *, display: bool = Fa
 
     A random seed is drawn and reported where none is given. A prompt longer than the context is read from its end.
     """
+    from llm_lab.decoding.choosing import SECOND
     from llm_lab.decoding.writing import stream
 
     lm = _lm(model)
     if "seq2seq" not in lm.supports:
         lm.need("next_token", "generate", "a model trained with objective clm would do")
+    options = {key: _lm(value) if key in SECOND and isinstance(value, str) else value for key, value in options.items()}
     prompts = _texts("prompt", prompt)
     if len(prompts) != 1:
         raise BadValue(f"prompt: {len(prompts)} prompts were given, and generate takes one at a time")
     prompt = prompts[0]
     live = None
     for result in stream(lm, prompt, **options):
-        words = "".join(f", {key}={value!r}" for key, value in {**options, "seed": result.seed}.items())
+        told = {key: value.name if key in SECOND else repr(value) for key, value in options.items() if key != "seed"}
+        words = "".join(f", {key}={value}" for key, value in {**told, "seed": result.seed}.items())
         result.code = f"lab.generate({lm.name}, {prompt!r}{words})"
         if live is None and display:
             live = load_entry("llm_lab.views.live:Live")(result)

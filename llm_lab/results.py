@@ -239,6 +239,7 @@ class Generation(Result):
     options: dict[str, Any]  # of the strategy: {"p": 0.95, "temperature": 1.0}
     seed: int
     tokens_per_second: float
+    scores: list[float] = field(default_factory=list)  # of a search, by which the texts are ranked
     done: bool = True  # False while it streams
     notes: list[str] = field(default_factory=list)
 

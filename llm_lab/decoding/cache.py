@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -15,18 +14,11 @@ class KVCache:
     `crossed` are keys and values of an encoder's output, by layer, which stay as they are while the text grows.
     """
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        rows: int,
-        device: torch.device,
-        dtype: torch.dtype = torch.float32,
-        positions: int | None = None,
-    ) -> None:
-        """Room for so many `positions`, or for the whole context."""
+    def __init__(self, config: ModelConfig, rows: int, positions: int | None = None) -> None:
+        """Room for so many `positions`, or for the whole context; of the kind of the first keys that come."""
         layers = config.decoder_layers if config.shape == "encoder_decoder" else config.n_layer
-        shape = (2, layers, rows, config.kv_heads, positions or config.max_seq_len, config.head_dim)
-        self._held = torch.zeros(shape, device=device, dtype=dtype)
+        self._shape = (2, layers, rows, config.kv_heads, positions or config.max_seq_len, config.head_dim)
+        self._held: Tensor | None = None
         self._last = layers - 1
         self.length = 0
         self.crossed: dict[int, tuple[Tensor, Tensor]] = {}
@@ -34,6 +26,8 @@ class KVCache:
     def extend(
         self, layer: int, k: Float[Tensor, "B H T d"], v: Float[Tensor, "B H T d"]
     ) -> tuple[Float[Tensor, "B H S d"], Float[Tensor, "B H S d"]]:
+        if self._held is None:
+            self._held = k.new_zeros(self._shape)
         end = self.length + k.shape[2]
         keys, values = self._held[0, layer], self._held[1, layer]
         keys[:, :, self.length : end] = k
@@ -44,7 +38,8 @@ class KVCache:
 
     def reorder(self, parents: Int[Tensor, " R"]) -> None:
         """Row i becomes what row `parents[i]` was; more rows than before are allowed."""
-        self._held = self._held[:, :, parents]
+        if self._held is not None:
+            self._held = self._held[:, :, parents]
         self.crossed = {layer: (k[parents], v[parents]) for layer, (k, v) in self.crossed.items()}
 
     def truncate(self, length: int) -> None:

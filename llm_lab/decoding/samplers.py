@@ -1,53 +1,51 @@
-"""Strategies that look at one distribution at a time: greedy, temperature, top-k, top-p."""
+"""Strategies that look at one distribution at a time: the likeliest token, or one drawn from what filters leave."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from llm_lab.decoding import options as opt
-from llm_lab.decoding.strategy import Sampler, Step, Strategy
+from llm_lab.decoding.rows import Rows
+from llm_lab.decoding.strategy import Step, Strategy, drawn
 
 
 class Greedy(Strategy):
     """The likeliest token."""
 
-    def step(self, logits: Float[Tensor, "R V"], generator: torch.Generator) -> Step:
-        tokens = logits.argmax(dim=-1)
-        return Step(torch.arange(len(tokens), device=tokens.device), tokens, torch.ones_like(logits[:, 0]))
+    def step(self, rows: Rows, generator: torch.Generator) -> Step:
+        tokens = self.filtered(rows.logits(), rows.past).argmax(dim=-1)
+        return Step.one(tokens, torch.ones(len(tokens), device=tokens.device))
 
 
-class TemperatureSampler(Sampler):
-    """softmax(logits / temperature)."""
+class Sampler(Strategy):
+    """A token drawn from what the filters leave."""
 
-    options: opt.Temperature
-
-    def filter(self, logits: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
-        return logits / self.options.temperature
+    def step(self, rows: Rows, generator: torch.Generator) -> Step:
+        return Step.one(*drawn(self.filtered(rows.logits(), rows.past), generator))
 
 
-class TopKSampler(Sampler):
-    """The k likeliest tokens, renormalised (Fan et al. 2018, §5.2)."""
+class MirostatSampler(Strategy):
+    """Tokens of more surprisal than μ are dropped, and μ is steered so that those drawn come to τ bits on average
+    (Basu et al. 2021, §5, in its second version, which needs no estimate of the distribution's shape). Each row has a μ."""
 
-    options: opt.TopK
+    options: opt.Mirostat
+    mu: Tensor | None = None
 
-    def filter(self, logits: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
-        logits = logits / self.options.temperature
-        kth = logits.topk(min(self.options.k, logits.shape[-1])).values[:, -1:]
-        return logits.masked_fill(logits < kth, -torch.inf)
+    def step(self, rows: Rows, generator: torch.Generator) -> Step:
+        logits = self.filtered(rows.logits(), rows.past)
+        if self.mu is None:
+            self.mu = torch.full((len(logits),), 2 * self.options.mirostat_tau, device=logits.device)
+        tokens, probs = drawn(self.cut(logits), generator)
+        surprisal = -probs.log2()
+        self.mu = self.mu - self.options.mirostat_eta * (surprisal - self.options.mirostat_tau)
+        return Step.one(tokens, probs)
 
-
-class TopPSampler(Sampler):
-    """The smallest set of tokens whose probabilities sum to at least p, renormalised (Holtzman et al. 2020, §3.1)."""
-
-    options: opt.TopP
-
-    def filter(self, logits: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
-        logits = logits / self.options.temperature
-        values, order = logits.sort(dim=-1, descending=True)
-        probs = values.softmax(dim=-1)
-        # A token is dropped when those likelier than it already sum to p; the likeliest never is.
-        drop = probs.cumsum(dim=-1) - probs >= self.options.p
-        drop[:, 0] = False
-        return logits.masked_fill(drop.scatter(-1, order, drop), -torch.inf)
+    def cut(self, logits: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
+        assert self.mu is not None
+        bits = -logits.log_softmax(dim=-1) / math.log(2)
+        kept = (bits <= self.mu[:, None]) | (logits == logits.amax(dim=-1, keepdim=True))
+        return logits.masked_fill(~kept, -torch.inf)

@@ -13,6 +13,7 @@ from llm_lab.data.batch import IGNORE, Batch
 from llm_lab.decoding.conditioned import Conditioned
 from llm_lab.decoding.loop import decode
 from llm_lab.decoding.options import Greedy as GreedyOptions
+from llm_lab.decoding.rows import Rows
 from llm_lab.decoding.samplers import Greedy
 from llm_lab.decoding.writing import Writer, write
 from llm_lab.models.encoder_decoder import EncoderDecoder
@@ -54,12 +55,13 @@ def _answered(lm: Writer, batch: Batch, length: int) -> str:
     tokenizer, model = lm.tokenizer, Conditioned(lm.model, batch.input_ids, batch.attend)
     stop = {tokenizer.specials["eos"]} if "eos" in tokenizer.specials else set()
     banned = tokenizer.special_ids - set(tokenizer.sentinels)
-    rows = torch.tensor([[tokenizer.start]], device=lm.device)
-    generator = torch.Generator(lm.device).manual_seed(0)
-    steps = decode(model, rows, Greedy(GreedyOptions()), length, generator, banned, stop)
-    written = [int(step.tokens[0]) for step in steps]
+    rows = Rows(model, torch.tensor([[tokenizer.start]], device=lm.device), length, banned, stop)
+    greedy = Greedy(GreedyOptions())
+    for _ in decode(rows, greedy, torch.Generator(lm.device)):
+        pass
+    written = rows.text(0).ids
     target = [] if batch.targets is None else [int(i) for i in batch.targets[0]]
-    lines = {"read": batch.input_ids[0].tolist(), "writes": [i for i in written if i not in stop], "text": target}
+    lines = {"read": batch.input_ids[0].tolist(), "writes": written, "text": target}
     return "\n".join(f"{name}: {_shown(tokenizer, ids, length)}" for name, ids in lines.items())
 
 

@@ -1,47 +1,90 @@
-"""What a decoding strategy is: from the logits of every row to which rows go on, and with which token."""
+"""What a decoding strategy is: from the text of every row to which rows go on, and with which tokens."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from llm_lab.options import Options
+from llm_lab.decoding.filters import Past
+from llm_lab.decoding.options import StrategyOptions
+from llm_lab.models.language_model import LanguageModel
+
+if TYPE_CHECKING:
+    from llm_lab.decoding.rows import Rows
+
+Filter = Callable[[Tensor, Past], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One step of decoding for R rows."""
+    """One step of decoding: R rows go on, each with the n tokens that the step settles."""
 
     parents: Int[Tensor, " R"]  # the row that each row continues
-    tokens: Int[Tensor, " R"]
-    chosen_prob: Float[Tensor, " R"]  # of each token, after filtering
-    n_accepted: int = 1  # tokens that this step settles
+    tokens: Int[Tensor, "R n"]
+    chosen_prob: Float[Tensor, "R n"]  # of each token, after filtering
     final: bool = False  # nothing better can come
+
+    @classmethod
+    def one(cls, tokens: Int[Tensor, " R"], chosen_prob: Float[Tensor, " R"]) -> Step:
+        """Every row goes on with one token."""
+        return cls(torch.arange(len(tokens), device=tokens.device), tokens[:, None], chosen_prob[:, None])
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """A finished text: what was written after the prompt, with each token's probabilities."""
+
+    ids: list[int]
+    logprob: list[float]  # the model's own, at temperature 1, in nats
+    chosen_prob: list[float]  # after the strategy's filtering
+    score: float | None = None  # by which a search ranked it
 
 
 class Strategy:
     """Base of all strategies: made anew for each generation, so that it may keep state."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: StrategyOptions, filters: Sequence[Filter] = ()) -> None:
         self.options = options
+        self.filters = list(filters)
+        self.constraint: Filter | None = None  # what a text must be
+        self.other: LanguageModel | None = None  # a second model, for those that work with one
 
-    def step(self, logits: Float[Tensor, "R V"], generator: torch.Generator) -> Step:
-        """Logits are float32; tokens that must not be written are −inf already."""
+    def rows(self, n: int) -> int:
+        """How many rows it keeps to write `n` texts."""
+        return n
+
+    def step(self, rows: Rows, generator: torch.Generator) -> Step:
+        """Read `rows.logits()` and choose."""
         raise NotImplementedError
 
+    def texts(self, rows: Rows, n: int) -> list[Text]:
+        """The texts written so far, the best first where there is a best."""
+        return [rows.text(row) for row in range(n)]
 
-class Sampler(Strategy):
-    """A strategy that filters the distribution and draws from what is left."""
+    def notes(self) -> list[str]:
+        """What a user should know of how it went."""
+        return []
 
-    def filter(self, logits: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
-        """The logits, with −inf where a token is dropped."""
-        raise NotImplementedError
+    def filtered(self, logits: Float[Tensor, "R V"], past: Past) -> Float[Tensor, "R V"]:
+        """The logits as the constraint and the filters leave them, −inf where a token is dropped. Where the filters
+        leave nothing at all, they give way."""
+        if self.constraint is not None:
+            logits = self.constraint(logits, past)
+        found = logits
+        for one in self.filters:
+            found = one(found, past)
+        if self.filters:
+            found = torch.where(found.isneginf().all(dim=-1, keepdim=True), logits, found)
+        return found
 
-    def step(self, logits: Float[Tensor, "R V"], generator: torch.Generator) -> Step:
-        probs = self.filter(logits).softmax(dim=-1)
-        tokens = torch.multinomial(probs, 1, generator=generator)[:, 0]
-        rows = torch.arange(len(tokens), device=tokens.device)
-        return Step(rows, tokens, probs[rows, tokens])
+
+def drawn(logits: Float[Tensor, "R V"], generator: torch.Generator) -> tuple[Int[Tensor, " R"], Float[Tensor, " R"]]:
+    """A token for each row, and its probability."""
+    probs = logits.softmax(dim=-1)
+    tokens = torch.multinomial(probs, 1, generator=generator)
+    return tokens[:, 0], probs.gather(1, tokens)[:, 0]

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from llm_lab import machine
+from llm_lab.decoding.choosing import SECOND, Choice, choose
 from llm_lab.decoding.conditioned import FROM_SOURCE, conditioned
+from llm_lab.decoding.constraints import Constraint, constraint, spelled
 from llm_lab.decoding.loop import decode
-from llm_lab.decoding.options import STRATEGIES, GenerateOptions, strategy_options
+from llm_lab.decoding.rows import Rows
 from llm_lab.decoding.strategy import Strategy
-from llm_lab.errors import BadType, BadValue
+from llm_lab.errors import BadType, BadValue, show
 from llm_lab.models.language_model import LanguageModel
-from llm_lab.options import distribute, specs
 from llm_lab.results import Generation
 from llm_lab.tokenizers.tokenizer import Tokenizer
 
@@ -41,43 +43,59 @@ class Writer(Protocol):
     def supports(self) -> frozenset[str]: ...
 
 
-def choose(options: dict[str, Any]) -> tuple[GenerateOptions, Strategy, dict[str, Any]]:
-    """The generation's options, the strategy made, and its own options as they are shown.
+@dataclass
+class _Job:
+    """One prompt, ready to be continued."""
 
-    Raises BadType for an option that belongs to another strategy.
-    """
-    distribute((GenerateOptions, *strategy_options()), options, "generate")  # names and values first
-    general = GenerateOptions(**{key: value for key, value in options.items() if key in specs(GenerateOptions)})
-    entry = STRATEGIES.entry(general.strategy)
-    own = specs(entry.options) if entry.options else {}
-    given = {key: value for key, value in options.items() if key not in specs(GenerateOptions)}
-    for key in given:
-        if key not in own:
-            others = [name for name, e in STRATEGIES.items() if e.options and key in specs(e.options)]
-            raise BadType(
-                f"{key} is an option of {' and '.join(others)}, and the strategy is {general.strategy}; add for example --strategy {others[0]}"
-            )
-    assert entry.options is not None
-    made = entry.options(**given)
-    return general, entry.load()(made), made.to_dict()
+    lm: Writer
+    choice: Choice
+    rows: Rows
+    strategy: Strategy
+    generator: torch.Generator
+    ended: Callable[[list[int]], bool] | None
+    result: Generation
+    shown_prompt: str | None  # None where the prompt is a source: then what was written stands for itself
+    prompt_ids: list[int]
 
 
 def stream(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
     """The generation as it grows, a few states a second; the last one is `done`. Its `seed` repeats it."""
-    general, strategy, own = choose(options)
+    job = _prepare(lm, prompt, options)
+    result, n = job.result, job.choice.general.n
+    began = shown = time.perf_counter()
+    waited = 0.0  # the time that whoever shows the stream takes is not the model's
+    tokens = 0
+    try:
+        for rows in decode(job.rows, job.strategy, job.generator, job.ended):
+            tokens = rows.written
+            now = time.perf_counter()
+            if now - shown > REFRESH_SECONDS:
+                _fill(job, n, now - began - waited)
+                yield result
+                shown = time.perf_counter()
+                waited += shown - now
+    except KeyboardInterrupt:  # what was written stays
+        result.notes.append(f"interrupted after {tokens} tokens")
+    _fill(job, n, time.perf_counter() - began - waited)
+    result.notes += job.strategy.notes()
+    result.done = True
+    yield result
+
+
+def _prepare(lm: Writer, prompt: str, options: dict[str, Any]) -> _Job:
+    """All that is checked and made before the first token."""
+    choice = choose(options)
+    general = choice.general
     seed = general.seed if general.seed is not None else secrets.randbelow(2**31)
-    tokenizer, notes = lm.tokenizer, []
-    model = lm.model
-    objective = lm.info.get("objective", "clm").split(",")[0]
-    begins: list[int] = []
+    tokenizer, notes = lm.tokenizer, list[str]()
+    model, objective, begins = lm.model, _objective(lm), list[int]()
     if objective in FROM_SOURCE:
         model, begins, ids = conditioned(model, tokenizer, prompt, objective)
     else:
         ids = tokenizer.encode(prompt)
     unknown = sorted({piece.text for piece in tokenizer.pieces(ids) if piece.unknown})
     if unknown:
-        loss = tokenizer.round_trip(prompt)
-        notes.append(f"the tokenizer does not know all of the prompt ({loss})")
+        notes.append(f"the tokenizer does not know all of the prompt ({tokenizer.round_trip(prompt)})")
     start = begins or ids or tokenizer.encode("\n") or [tokenizer.start]
     if not ids:
         notes.append("no prompt was given: the model begins after a line break")
@@ -88,52 +106,86 @@ def stream(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
     elif len(start) + general.max_new_tokens > context and kept < context:
         notes.append(f"past the context of {context} tokens, the last {kept} are read again and the writing goes on")
     ends = "eos" in tokenizer.specials and (lm.info.get("ends") or objective in FROM_SOURCE)
-    stop = {tokenizer.specials["eos"]} if ends else set()
+    stop = [tokenizer.specials["eos"]] if ends else []
     banned = tokenizer.special_ids - set(tokenizer.sentinels if objective == "span_corruption" else [])
     banned |= set(range(tokenizer.vocab_size, model.vocab_size))  # rows of a table that was rounded up
-    _check_memory(lm, general.n, len(start), general.max_new_tokens, len(ids) if begins else 0)
-    result = Generation(
-        name=lm.name,
-        prompt=prompt,
-        prompt_pieces=tokenizer.pieces(ids),
-        pieces=[],
-        logprob=[[] for _ in range(general.n)],
-        chosen_prob=[[] for _ in range(general.n)],
-        texts=[],
-        strategy=general.strategy,
-        options=own,
-        seed=seed,
-        tokens_per_second=0.0,
-        done=False,
-        notes=notes,
+    must = constraint(choice.constraint, tokenizer, general.max_new_tokens, stop, model.vocab_size)
+    strategy = choice.strategy(must)
+    strategy.other = _second(lm, choice, prompt, objective)
+    n = strategy.rows(general.n)
+    _check_memory(lm, n, len(start), general.max_new_tokens, len(ids) if begins else 0)
+    spelling = spelled(tokenizer, model.vocab_size, "bad_words") if "bad_words" in choice.filters else None
+    rows = torch.tensor([start] * n, dtype=torch.long, device=lm.device)
+    return _Job(
+        lm,
+        choice,
+        Rows(model, rows, general.max_new_tokens, banned, stop, spelling=spelling),
+        strategy,
+        torch.Generator(lm.device).manual_seed(seed),
+        _ending(general.stop, must, tokenizer),
+        Generation(
+            name=lm.name,
+            prompt=prompt,
+            prompt_pieces=tokenizer.pieces(ids),
+            pieces=[],
+            logprob=[[] for _ in range(general.n)],
+            chosen_prob=[[] for _ in range(general.n)],
+            texts=[],
+            strategy=choice.name,
+            options=choice.shown,
+            seed=seed,
+            tokens_per_second=0.0,
+            done=False,
+            notes=notes,
+        ),
+        None if begins else prompt,
+        ids,
     )
-    written: list[list[int]] = [[] for _ in range(general.n)]
-    generator = torch.Generator(lm.device).manual_seed(seed)
-    rows = torch.tensor([start] * general.n, dtype=torch.long, device=lm.device)
-    began = shown = time.perf_counter()
-    waited = 0.0  # the time that whoever shows the stream takes is not the model's
-    try:
-        for token in decode(model, rows, strategy, general.max_new_tokens, generator, banned, stop):
-            columns = (token.tokens.tolist(), token.logprob.tolist(), token.chosen_prob.tolist(), token.alive.tolist())
-            for row, (chosen, logprob, prob, alive) in enumerate(zip(*columns, strict=True)):
-                if alive and chosen not in stop:
-                    written[row].append(chosen)
-                    result.logprob[row].append(logprob)
-                    result.chosen_prob[row].append(prob)
-            now = time.perf_counter()
-            if now - shown > REFRESH_SECONDS:
-                _fill(result, tokenizer, None if begins else prompt, ids, written, now - began - waited)
-                yield result
-                shown = time.perf_counter()
-                waited += shown - now
-    except KeyboardInterrupt:  # what was written stays; a token that came half-way does not
-        for ids_, logs, probs in zip(written, result.logprob, result.chosen_prob, strict=True):
-            whole = min(len(ids_), len(logs), len(probs))
-            del ids_[whole:], logs[whole:], probs[whole:]
-        notes.append(f"interrupted after {max(map(len, written))} tokens")
-    _fill(result, tokenizer, None if begins else prompt, ids, written, time.perf_counter() - began - waited)
-    result.done = True
-    yield result
+
+
+def _objective(lm: Writer) -> str:
+    return str(lm.info.get("objective", "clm")).split(",")[0]
+
+
+def _second(lm: Writer, choice: Choice, prompt: str, objective: str) -> LanguageModel | None:
+    """The second model of a strategy that works with two, ready to read what the first one does."""
+    name = next((name for name in SECOND if hasattr(choice.own, name)), None)
+    if name is None:
+        return None
+    other = getattr(choice.own, name)
+    if other is None:
+        raise BadType(f"{choice.name} needs a second model, for example --{name} @small; it has the same tokenizer")
+    if not isinstance(other, Writer):
+        raise BadType(f"{name}: {show(other)} is {type(other).__name__}; an LM with the same tokenizer would do")
+    if other.tokenizer.fingerprint != lm.tokenizer.fingerprint or other.model.vocab_size != lm.model.vocab_size:
+        raise BadValue(
+            f"{name}: {other.name} has another tokenizer than {lm.name}, so their tokens cannot be compared; train it with --tokenizer @{lm.name}.tokenizer, or on the same corpus with the same --tokenizer and --vocab_size"
+        )
+    if (_objective(other) in FROM_SOURCE) != (objective in FROM_SOURCE):
+        raise BadValue(
+            f"{name}: {other.name} was trained for {_objective(other)} and {lm.name} for {objective}: one writes from a source and the other does not"
+        )
+    if objective in FROM_SOURCE:
+        return conditioned(other.model, other.tokenizer, prompt, _objective(other))[0]
+    return other.model
+
+
+def _ending(
+    words: tuple[str, ...] | None, must: Constraint | None, tokenizer: Tokenizer
+) -> Callable[[list[int]], bool] | None:
+    """Whether what was written is at its end: it holds a word that ends it, or is complete."""
+    if words is None and must is None:
+        return None
+    longest = max((len(word.encode()) for word in words or ()), default=0)
+
+    def ended(ids: list[int]) -> bool:
+        if must is not None and must.ended(ids):
+            return True
+        # Each token but reserved ones writes a byte at least.
+        text = tokenizer.decode(ids[-longest - 8 :]) if words else ""
+        return any(word in text for word in words or ())
+
+    return ended
 
 
 def _check_memory(lm: Writer, n: int, prompt: int, new: int, source: int = 0) -> None:
@@ -172,15 +224,13 @@ def _check_memory(lm: Writer, n: int, prompt: int, new: int, source: int = 0) ->
             )
 
 
-def _fill(
-    result: Generation,
-    tokenizer: Tokenizer,
-    prompt: str | None,
-    ids: list[int],
-    written: list[list[int]],
-    seconds: float,
-) -> None:
-    """`prompt` is None where it is a source: then what was written stands for itself."""
+def _fill(job: _Job, n: int, seconds: float) -> None:
+    """Write what there is into the result."""
+    result, tokenizer, prompt, ids = job.result, job.lm.tokenizer, job.shown_prompt, job.prompt_ids
+    texts = job.strategy.texts(job.rows, n)
+    written = [one.ids for one in texts]
+    result.logprob, result.chosen_prob = [one.logprob for one in texts], [one.chosen_prob for one in texts]
+    result.scores = [one.score for one in texts if one.score is not None]
     result.pieces = [tokenizer.pieces(one) for one in written]
     # Where the tokenizer cannot give the prompt back as it was, the prompt itself stands before what was written.
     exact = prompt is not None and tokenizer.decode(ids) == prompt

@@ -270,7 +270,7 @@ class Tokenizer:
         return [self.backend.id_to_token(i) or "" for i in range(self.vocab_size)]
 
     @cached_property
-    def _bytes(self) -> list[bytes] | None:
+    def spelled(self) -> list[bytes] | None:
         """Each id's bytes, where tokens are byte strings."""
         if self._spell is None or self._words:
             return None
@@ -286,7 +286,7 @@ class Tokenizer:
     def _piece(self, i: int) -> Piece:
         self._check_id(i)
         special = i in self.special_ids
-        text = self._texts[i] if special or self._bytes is None else self._bytes[i].decode("utf-8", _HEX)
+        text = self._texts[i] if special or self.spelled is None else self.spelled[i].decode("utf-8", _HEX)
         return Piece(text, i, special=special, unknown=i == self.specials.get("unk"))
 
 
@@ -316,8 +316,8 @@ class Streamer:
             text = self._stream.step(tokenizer.backend, i) or ""
             self._given += len(text)
             return text
-        if tokenizer._bytes is not None:
-            return self._begun(self._utf8.decode(tokenizer._bytes[i]))
+        if tokenizer.spelled is not None:
+            return self._begun(self._utf8.decode(tokenizer.spelled[i]))
         return self._spaced(tokenizer._texts[i])
 
     def finish(self) -> str:

@@ -159,7 +159,7 @@ def test_recording_changes_nothing_and_sees_every_site(shape, data):
 @given(data=st.data(), cut=st.integers(1, 11))
 def test_cached_equals_uncached(shape, data, cut):
     config = data.draw(configs(shape))
-    model, cache = make(config), KVCache(config, 2, torch.device("cpu"))
+    model, cache = make(config), KVCache(config, 2)
     pieces = [run(model, IDS[:, :cut], cache=cache)]
     pieces += [run(model, IDS[:, i : i + 1], cache=cache) for i in range(cut, 12)]
     close(torch.cat(pieces, dim=1), run(model, IDS))

@@ -98,8 +98,8 @@ def test_stream_equals_decode_and_nothing_is_broken(kind: str, data: st.DataObje
     for text in (*shown, rest, *(piece.text for piece in found.pieces(ids))):
         assert "\ufffd" not in text
         text.encode()
-    if found._bytes is not None:
-        data_bytes = b"".join(found._bytes[i] for i in ids)
+    if found.spelled is not None:
+        data_bytes = b"".join(found.spelled[i] for i in ids)
         try:
             assert found.decode(ids) == data_bytes.decode()
         except UnicodeDecodeError:

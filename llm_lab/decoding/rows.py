@@ -1,0 +1,185 @@
+"""The rows of text that a strategy writes: what a model has read of them, in a cache where it has one, and its logits."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from llm_lab.data.batch import Attend
+from llm_lab.decoding.cache import KVCache
+from llm_lab.decoding.filters import Past
+from llm_lab.decoding.spelling import Spelling
+from llm_lab.decoding.strategy import Step, Text
+from llm_lab.models.language_model import LanguageModel, ModelOutput
+
+
+class Reader:
+    """Reads rows of ids that grow, change their order and lose their ends; each position once where there is a cache.
+
+    Past the context the oldest half is dropped and the rest read again, so that a token costs the same however long the
+    text; without a cache the last `max_seq_len` tokens are read each time.
+    """
+
+    def __init__(self, model: LanguageModel, begin: int, new: int, keep: Bool[Tensor, "R T"] | None = None) -> None:
+        self.model, self.keep = model, keep
+        self.context: int = model.max_seq_len
+        self.room = min(self.context, begin + new)  # positions; published models have contexts of gigabytes
+        self.cache: KVCache | None = None
+        self.start = 0  # the first position in the cache
+
+    def read(self, ids: Int[Tensor, "R T"], n: int = 1) -> ModelOutput:
+        """Logits, (R, n, V), after each of the last `n` of these positions, those before having been read or not."""
+        T = ids.shape[1]
+        if "cache" not in self.model.supports:
+            window = ids[:, -self.context :]
+            return self._last(self.model(window, **self._padding(T - window.shape[1], T), last=n == 1), n)
+        if self.cache is None or T - self.start > self.context:
+            fits = self.context >= T and self.cache is None
+            # What is asked for must be read; and of a text that does not fit, the later half.
+            self.start = 0 if fits else T - max(n, self.context // 2)
+            assert self.model.config is not None, "a model with a cache is one of ours"
+            self.cache = KVCache(self.model.config, len(ids), self.room)
+        new = ids[:, self.start + self.cache.length :]
+        assert new.shape[1] >= n, "positions that are asked for must be new"
+        padding = self._padding(self.start, T, new.shape[1])
+        return self._last(self.model(new, cache=self.cache, last=n == 1, **padding), n)
+
+    def _last(self, output: ModelOutput, n: int) -> ModelOutput:
+        hidden = None if output.hidden is None else output.hidden[:, -n:]
+        return ModelOutput(output.logits[:, -n:], hidden)
+
+    def _padding(self, start: int, end: int, new: int | None = None) -> dict[str, Any]:
+        """How a model is told what is padding, where some is left."""
+        if self.keep is None or bool(self.keep[:, start:].all()):
+            return {}
+        grown = end - self.keep.shape[1]
+        if grown > 0:
+            self.keep = torch.cat([self.keep, self.keep.new_ones(len(self.keep), grown)], dim=1)
+        keep = self.keep[:, start:end]
+        places = (keep.long().cumsum(dim=1) - 1).clamp(min=0)
+        return {"attend": Attend(keep=keep), "position_ids": places if new is None else places[:, -new:]}
+
+    def reorder(self, parents: Int[Tensor, " R"]) -> None:
+        if self.cache is not None:
+            self.cache.reorder(parents)
+        if self.keep is not None:
+            self.keep = self.keep[parents]
+
+    def forget(self, length: int) -> None:
+        """What stands from position `length` on is to be read anew."""
+        if self.cache is not None:
+            self.cache.truncate(max(0, length - self.start))
+
+
+class Rows:
+    """R rows of ids, (R, T), `begin` of them given, and what is known of each token written."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        prompt: Int[Tensor, "R T"],
+        new: int,
+        banned: Collection[int] = (),
+        stop: Collection[int] = (),
+        keep: Bool[Tensor, "R T"] | None = None,
+        spelling: Spelling | None = None,
+    ) -> None:
+        device = prompt.device
+        self.model, self.ids, self.begin, self.new = model, prompt, prompt.shape[1], new
+        self.reader = Reader(model, self.begin, new, keep)
+        self.banned = torch.tensor(sorted(set(banned) - set(stop)), dtype=torch.long, device=device)
+        self.stop = sorted(set(stop))
+        self.spelling = spelling
+        self.logprob = torch.zeros(len(prompt), 0, device=device)
+        self.chosen_prob = torch.zeros(len(prompt), 0, device=device)
+        self.lengths = torch.full((len(prompt),), new, device=device)  # tokens after which a row ended, if it did
+        self.raw: Float[Tensor, "R n V"] | None = None  # what was read for the step that comes
+        self.hidden: Float[Tensor, "R n D"] | None = None
+
+    @property
+    def past(self) -> Past:
+        return Past(self.ids, self.begin, self.reader.keep, self.stop, self.spelling)
+
+    def past_with(self, more: Int[Tensor, "R k"]) -> Past:
+        """What would stand there with `more` tokens."""
+        return replace(self.past, ids=torch.cat([self.ids, more], dim=1))
+
+    @property
+    def written(self) -> int:
+        return self.ids.shape[1] - self.begin
+
+    @property
+    def left(self) -> int:
+        """Tokens that may still be written."""
+        return self.new - self.written
+
+    @property
+    def alive(self) -> Bool[Tensor, " R"]:
+        return self.lengths >= self.new
+
+    def logits(self) -> Float[Tensor, "R V"]:
+        """Of the next token, float32; −inf for tokens that must not be written."""
+        return self.read(1)[:, 0]
+
+    def read(self, n: int, more: Int[Tensor, "R k"] | None = None) -> Float[Tensor, "R n V"]:
+        """The logits after each of the last `n` positions, `more` tokens included that are not of the text (yet)."""
+        ids = self.ids if more is None else torch.cat([self.ids, more], dim=1)
+        output = self.reader.read(ids, n)
+        self.raw, self.hidden = output.logits, output.hidden
+        # A special is no text: what the others have is shared among them.
+        return output.logits.index_fill(2, self.banned, -torch.inf)
+
+    def ahead(self, tokens: Int[Tensor, "R k"]) -> Float[Tensor, "R k D"]:
+        """The hidden state that each of k tokens would have after its row. Nothing is kept of them."""
+        (R, k), rows = tokens.shape, torch.arange(len(tokens), device=tokens.device)
+        ids = torch.cat([self.ids.repeat_interleave(k, dim=0), tokens.flatten()[:, None]], dim=1)
+        self.reader.reorder(rows.repeat_interleave(k))
+        hidden = self.reader.read(ids).hidden
+        self.reader.reorder(rows * k)
+        self.reader.forget(self.ids.shape[1])
+        if hidden is None:
+            raise AssertionError("hidden states are asked of models that give them")
+        return hidden[:, -1].view(R, k, -1)
+
+    def guesses(self, wanted: int) -> int:
+        """How many tokens can be read ahead: no more than may be written, and none past the context."""
+        held = self.ids.shape[1] - self.reader.start
+        return max(0, min(wanted, self.left - 1, self.reader.context - held))
+
+    def append(self, step: Step) -> None:
+        """Go on as the step says. Its tokens' own probabilities are taken from what was read for it."""
+        assert self.raw is not None, "a step is taken on logits"
+        n = step.tokens.shape[1]
+        same = torch.equal(step.parents, torch.arange(len(self.ids), device=step.parents.device))
+        if same:
+            logs = self.raw[:, :n].log_softmax(dim=-1)
+        else:
+            logs = self.raw[step.parents, :n].log_softmax(dim=-1)
+            self.ids, self.lengths = self.ids[step.parents], self.lengths[step.parents]
+            self.logprob, self.chosen_prob = self.logprob[step.parents], self.chosen_prob[step.parents]
+            self.reader.reorder(step.parents)
+        before = self.written
+        self.logprob = torch.cat([self.logprob, logs.gather(2, step.tokens[..., None])[..., 0]], dim=1)
+        self.chosen_prob = torch.cat([self.chosen_prob, step.chosen_prob], dim=1)
+        self.ids = torch.cat([self.ids, step.tokens], dim=1)
+        self.raw = self.hidden = None
+        self.reader.forget(self.ids.shape[1] - 1)  # guesses that were not taken
+        if self.stop:
+            ends = torch.isin(step.tokens, torch.tensor(self.stop, device=self.ids.device))
+            first = torch.where(ends.any(dim=1), before + ends.int().argmax(dim=1), self.new)
+            self.lengths = torch.minimum(self.lengths, first)
+
+    def end(self, row: int, length: int) -> None:
+        """The row's text ends after so many tokens."""
+        self.lengths[row] = min(int(self.lengths[row]), length)
+
+    def text(self, row: int, score: float | None = None) -> Text:
+        """What a row has written, without the token that ended it."""
+        length = min(int(self.lengths[row]), self.written)
+        ids: Sequence[Any] = self.ids[row, self.begin : self.begin + length].tolist()
+        return Text(list(ids), self.logprob[row, :length].tolist(), self.chosen_prob[row, :length].tolist(), score)
