@@ -62,19 +62,23 @@ class Constraint:
 
     def allowed(self, state: Any, left: int) -> Bool[Tensor, " V"]:
         """The tokens that may come next, `left` being how many may."""
-        if state is None:  # the row has ended: what it is filled up with is no part of it
-            return torch.ones(self.size, dtype=torch.bool)
         key = state, min(left, self._settled + 1)
         if key not in self._allowed:
-            found = self.distances(state) <= left - 1
-            found[self.stop] = self.met(state)
-            self._allowed[key] = found
+            found = torch.zeros(self.size, dtype=torch.bool)
+            if state is not None:
+                found = self.distances(state) <= left - 1
+                found[self.stop] = self.met(state)
+            # A row that has ended is filled up with anything, which is no part of it.
+            self._allowed[key] = found if bool(found.any()) else ~found
         return self._allowed[key]
 
     def ended(self, ids: Sequence[int]) -> bool:
-        """Whether a text is complete and nothing can follow."""
-        state = self.state(tuple(ids))
-        return state is not None and self.met(state) and not bool(torch.isfinite(self.distances(state)).any())
+        """Whether a text is complete and nothing that could follow would be in time."""
+        state, left = self.state(tuple(ids)), self.budget - len(ids)
+        return state is not None and self.met(state) and not bool((self.distances(state) <= left - 1).any())
+
+
+_END = "\U0010fffd"  # a character of nobody's
 
 
 class Automaton(Constraint):
@@ -88,16 +92,19 @@ class Automaton(Constraint):
         for i, token in enumerate(spelling.spelled):
             if token:
                 by_bytes.setdefault(token, []).append(i)
+        # The library (0.2.14) loses ways that lead on from an accepting state. So that none lies on the way, a text ends
+        # with a sign of its own, and may end where that sign may come.
+        by_bytes[_END.encode()] = [size]
         try:
-            index = Index(pattern, Vocabulary(size, by_bytes))  # an end of its own, that is no token
+            index = Index(f"(?:{pattern}){_END}", Vocabulary(size + 1, by_bytes))
         except Exception as error:  # the library names no class of its own
             raise BadValue(f'{said}: {_first_line(error)}; for example --regex "[0-9]+"') from None
         self._start = index.get_initial_state()
+        found = index.get_transitions()
+        self._finals = {state for state, ways in found.items() if size in ways}
         self._ways = {
-            state: {token: to for token, to in ways.items() if token != size}
-            for state, ways in index.get_transitions().items()
+            state: {token: to for token, to in ways.items() if token < size} for state, ways in found.items()
         }
-        self._finals = set(index.get_final_states())
         self._left = self._distances_to_end()
         if self._left.get(self._start, budget + 1) > budget:
             needed = self._left.get(self._start)
