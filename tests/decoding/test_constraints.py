@@ -43,7 +43,9 @@ def tokenizers():
 def texts(tokenizer, n, budget, ends, **options):
     """n texts of an untrained model."""
     torch.manual_seed(0)
-    config = ModelConfig(vocab_size=tokenizer.vocab_size, n_layer=1, n_head=2, d_model=16, max_seq_len=64, zero_init=False)
+    config = ModelConfig(
+        vocab_size=tokenizer.vocab_size, n_layer=1, n_head=2, d_model=16, max_seq_len=64, zero_init=False
+    )
     model, stop = Decoder(config).eval(), [tokenizer.specials["eos"]] if ends else []
     choice = choose({"strategy": "temperature", **options})
     must = constraint(choice.constraint, tokenizer, budget, stop, model.vocab_size)
@@ -116,7 +118,9 @@ def test_what_cannot_be_met_says_so(tokenizers):
             constraint(ConstraintOptions(**options), tokenizer, budget, [], tokenizer.vocab_size)
         return str(error.value)
 
-    assert "its shortest text takes 30 tokens, and max_new_tokens is 10; use --max_new_tokens 30" in refused(10, regex="[0-9]{30}")
+    assert "its shortest text takes 30 tokens, and max_new_tokens is 10; use --max_new_tokens 30" in refused(
+        10, regex="[0-9]{30}"
+    )
     assert "regex: 'Ω" in refused(10, regex="Ω+")
     assert "regex: 'a('" in refused(10, regex="a(")
     assert "the texts take 6 tokens, and max_new_tokens is 5" in refused(5, must="abc,def")
@@ -135,6 +139,8 @@ def test_users_ask_by_a_word():
     assert all(re.fullmatch(r"1 green (bottles|walls){2} [0-9]+", text) for text in found.texts)
     assert found.options["regex"] == "(bottles|walls){2} [0-9]+"
     found = lab.generate(lm, "1 green ", stop="of,bottle", max_new_tokens=60, n=4, seed=0)
-    assert all(re.search("(of|bottle)$", text) or len(one) == 60 for text, one in zip(found.texts, found.tokens, strict=True))
+    assert all(
+        re.search("(of|bottle)$", text) or len(one) == 60 for text, one in zip(found.texts, found.tokens, strict=True)
+    )
     found = lab.generate(lm, "1 green ", bad_words="bottle, w", max_new_tokens=60, n=4, seed=0)
     assert not any("bottle" in text or " w" in text for text in found.texts)

@@ -1,17 +1,19 @@
-"""Strategies against transformers' filters and plain counting; the loop against full forward passes."""
+"""The loop against full forward passes, and what users see of it."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import llm_lab as lab
-from llm_lab.decoding import samplers
+from llm_lab.decoding.choosing import choose
+from llm_lab.decoding.conditioned import Conditioned
 from llm_lab.decoding.loop import decode
-from llm_lab.decoding.options import STRATEGIES, Greedy, Temperature, TopK, TopP
+from llm_lab.decoding.options import STRATEGIES
+from llm_lab.decoding.rows import Rows
+from llm_lab.decoding.strategy import Step
 from llm_lab.models.decoder import Decoder
+from llm_lab.models.encoder_decoder import EncoderDecoder
 from llm_lab.models.options import ModelConfig
 from tests.small import CHINESE, train
 
@@ -22,72 +24,107 @@ def model():
     return Decoder(ModelConfig(vocab_size=23, n_layer=2, n_head=2, d_model=16, max_seq_len=16, zero_init=False)).eval()
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10**6), st.floats(0.2, 3), st.integers(1, 30), st.floats(0.05, 1))
-def test_filters_are_those_of_transformers(seed, temperature, k, p):
-    from transformers.generation import logits_process as theirs
-
-    logits = torch.randn(3, 23, generator=torch.Generator().manual_seed(seed)) * 3
-    warm = theirs.TemperatureLogitsWarper(temperature)(None, logits)
-    pairs = [
-        (samplers.TemperatureSampler(Temperature(temperature)), warm),
-        (samplers.TopKSampler(TopK(temperature, k)), theirs.TopKLogitsWarper(k)(None, warm)),
-        (samplers.TopPSampler(TopP(temperature, p)), theirs.TopPLogitsWarper(p)(None, warm)),
-    ]
-    for ours, reference in pairs:
-        torch.testing.assert_close(ours.filter(logits).softmax(-1), reference.softmax(-1), atol=1e-6, rtol=1e-5)
+def greedy(model, prompt, n, ended=None, **more):
+    """The rows after each step."""
+    rows = Rows(model, prompt, n, **more)
+    return decode(rows, choose({"strategy": "greedy"}).strategy(), torch.Generator(), ended)
 
 
-def test_draws_follow_the_distribution():
-    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]]).expand(50_000, -1)
-    step = samplers.TopPSampler(TopP(1.0, 0.95)).step(logits, torch.Generator().manual_seed(0))
-    want = samplers.TopPSampler(TopP(1.0, 0.95)).filter(logits[:1]).softmax(-1)[0]
-    seen = torch.bincount(step.tokens, minlength=4)
-    assert seen[3] == 0
-    chi2 = ((seen[:3] - 50_000 * want[:3]) ** 2 / (50_000 * want[:3])).sum()
-    assert chi2 < 13.8  # 2 degrees of freedom: one in a thousand
-    torch.testing.assert_close(step.chosen_prob, want[step.tokens])
+def finished(model, prompt, n, **more):
+    *_, rows = greedy(model, prompt, n, **more)
+    return rows
 
 
-def greedy(model, prompt, n, **more):
-    return list(decode(model, prompt, samplers.Greedy(Greedy()), n, torch.Generator(), **more))
-
-
+@torch.no_grad()
 def test_greedy_with_cache_equals_full_forward_passes(model):
-    ids = torch.tensor([[1, 5, 9], [2, 2, 7]])
-    written = greedy(model, ids, 10)
-    for step in written:
-        logits = model(ids).logits[:, -1]
-        assert torch.equal(step.tokens, logits.argmax(-1))
-        want = logits.log_softmax(-1).gather(1, step.tokens[:, None])[:, 0]
-        torch.testing.assert_close(step.logprob, want, atol=1e-5, rtol=1e-5)
-        ids = torch.cat([ids, step.tokens[:, None]], dim=1)
+    rows = finished(model, torch.tensor([[1, 5, 9], [2, 2, 7]]), 10)
+    logits = model(rows.ids).logits[:, 2:-1]
+    assert torch.equal(rows.ids[:, 3:], logits.argmax(-1))
+    want = logits.log_softmax(-1).gather(2, rows.ids[:, 3:, None])[..., 0]
+    torch.testing.assert_close(rows.logprob, want, atol=1e-5, rtol=1e-5)
 
 
+@torch.no_grad()
 def test_past_the_context_the_last_half_is_read_again(model):
-    ids = torch.tensor([[3] * 14])
+    ids = finished(model, torch.tensor([[3] * 14]), 30).ids
     kept = 14
-    for step in greedy(model, ids, 30):
+    for t in range(14, 44):
         if kept > 16:
             kept = 8
-        want = model(ids[:, -kept:]).logits[:, -1].argmax(-1)
-        assert torch.equal(step.tokens, want)
-        ids = torch.cat([ids, step.tokens[:, None]], dim=1)
+        assert int(ids[0, t]) == int(model(ids[:, t - kept : t]).logits[:, -1].argmax(-1))
         kept += 1
 
 
 def test_banned_tokens_are_never_written_and_stops_end_a_row(model):
     banned = set(range(3, 23))
-    for step in greedy(model, torch.tensor([[1]]), 20, banned=banned):
-        assert int(step.tokens) not in banned
-    first = greedy(model, torch.tensor([[1, 5, 9]]), 1)[0].tokens
-    assert len(greedy(model, torch.tensor([[1, 5, 9]]), 20, stop={int(first)})) == 1
+    assert not banned & set(finished(model, torch.tensor([[1]]), 20, banned=banned).ids[0].tolist())
+    prompt = torch.tensor([[1, 5, 9]])
+    first = int(finished(model, prompt, 1).ids[0, 3])
+    rows = finished(model, prompt, 20, stop={first})
+    assert rows.written == 1
+    assert rows.text(0).ids == []
+
+
+def test_a_row_that_ends_waits_for_the_others(model):
+    prompt = torch.tensor([[1, 5, 9], [2, 2, 7]])
+    alone = finished(model, prompt, 12)
+    stop = int(alone.ids[0, 8])
+    rows = finished(model, prompt, 12, stop={stop})
+    for row in range(2):
+        text = alone.ids[row, 3:].tolist()
+        assert rows.text(row).ids == (text[: text.index(stop)] if stop in text else text)
+    cut = finished(model, prompt, 12, ended=lambda ids: len(ids) == 5)
+    assert [len(cut.text(row).ids) for row in range(2)] == [5, 5]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("position", ["rotary", "learned", "sinusoidal", "alibi", "t5"])
+@pytest.mark.parametrize("pattern", [{}, {"attention": "window", "window": 5}, {"n_kv_head": 1}])
+@pytest.mark.parametrize("length", [16, 64])
+def test_prompts_of_different_lengths_go_together(position, pattern, length):
+    """Filled up on the left to one length, past the context too, they are continued as each alone."""
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=23, n_layer=2, n_head=2, d_model=16, max_seq_len=length, zero_init=False)
+    model = Decoder(ModelConfig(**sizes, position=position, **pattern)).eval()
+    prompts = [[1, 5, 9, 3, 3, 8], [2, 7], [4, 4, 4, 1]]
+    ids = torch.tensor([[0] * (6 - len(prompt)) + prompt for prompt in prompts])
+    keep = torch.tensor([[False] * (6 - len(prompt)) + [True] * len(prompt) for prompt in prompts])
+    new = 10 if length == 16 else 20
+    together = finished(model, ids, new, keep=keep)
+    for row, prompt in enumerate(prompts):
+        alone = finished(model, torch.tensor([prompt]), new)
+        assert together.text(row).ids == alone.text(0).ids
+        assert together.text(row).logprob == pytest.approx(alone.text(0).logprob, abs=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("position", ["rotary", "learned", "alibi", "t5"])
+@pytest.mark.parametrize("kind", ["full", "window", "dilated", "strided", "longformer", "bigbird", "gqa", "two stacks"])
+def test_cached_logits_are_those_of_one_pass(position, kind):
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=23, n_layer=2, n_head=2, d_model=16, max_seq_len=40, zero_init=False, position=position)
+    if kind == "two stacks":
+        pair = EncoderDecoder(ModelConfig(**sizes, shape="encoder_decoder")).eval()
+        source = torch.tensor([[3, 4, 5, 6]])
+        model, whole = Conditioned(pair, source), lambda ids: pair(source.expand(len(ids), -1), decoder_ids=ids).logits
+    else:
+        own = {"full": {}, "gqa": {"n_kv_head": 1}}.get(kind, {"attention": kind})
+        model = Decoder(ModelConfig(**sizes, **own)).eval()
+        whole = lambda ids: model(ids).logits  # noqa: E731
+    rows = Rows(model, torch.tensor([[1, 2, 9], [4, 4, 4]]), 30)
+    read = [rows.logits()]
+    for n in (1, 1, 4, 2, 7, 1):
+        guesses = torch.randint(23, (2, n))
+        rows.read(n + 2, torch.cat([guesses[:, :-1], torch.zeros(2, 2, dtype=torch.long)], dim=1))
+        rows.append(Step(torch.tensor([1, 0]), guesses[[1, 0]], torch.ones(2, n)))  # two guesses fewer than were read
+        read.append(rows.logits())
+        torch.testing.assert_close(read[-1], whole(rows.ids)[:, -1], atol=1e-5, rtol=1e-5)
 
 
 def test_the_mode_of_the_model_is_put_back(model):
     model.train()
-    for _ in decode(model, torch.tensor([[1]]), samplers.Greedy(Greedy()), 5, torch.Generator()):
-        break
+    for _ in greedy(model, torch.tensor([[1]]), 5):
+        pass
     assert model.training
     model.eval()
 
@@ -101,7 +138,9 @@ def lm(tmp_path_factory):
 
 @pytest.mark.parametrize("strategy", list(STRATEGIES))
 def test_every_strategy_writes_and_repeats_with_its_seed(lm, strategy):
-    first, second = (lab.generate(lm, "1 green", strategy=strategy, seed=4, max_new_tokens=40, n=3) for _ in range(2))
+    second_model = {"speculative": {"draft": lm}, "contrastive": {"amateur": lm}}.get(strategy, {})
+    options = dict(strategy=strategy, seed=4, max_new_tokens=40, n=3, **second_model)
+    first, second = (lab.generate(lm, "1 green", **options) for _ in range(2))
     assert first.texts == second.texts
     assert len(first.texts) == 3
     assert all(text.startswith("1 green") for text in first.texts)
@@ -173,10 +212,10 @@ def test_an_interrupt_keeps_what_was_written(lm, monkeypatch):
     from llm_lab.decoding import writing
 
     def interrupted(*args):
-        for count, token in enumerate(decode(*args)):
-            if count == 7:
+        for rows in decode(*args):
+            yield rows
+            if rows.written == 7:
                 raise KeyboardInterrupt
-            yield token
 
     monkeypatch.setattr(writing, "decode", interrupted)
     found = lab.generate(lm, "1 green", max_new_tokens=50, seed=0)
