@@ -25,6 +25,8 @@ _PUBLIC = {
     "build": "llm_lab.lab:build",
     "pretrain": "llm_lab.lab:pretrain",
     "generate": "llm_lab.lab:generate",
+    "strategy": "llm_lab.lab:strategy",
+    "check": "llm_lab.lab:check",
     "probe": "llm_lab.lab:probe",
     "record": "llm_lab.lab:record",
     "replace": "llm_lab.lab:replace",

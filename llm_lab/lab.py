@@ -7,7 +7,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from llm_lab import machine, overview
 from llm_lab.errors import BadType, BadValue, NotYet, listing, show, suggestion
@@ -217,6 +217,24 @@ def generate(model: Any, prompt: str | Sequence[str] = "", *, display: bool = Fa
     if live is not None:
         live.close(result)
     return result
+
+
+def strategy(function: _F) -> _F:
+    """Decorates a function of logits as a strategy of its name: `@lab.strategy` above `def my_top_p(logits, p=0.9): ...`
+
+    It is given logits, (R, V), and where it has an argument `ids` the text so far, (R, T). It returns logits to draw from
+    (−inf drops a token) or tokens, (R,). Keyword defaults become options: `%generate bard --strategy my_top_p --p 0.8`.
+    """
+    from llm_lab.decoding.own import strategy as add
+
+    return cast(_F, add(function))
+
+
+def check(function: Callable[..., Any], like: str, **options: Any) -> Listing:
+    """Where a hand-written strategy differs from one of the lab's: `lab.check(my_top_p, like="top_p")`."""
+    from llm_lab.decoding.own import check as compare
+
+    return compare(function, like, options)
 
 
 @_with_options("probe")

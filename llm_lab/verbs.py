@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from llm_lab.corpora.options import CORPORA, CorpusOptions, SourceOptions, corpus_options
 from llm_lab.decoding.options import GenerateOptions, strategy_options
@@ -74,7 +75,7 @@ class Verb:
     help: str
     example: str
     args: tuple[Arg, ...] = ()
-    options: tuple[type[Options], ...] = ()
+    declared: tuple[type[Options] | Callable[[Mapping[str, Any]], tuple[type[Options], ...]], ...] = ()
     body: str = ""  # what a cell's body is: "options" (TOML), the name of a text argument, or "" for none
     target: str = ""  # the function behind it; without one, `missing` says what cannot be done yet
     missing: str = ""
@@ -82,6 +83,16 @@ class Verb:
     draws: bool = (
         False  # with display=True its function shows its own result as it grows; others leave that to the caller
     )
+
+    @property
+    def options(self) -> tuple[type[Options], ...]:
+        """The classes of its options, those that users have added included."""
+        return self.options_for({})
+
+    def options_for(self, given: Mapping[str, Any]) -> tuple[type[Options], ...]:
+        """The classes that what was given is checked by: of two with a name in common, the one that is meant."""
+        found = ((one,) if isinstance(one, type) else one(given) for one in self.declared)
+        return tuple(cls for classes in found for cls in classes)
 
     @property
     def specs(self) -> dict[str, Spec]:
@@ -148,7 +159,7 @@ VERBS: dict[str, Verb] = {
             "let a model write",
             '%generate bard "ROMEO:" --strategy top_p --p 0.9',
             (_MODEL, Arg("prompt", "text", "the text to continue, in quotes")),
-            (GenerateOptions, *strategy_options()),
+            (GenerateOptions, strategy_options),
             "prompt",
             "llm_lab.lab:generate",
             draws=True,

@@ -62,7 +62,7 @@ def _apply(function: Any, value: Any, logits: Any, past: Any) -> Any:
 
 def choose(options: Mapping[str, Any]) -> Choice:
     """Raises BadType for an option that belongs to another strategy, or that changes nothing with this one."""
-    distribute((GenerateOptions, *strategy_options()), options, "generate")  # names and values first
+    distribute((GenerateOptions, *strategy_options(options)), options, "generate")  # names and values first
     general = GenerateOptions(**_of(GenerateOptions, options))
     entry = STRATEGIES.entry(general.strategy)
     kind: Any = entry.options
@@ -74,7 +74,7 @@ def choose(options: Mapping[str, Any]) -> Choice:
     }
     for key in given:
         if key not in specs(kind):
-            others = [name for name, e in STRATEGIES.items() if e.options and key in specs(e.options)]
+            others = [name for name, e in STRATEGIES.items() if key in specs(e.options)]
             raise BadType(
                 f"{key} is an option of {listing(others)}, and the strategy is {entry.name}; add for example --strategy {others[0]}"
             )

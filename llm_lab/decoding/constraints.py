@@ -102,9 +102,7 @@ class Automaton(Constraint):
         self._start = index.get_initial_state()
         found = index.get_transitions()
         self._finals = {state for state, ways in found.items() if size in ways}
-        self._ways = {
-            state: {token: to for token, to in ways.items() if token < size} for state, ways in found.items()
-        }
+        self._ways = {state: {token: to for token, to in ways.items() if token < size} for state, ways in found.items()}
         self._left = self._distances_to_end()
         if self._left.get(self._start, budget + 1) > budget:
             needed = self._left.get(self._start)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from llm_lab.errors import BadValue
-from llm_lab.options import Options, option
+from llm_lab.options import Options, all_specs, option, specs
 from llm_lab.registry import Entry, Table
 
 DRAWS = frozenset({"draws"})  # of a strategy: it draws; of a filter: it makes sense where something is drawn
@@ -308,7 +308,14 @@ class GenerateOptions(Options):
             raise BadValue("stop: one of the texts is empty; for example --stop END")
 
 
-def strategy_options() -> tuple[type[Options], ...]:
-    """All options of writing but the general ones, so that a verb can take those of any strategy."""
-    own = [entry.options for entry in STRATEGIES.values() if entry.options]
-    return (FilterOptions, ConstraintOptions, *own)
+def strategy_options(given: Mapping[str, Any]) -> tuple[type[Options], ...]:
+    """All options of writing but the general ones, so that a verb can take those of any strategy. Where a user's strategy
+    has an option of the same name as another, the one that is `given` counts."""
+    meant = STRATEGIES.get(given.get("strategy") or "top_p")
+    found: list[type[Options]] = [FilterOptions, ConstraintOptions]
+    for entry in [*([meant] if meant else []), *STRATEGIES.values()]:
+        kind: Any = entry.options
+        others = all_specs(found)
+        if kind not in found and all(others.get(name, spec) == spec for name, spec in specs(kind).items()):
+            found.append(kind)
+    return tuple(found)

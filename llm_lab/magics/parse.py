@@ -262,7 +262,7 @@ class _Reader:
             if isinstance(value := options.get(name), str) and value not in CORPORA:
                 names.refuse_bare_variable(self.verb.name, name, value, self.namespace)
         checked: dict[str, Any] = {}
-        for made in distribute(self.verb.options, options, self.verb.name):
+        for made in distribute(self.verb.options_for(options), options, self.verb.name):
             checked |= {name: value for name, value in made.to_dict().items() if name in options}
         return Call(self.verb, {**arguments, **checked}, self.bind_as, tuple(self.notes))
 
