@@ -198,7 +198,7 @@ def generate(model: Any, prompt: str | Sequence[str] = "", *, display: bool = Fa
     from llm_lab.decoding.writing import stream
 
     lm = _lm(model)
-    if "seq2seq" not in lm.supports:
+    if not lm.supports & {"seq2seq", "fill"}:
         lm.need("next_token", "generate", "a model trained with objective clm would do")
     options = {key: _lm(value) if key in SECOND and isinstance(value, str) else value for key, value in options.items()}
     prompts = _texts("prompt", prompt)

@@ -240,6 +240,7 @@ class Generation(Result):
     seed: int
     tokens_per_second: float
     scores: list[float] = field(default_factory=list)  # of a search, by which the texts are ranked
+    continues: bool = True  # False where places in the prompt were filled in: then `pieces` are the whole text
     done: bool = True  # False while it streams
     notes: list[str] = field(default_factory=list)
 

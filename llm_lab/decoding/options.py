@@ -10,6 +10,7 @@ from llm_lab.errors import BadValue
 from llm_lab.options import Options, all_specs, option, specs
 from llm_lab.registry import Entry, Table
 
+FILLS = frozenset({"fills"})  # of a strategy: it fills in what is hidden, and does not write on
 DRAWS = frozenset({"draws"})  # of a strategy: it draws; of a filter: it makes sense where something is drawn
 
 
@@ -220,6 +221,17 @@ class DoLa(StrategyOptions):
 
 
 @dataclass(frozen=True)
+class Fill(StrategyOptions):
+    room: ClassVar[str] = "fill"
+
+
+@dataclass(frozen=True)
+class Gibbs(StrategyOptions):
+    room: ClassVar[str] = "gibbs"
+    sweeps: int = option(10, "times that every hidden place is drawn", ge=1)
+
+
+@dataclass(frozen=True)
 class Speculative(StrategyOptions):
     room: ClassVar[str] = "speculative"
     draft: object = option(None, "a faster model with the same tokenizer", auto="needed", example="@small")
@@ -233,8 +245,11 @@ class PromptLookup(StrategyOptions):
     lookup_ngram: int = option(3, "the longest end of the text that is looked for in it", ge=1)
 
 
-def _strategy(name: str, target: str, help: str, options: type[StrategyOptions], draws: bool = True) -> Entry:
-    return Entry(name, f"llm_lab.decoding.{target}", help, options, DRAWS if draws else frozenset())
+def _strategy(
+    name: str, target: str, help: str, options: type[StrategyOptions], draws: bool = True, fills: bool = False
+) -> Entry:
+    supports = (DRAWS if draws else frozenset()) | (FILLS if fills else frozenset())
+    return Entry(name, f"llm_lab.decoding.{target}", help, options, supports)
 
 
 STRATEGIES = Table(
@@ -270,6 +285,14 @@ STRATEGIES = Table(
         ),
         _strategy(
             "prompt_lookup", "speculative:PromptLookup", "guesses are copied from the text (Saxena 2023)", PromptLookup
+        ),
+        _strategy(
+            "fill", "infill:EasyFirst", "each <mask> by its likeliest token, the surest first", Fill, draws=False,
+            fills=True,
+        ),
+        _strategy(
+            "gibbs", "infill:Gibbs", "each <mask> drawn again and again, given all others (Wang and Cho 2019)", Gibbs,
+            fills=True,
         ),
     ],
 )  # fmt: skip

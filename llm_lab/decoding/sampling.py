@@ -15,7 +15,8 @@ from llm_lab.decoding.loop import decode
 from llm_lab.decoding.options import Greedy as GreedyOptions
 from llm_lab.decoding.rows import Rows
 from llm_lab.decoding.samplers import Greedy
-from llm_lab.decoding.writing import Writer, write
+from llm_lab.decoding.writer import Writer
+from llm_lab.decoding.writing import write
 from llm_lab.models.encoder_decoder import EncoderDecoder
 from llm_lab.objectives.objective import Objective
 from llm_lab.tokenizers.tokenizer import Tokenizer

@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 
@@ -14,33 +14,19 @@ from llm_lab import machine
 from llm_lab.decoding.choosing import SECOND, Choice, choose
 from llm_lab.decoding.conditioned import FROM_SOURCE, conditioned
 from llm_lab.decoding.constraints import Constraint, constraint, spelled
+from llm_lab.decoding.infill import infill
 from llm_lab.decoding.loop import decode
+from llm_lab.decoding.options import STRATEGIES
 from llm_lab.decoding.rows import Rows
 from llm_lab.decoding.strategy import Strategy
+from llm_lab.decoding.writer import REFRESH_SECONDS, Writer
 from llm_lab.errors import BadType, BadValue, show
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.results import Generation
 from llm_lab.tokenizers.tokenizer import Tokenizer
 
-REFRESH_SECONDS = 0.4  # between two states of a stream
 _SAMPLED = 12  # vectors of the vocabulary's size that choosing a token holds: logits, sorted, summed, their indices, …
 _RECORDED = 400  # bytes a token takes as Python holds it: its piece, its two probabilities
-
-
-@runtime_checkable
-class Writer(Protocol):
-    """What writes: an LM."""
-
-    name: str
-    model: LanguageModel
-    tokenizer: Tokenizer
-    info: dict[str, Any]
-
-    @property
-    def device(self) -> torch.device: ...
-
-    @property
-    def supports(self) -> frozenset[str]: ...
 
 
 @dataclass
@@ -60,6 +46,9 @@ class _Job:
 
 def stream(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
     """The generation as it grows, a few states a second; the last one is `done`. Its `seed` repeats it."""
+    if "fills" in STRATEGIES.entry(options.get("strategy") or _usual(lm)).supports:
+        yield from infill(lm, prompt, **options)
+        return
     job = _prepare(lm, prompt, options)
     result, n = job.result, job.choice.general.n
     began = shown = time.perf_counter()
@@ -86,6 +75,10 @@ def _prepare(lm: Writer, prompt: str, options: dict[str, Any]) -> _Job:
     """All that is checked and made before the first token."""
     choice = choose(options)
     general = choice.general
+    if not lm.supports & {"next_token", "seq2seq"}:
+        raise BadValue(
+            f"strategy: {choice.name} writes on, and {lm.name} only fills in what is hidden; use --strategy fill or gibbs"
+        )
     seed = general.seed if general.seed is not None else secrets.randbelow(2**31)
     tokenizer, notes = lm.tokenizer, list[str]()
     model, objective, begins = lm.model, _objective(lm), list[int]()
@@ -141,6 +134,11 @@ def _prepare(lm: Writer, prompt: str, options: dict[str, Any]) -> _Job:
         None if begins else prompt,
         ids,
     )
+
+
+def _usual(lm: Writer) -> str:
+    """The strategy where none is asked for."""
+    return "fill" if "fill" in lm.supports and not lm.supports & {"next_token", "seq2seq"} else "top_p"
 
 
 def _objective(lm: Writer) -> str:

@@ -117,7 +117,9 @@ def _cut(kind: str, pieces: Sequence[Piece], room: int, named: bool) -> str:
 
 
 def _level(logprob: float) -> int:
-    if not math.isfinite(logprob):
+    if math.isnan(logprob):  # a token that was given
+        return 0
+    if math.isinf(logprob):
         return LEVELS
     return min(max(round(-logprob / math.log(2) / TOP_BITS * LEVELS), 0), LEVELS)
 
@@ -127,7 +129,7 @@ def _orange(level: int) -> str:
 
 
 def _samples(result: Generation, room: int) -> str:
-    prompt = _breaks(clip(result.prompt, 4000))
+    prompt = _breaks(clip(result.prompt, 4000)) if result.continues else ""
     texts = []
     for i, (pieces, logprobs) in enumerate(zip(result.pieces, result.logprob, strict=True)):
         # While it streams the beginning may scroll out of the picture, so that every redraw stays small.
@@ -151,8 +153,8 @@ def _inked(shown: Iterable[tuple[Piece, float]], merge: bool) -> str:
     for piece, logprob in shown:
         level, text = _level(logprob), _token(piece)
         if not merge:
-            bits = -logprob / math.log(2) if math.isfinite(logprob) else math.inf
-            tip = f' title="{number(bits, 2)} bits"'
+            bits = -logprob / math.log(2)
+            tip = "" if math.isnan(bits) else f' title="{number(bits, 2)} bits"'
             direction = " dir=auto" if is_rtl(piece.text) else ""
             page += f'<span{direction} style="background:{_orange(level)}"{tip}>{text}</span>'
         elif level == run_level:
@@ -179,10 +181,12 @@ def _breaks(text: str) -> str:
 
 def _data(result: Generation, room: int, mean: float | None) -> dict[str, Any]:
     def numbers(values: Sequence[float], low: float, write: Callable[[float], str]) -> list[float]:
-        return [float(write(v)) if math.isfinite(v) else low for v in values[:room]]
+        return [float(write(v)) if math.isfinite(v) else 0.0 if math.isnan(v) else low for v in values[:room]]
 
     return {
-        "prompt": "⏎\n".join(visible(line) if line else "" for line in clip(result.prompt, 4000).split("\n")),
+        "prompt": ""
+        if not result.continues
+        else "⏎\n".join(visible(line) if line else "" for line in clip(result.prompt, 4000).split("\n")),
         "samples": [
             {
                 "text": [_shown(p) for p in pieces[:room]],

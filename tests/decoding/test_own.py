@@ -38,7 +38,7 @@ def test_it_writes_with_options_of_its_own():
     ours = lab.generate(lm, "1 green", strategy="top_p", p=0.8, temperature=0.9, max_new_tokens=30, seed=3, n=2)
     assert found.texts == ours.texts
     assert found.options == {"p": 0.8, "temperature": 0.9}
-    with pytest.raises(lab.LabError, match="tau is|no option 'tau'"):
+    with pytest.raises(lab.LabError, match="no option 'tau'"):
         lab.generate(lm, "1", strategy="my_top_p", tau=1)
 
 
@@ -57,7 +57,13 @@ def test_it_has_flags_help_and_a_place_among_the_choices():
     shell.user_ns["tiny"] = train("tiny", steps=3)
     line = 'tiny "1" --strategy my_steps --reach 3 --loud --mode hard --sharp 2 --max_new_tokens 4 --as found'
     shell.run_line_magic("generate", line)
-    assert shell.user_ns["found"].options == {"reach": 3, "loud": True, "mode": "hard", "sharp": 2.0, "temperature": 1.0}
+    assert shell.user_ns["found"].options == {
+        "reach": 3,
+        "loud": True,
+        "mode": "hard",
+        "sharp": 2.0,
+        "temperature": 1.0,
+    }
 
 
 def test_tokens_may_be_chosen_outright():
