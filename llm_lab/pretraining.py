@@ -123,7 +123,8 @@ def _prepare(request: Request, corpus: Corpus, notes: list[str], started: float)
     replayed = (trace.learning_rates(), trace.eval_steps()) if trace else ((), frozenset())
     width = config.d_model if model.config is None else model.config.d_model
     block = min(config.max_seq_len, model.max_seq_len)
-    plan = resolve(request[BudgetOptions], options, block, len(data), width, replay, replayed)
+    advance = len(data) / data.n_documents if objective.pairs else objective.take(block)[1]
+    plan = resolve(request[BudgetOptions], options, block, len(data), width, replay, replayed, advance)
     model.to(plan.device)
     if options.batch_size < objective.least_batch:
         raise BadValue(
@@ -131,6 +132,7 @@ def _prepare(request: Request, corpus: Corpus, notes: list[str], started: float)
         )
     trainee.extras.to(plan.device)
     objective.prepare(data.ids)
+    notes += objective.notes(block)
     learner = Trainer if "gradients" in model.supports else Fitter
     trainer = learner(trainee, objective, data, held_out, plan, started)
     return _Session(request, corpus, tokenizer, config, plan, trainer, data, held_out, notes)

@@ -91,6 +91,10 @@ class Attention(Heads):
             for _ in range(2)
         )
 
+    def query_weight(self) -> Float[Tensor, "HD D"]:
+        """The rows that make queries."""
+        return self.qkv.weight[: self.qkv.splits[0]]
+
     def forward(
         self, x: Float[Tensor, "B T D"], look: Look, path: str, layer: int = 0, cache: Cache | None = None
     ) -> Float[Tensor, "B T D"]:
@@ -112,6 +116,10 @@ class CrossAttention(Heads):
         super().__init__(config)
         self.q = nn.Linear(config.d_model, self.n_head * self.d_head, bias=config.bias)
         self.kv = FusedLinear(config.d_model, [self.n_kv_head * self.d_head] * 2, bias=config.bias)
+
+    def query_weight(self) -> Float[Tensor, "HD D"]:
+        """The rows that make queries."""
+        return self.q.weight
 
     def forward(
         self,

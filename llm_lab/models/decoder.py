@@ -10,7 +10,7 @@ from llm_lab.models.attention import Cache
 from llm_lab.models.language_model import ModelOutput
 from llm_lab.models.options import ModelConfig
 from llm_lab.models.sites import running
-from llm_lab.models.stack import Stack, block_sites
+from llm_lab.models.stack import Stack, block_sites, mean_balance
 from llm_lab.models.transformer import Transformer
 
 
@@ -38,9 +38,10 @@ class Decoder(Stack, Transformer):
         ids = self.positions(input_ids.shape[1], past, position_ids, input_ids.device)
         with running(self):
             x = self.embedded(input_ids, self.position, ids, token_type_ids)
-            x = self.run(x, attend or Attend(), ids, cache, last=last)
+            balances: list[Tensor] = []
+            x = self.run(x, attend or Attend(), ids, cache, last=last, balances=balances)
             pooled = self.pooler(x) if self.config.pooler and not last else None
-            return ModelOutput(self.logits(x), x, pooled, self.balance())
+            return ModelOutput(self.logits(x), x, pooled, mean_balance(balances))
 
     def sites(self) -> dict[str, str]:
         """As in the base; S in a shape are the positions attended to."""

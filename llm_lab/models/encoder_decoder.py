@@ -11,7 +11,7 @@ from llm_lab.models.attention import Cache
 from llm_lab.models.language_model import ModelOutput
 from llm_lab.models.options import ModelConfig
 from llm_lab.models.sites import running
-from llm_lab.models.stack import Memory, Stack, block_sites
+from llm_lab.models.stack import Memory, Stack, block_sites, mean_balance
 from llm_lab.models.transformer import Transformer
 
 
@@ -46,7 +46,8 @@ class EncoderDecoder(Transformer):
         ids = self.positions(input_ids.shape[1], 0, position_ids, input_ids.device)
         with running(self):
             x = self.embedded(input_ids, self.encoder.position, ids, token_type_ids, "encoder.")
-            return Memory(self.encoder.run(x, attend, ids), attend)
+            balances: list[Tensor] = []
+            return Memory(self.encoder.run(x, attend, ids, balances=balances), attend, balances)
 
     def forward(
         self,
@@ -67,13 +68,11 @@ class EncoderDecoder(Transformer):
         ids = self.positions(decoder_ids.shape[1], past, None, decoder_ids.device)
         with running(self):
             x = self.embedded(decoder_ids, self.decoder.position, ids, None, "decoder.")
-            x = self.decoder.run(x, Attend(), ids, cache, memory, last)
-            return ModelOutput(self.logits(x), x, aux=self.balance())
-
-    def balance(self) -> dict[str, Tensor]:
-        """The mean of what both stacks' experts are off balance by."""
-        found = [*self.encoder.balance().values(), *self.decoder.balance().values()]
-        return {"balance": sum(found[1:], found[0]) / len(found)} if found else {}
+            balances: list[Tensor] = []
+            x = self.decoder.run(x, Attend(), ids, cache, memory, last, balances=balances)
+            # Both stacks count alike, however many layers each has.
+            halves = [*mean_balance(memory.balances).values(), *mean_balance(balances).values()]
+            return ModelOutput(self.logits(x), x, aux=mean_balance(halves))
 
     def sites(self) -> dict[str, str]:
         c = self.config

@@ -13,12 +13,10 @@ from llm_lab.models.sites import site
 
 class Experts(nn.Module):
     """Each token goes to the `n_active` experts that the router finds likeliest; what they say is weighted by its
-    probabilities, made to sum to 1 (Jiang et al. 2024, Mixtral, §2.1).
-
-    `balance` is `n_active` where the last batch was spread evenly, and at most `n_expert`.
+    probabilities, made to sum to 1 (Jiang et al. 2024, Mixtral, §2.1). What a single expert says is weighted by its
+    probability itself (Fedus et al. 2021, Switch, eq. 2): made to sum to 1 it would be 1 whatever the router thinks, and
+    the router would learn nothing from the text.
     """
-
-    balance: Tensor | None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -28,14 +26,19 @@ class Experts(nn.Module):
         self.router = nn.Linear(config.d_model, self.n_expert, bias=False)
         kind = MLPS.load(config.mlp)
         self.experts = nn.ModuleList(kind(config) for _ in range(self.n_expert))
-        self.balance = None
 
-    def forward(self, x: Float[Tensor, "B T D"], path: str) -> Float[Tensor, "B T D"]:
+    def forward(
+        self, x: Float[Tensor, "B T D"], path: str, balances: list[Tensor] | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """To `balances`, where they are given, how far this batch is off balance is added: `n_active` where it was
+        spread evenly, and at most `n_expert`."""
         flat = x.flatten(0, 1)
         probs = site(self.route(flat).unflatten(0, x.shape[:2]), f"{path}.router").flatten(0, 1)
         weights, chosen = probs.topk(self.n_active, dim=-1)
-        weights = weights / weights.sum(dim=-1, keepdim=True)
-        self.balance = balance(probs, chosen)
+        if self.n_active > 1:
+            weights = weights / weights.sum(dim=-1, keepdim=True)
+        if balances is not None:
+            balances.append(balance(probs, chosen))
         # Tokens stand by their expert, so that each expert reads its own and an idle one nothing.
         order = chosen.flatten().argsort(stable=True)
         token = order // self.n_active

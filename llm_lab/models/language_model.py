@@ -57,7 +57,9 @@ class LanguageModel(nn.Module):
     ) -> ModelOutput:
         """Logits at every position, or with `last` only at the final one, (B, 1, V).
 
-        Raises BadValue when the sequence, cache included, is longer than `max_seq_len`.
+        `position_ids` are where each token stands in the context, for positions that are looked up (rotary, learned,
+        sinusoidal); those that are distances (alibi, t5) are counted in the sequence itself. Raises BadValue when the
+        sequence, cache included, is longer than `max_seq_len`, or a position id is outside of it.
         """
         raise NotImplementedError
 

@@ -8,14 +8,14 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from llm_lab.data.batch import Attend
+from llm_lab.data.batch import Attend, lower
 from llm_lab.errors import BadValue
 from llm_lab.models.attention import Cache
 from llm_lab.models.language_model import ModelOutput
 from llm_lab.models.look import Look, added
 from llm_lab.models.options import ModelConfig
 from llm_lab.models.sites import running
-from llm_lab.models.stack import Stack, block_sites
+from llm_lab.models.stack import Stack, block_sites, mean_balance
 from llm_lab.models.transformer import Transformer
 
 
@@ -25,7 +25,8 @@ class PermutationDecoder(Stack, Transformer):
     weights, one behind the other: positions T to 2T of every site are the query stream.
 
     With an order in the batch, logits at i are for the token at i. Without one it reads from left to right, and they are
-    for the token at i + 1, as any decoder's.
+    for the token at i + 1, as any decoder's. Windows and segments bound what both streams of position i read; position
+    ids count for every kind of position, alibi and t5 included.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -48,6 +49,11 @@ class PermutationDecoder(Stack, Transformer):
         if cache is not None:
             raise BadValue("cache: two streams keep nothing of what they read; leave the cache out")
         attend = attend or Attend()
+        if attend.prefix is not None or (not attend.causal and attend.order is None):
+            what = "attend.causal: False" if attend.prefix is None else "attend.prefix"
+            raise BadValue(
+                f"{what} would show two streams the tokens that they predict; use an order, for example Attend(order=ranks), or a model of --shape decoder"
+            )
         B, T = input_ids.shape
         ids = self.positions(T, 0, position_ids, input_ids.device)
         if attend.order is not None:
@@ -65,8 +71,9 @@ class PermutationDecoder(Stack, Transformer):
             seen = Look(
                 mask=mask if bias is None else added(bias.movedim(0, 1), mask), angles=self.position.angles(places)
             )
-            x = self.run(x, attend, places, seen=seen)[:, -1 if last else T :]
-            return ModelOutput(self.logits(x), x, aux=self.balance())
+            balances: list[Tensor] = []
+            x = self.run(x, attend, places, seen=seen, balances=balances)[:, -1 if last else T :]
+            return ModelOutput(self.logits(x), x, aux=mean_balance(balances))
 
     def sites(self) -> dict[str, str]:
         c = self.config
@@ -82,6 +89,9 @@ def _streams(rank: Int[Tensor, "B T"], asked: Int[Tensor, "B T"], attend: Attend
     content = rank[:, None, :] <= rank[:, :, None]
     query = rank[:, None, :] < asked[:, :, None]
     readable = torch.cat([content, query], dim=1)
+    _, near = lower(replace(attend, causal=False, order=None, keep=None), T, T, rank.device)  # window and segments
+    if near is not None:
+        readable = readable & near[:, 0].repeat(1, 2, 1)
     if attend.keep is not None:
         readable = readable & attend.keep[:, None, :]
     mask = torch.cat([readable, torch.zeros_like(readable)], dim=2)

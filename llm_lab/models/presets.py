@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from llm_lab.models.effects import check_effects
 from llm_lab.models.options import ModelConfig
 from llm_lab.options import Options, option
 from llm_lab.registry import Entry, Table
@@ -18,7 +19,10 @@ class Preset:
     objective: str = "clm"
 
     def config(self, vocab_size: int, **overrides: Any) -> ModelConfig:
-        return ModelConfig(vocab_size=vocab_size, **{**self.overrides, **overrides})
+        """The config with what was asked for in it; BadValue where some of that would have no effect."""
+        made = ModelConfig(vocab_size=vocab_size, **{**self.overrides, **overrides})
+        check_effects(made, overrides)
+        return made
 
 
 # What all models from before 2023 lack of the modern stack.

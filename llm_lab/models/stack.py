@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Float, Int
@@ -20,10 +20,11 @@ from llm_lab.models.sites import site
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """What an encoder read: its output, and which of it is no padding."""
+    """What an encoder read: its output, which of it is no padding, and by how much its experts were off balance."""
 
     hidden: Float[Tensor, "B S D"]  # one row serves all, where all have one source
     attend: Attend
+    balances: Sequence[Tensor] = ()
 
 
 class Place:
@@ -64,6 +65,7 @@ class Block(nn.Module):
         cache: Cache | None = None,
         memory: Tensor | None = None,
         crossed: Look | None = None,
+        balances: list[Tensor] | None = None,
     ) -> Float[Tensor, "B T D"]:
         x = site(x, place.pre)
         x = self._beside(x, "attn", lambda x: self.attn(x, seen, place.attn, place.layer, cache))
@@ -71,7 +73,8 @@ class Block(nn.Module):
         if memory is not None:
             x = self._beside(x, "cross", lambda x: self.cross(x, memory, crossed, place.cross, place.layer, cache))
             x = site(x, place.cross_mid)
-        return site(self._beside(x, "mlp", lambda x: self.mlp(x, place.mlp)), place.post)
+        routed = (balances,) if isinstance(self.mlp, Experts) else ()
+        return site(self._beside(x, "mlp", lambda x: self.mlp(x, place.mlp, *routed)), place.post)
 
     def _beside(self, x: Tensor, part: str, compute: Callable[[Tensor], Tensor]) -> Tensor:
         norm = getattr(self, f"{part}_norm")
@@ -86,7 +89,7 @@ class Stack(nn.Module):
 
     def make_stack(self, config: ModelConfig, n_layer: int, prefix: str = "", cross: bool = False) -> None:
         """Give the module its parts; `prefix` stands before the names of its sites."""
-        self.prefix, self.routed = prefix, config.n_expert is not None
+        self.prefix = prefix
         self.position: Position = POSITIONS.load(config.position)(config)
         self.pattern: Pattern = PATTERNS.load(config.attention)(config)
         self.blocks = nn.ModuleList(Block(config, cross) for _ in range(1 if config.share_layers else n_layer))
@@ -102,24 +105,23 @@ class Stack(nn.Module):
         memory: Memory | None = None,
         last: bool = False,
         seen: Look | None = None,
+        balances: list[Tensor] | None = None,
     ) -> Float[Tensor, "B U D"]:
         """From embeddings to the output of the last norm; with `last` of the final position alone. `seen` is used in
-        place of what `attend` comes to."""
+        place of what `attend` comes to. To `balances` each place of experts adds how far it is off balance."""
         n_query = x.shape[1]
         n_key = n_query + (cache.length if cache is not None else 0)
         seen = seen or look(attend, self.pattern, self.position, ids, n_query, n_key)
         crossed = None if memory is None else _across(memory, n_query)
         for place in self.places:
             block = self.blocks[place.layer % len(self.blocks)]
-            x = block(x, seen, place, cache, None if memory is None else memory.hidden, crossed)
+            x = block(x, seen, place, cache, None if memory is None else memory.hidden, crossed, balances)
         return site(self.norm(x[:, -1:] if last else x), f"{self.prefix}final")
 
-    def balance(self) -> dict[str, Tensor]:
-        """The loss that balances the experts, of the pass just made: the mean of the layers'."""
-        if not self.routed:
-            return {}
-        found = [m.balance for m in self.modules() if isinstance(m, Experts) and m.balance is not None]
-        return {"balance": sum(found[1:], found[0]) / len(found)} if found else {}
+
+def mean_balance(balances: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The loss that balances the experts: the mean over the layers of a pass; nothing where none has experts."""
+    return {"balance": sum(balances[1:], balances[0]) / len(balances)} if balances else {}
 
 
 def _across(memory: Memory, n_query: int) -> Look:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from llm_lab import machine
 from llm_lab.errors import BadValue
 from llm_lab.models import cost
+from llm_lab.models.attention import Attention, CrossAttention
 from llm_lab.models.heads import Pooler
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.models.layers import IntoStream, init_std, softcap
@@ -62,6 +63,10 @@ class Transformer(LanguageModel):
                     nn.init.zeros_(module.weight)
                 else:  # the residual stream sums 2 · n_layer of them (Radford et al. 2019, §2.3)
                     nn.init.normal_(module.weight, std=std / (2 * c.n_layer) ** 0.5)
+            if not c.scale_scores and isinstance(module, Attention | CrossAttention):
+                # What scores are not divided by stands in the first queries instead (Raffel et al. 2020, as released).
+                with torch.no_grad():
+                    module.query_weight().mul_(c.head_dim**-0.5)
         if not self.head.vocabulary:
             return
         if c.tie_embeddings:
@@ -106,12 +111,20 @@ class Transformer(LanguageModel):
         return site(softcap(self.unembed(self.head(x)).float(), self.config.logit_softcap), "logits")
 
     def positions(self, length: int, past: int, ids: Tensor | None, device: torch.device) -> Int[Tensor, "b T"]:
-        """Position ids: those given, or one after the other. BadValue where the context is too short."""
+        """Position ids: those given, or one after the other. BadValue where the context is too short. Only ids that are
+        given are looked at, which waits for the device."""
         if past + length > self.max_seq_len:
             raise BadValue(
                 f"{past + length} tokens do not fit the context of {self.max_seq_len}; cut the text, or build with --max_seq_len {past + length}"
             )
-        return torch.arange(past, past + length, device=device)[None] if ids is None else ids
+        if ids is None:
+            return torch.arange(past, past + length, device=device)[None]
+        low, high = (int(end) for end in ids.aminmax())
+        if low < 0 or high >= self.max_seq_len:
+            raise BadValue(
+                f"position_ids: {low if low < 0 else high} is not in the context of {self.max_seq_len}; positions are 0 to {self.max_seq_len - 1}"
+            )
+        return ids
 
     def parts(self, batch_size: int) -> list[ModelPart]:
         return cost.parts(self.config, batch_size)

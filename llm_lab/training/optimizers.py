@@ -35,6 +35,13 @@ def muon(trainee: Trainee, options: TrainOptions) -> list[torch.optim.Optimizer]
     matrices = [(name, p) for name, p in named if p.ndim == 2 and name not in edges]
     rest = [(name, p) for name, p in named if not any(p is m for _, m in matrices)]
     splits = {f"{name}.weight": module.splits for name, module in modules if isinstance(module, FusedLinear)}
+    splits |= {  # torch keeps a layer's gates as one matrix
+        f"{name}.{key}": (module.hidden_size,) * (len(p) // module.hidden_size)
+        for name, module in modules
+        if isinstance(module, nn.RNNBase)
+        for key, p in module.named_parameters(recurse=False)
+        if key.startswith(("weight_ih", "weight_hh"))
+    }
     found: list[torch.optim.Optimizer] = []
     if matrices:
         found.append(Muon(matrices, splits, options.muon_lr, options.weight_decay))
@@ -69,7 +76,8 @@ def orthogonalize(x: Tensor, steps: int = 5) -> Tensor:
 
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised (Jordan et al. 2024). Matrices of one shape are orthogonalised in one batched product:
-    one at a time costs a third of a small model's step. A fused projection is taken apart where its maps end."""
+    one at a time costs a third of a small model's step. A fused projection is taken apart where its maps end, and the
+    matrices of an LSTM where its gates do."""
 
     def __init__(
         self, named: Named, splits: Mapping[str, Sequence[int]], lr: float, weight_decay: float, momentum: float = 0.95

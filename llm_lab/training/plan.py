@@ -22,6 +22,7 @@ class Plan:
 
     options: TrainOptions
     block: int  # tokens in a sequence
+    advance: float  # tokens of the text that one row goes on by
     steps: int | None
     seconds: float | None
     device: str
@@ -33,8 +34,8 @@ class Plan:
     eval_steps: frozenset[int] = field(default=frozenset(), repr=False)
 
     @property
-    def tokens_per_step(self) -> int:
-        return self.options.batch_size * self.options.accumulate * self.block
+    def tokens_per_step(self) -> float:
+        return self.options.batch_size * self.options.accumulate * self.advance
 
     def to_dict(self) -> dict[str, Any]:
         """As it is stored; a replayed run's learning rates stand in its trace."""
@@ -49,8 +50,10 @@ def resolve(
     d_model: int,
     replay: str | None = None,
     replayed: tuple[tuple[float, ...], frozenset[int]] = ((), frozenset()),
+    advance: float | None = None,
 ) -> Plan:
-    """The plan for a budget on this machine.
+    """The plan for a budget on this machine. `advance` are the tokens of the text that one row goes on by, a block
+    unless told.
 
     `replayed` is the trace of the run called `replay`: its learning-rate factors, and the steps it validated at.
     """
@@ -66,6 +69,7 @@ def resolve(
     plan = Plan(
         options=options,
         block=block,
+        advance=block if advance is None else advance,
         steps=budget.steps,
         seconds=budget.seconds,
         device=str(device),

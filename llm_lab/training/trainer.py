@@ -68,7 +68,9 @@ class Trainer:
         self.schedule = SCHEDULES.load(plan.options.schedule)
         self._model: Any = torch.compile(trainee.model) if plan.options.compile else trainee.model
         self._stop = False
-        self._best: tuple[float, dict[str, Tensor]] | None = None
+        self._best: tuple[float, list[dict[str, Tensor]]] | None = (
+            None  # the loss, and the state of all that is trained
+        )
         self._tokens = 0
 
     def request_stop(self) -> None:
@@ -81,8 +83,8 @@ class Trainer:
 
     def events(self) -> Iterator[TrainEvent]:
         """One event a step, one a validation, and an end. A step's loss is read only after the next step has been
-        issued, so that no step waits for the device."""
-        step, last_eval, eval_time, step_time = 0, 0.0, 0.0, 0.0
+        issued, so that no step waits for the device. Where the best weights are kept, the last ones are validated too."""
+        step, seen, last_eval, eval_time, step_time = 0, 0, 0.0, 0.0, 0.0
         pending: tuple[TrainEvent, Tensor, dict[str, Tensor]] | None = None
         reason = "finished"
         while not self._done(step, step_time):
@@ -106,13 +108,16 @@ class Trainer:
                 yield _read(*pending)
                 pending = None
                 yield self._validate(step)
-                last_eval = self.seconds
+                seen, last_eval = step, self.seconds
                 eval_time = last_eval - before  # with what the consumer makes of it, such as a sample
         if pending:
             yield (event := _read(*pending))
             if not np.isfinite(event.loss):
                 reason = "diverged"
-        self._keep_best()
+        if self.plan.options.keep == "best":
+            if self.val_blocks and seen < step and reason != "diverged":
+                yield self._validate(step)
+            self._keep_best()
         self.trainee.train(False)
         yield TrainEvent("end", step, self._tokens, self.seconds, reason=reason)
 
@@ -188,12 +193,14 @@ class Trainer:
         parts = mean_losses(found)
         loss = self.objective.total(parts)
         if self.plan.options.keep == "best" and (self._best is None or loss < self._best[0]):
-            self._best = (loss, {name: p.detach().clone() for name, p in self.trainee.model.state_dict().items()})
+            states = [module.state_dict() for module in (self.trainee.model, self.trainee.extras)]
+            self._best = (loss, [{name: p.detach().clone() for name, p in state.items()} for state in states])
         return TrainEvent("validation", step, self._tokens, self.seconds, loss, parts=parts)
 
     def _keep_best(self) -> None:
         if self._best is not None:
-            self.trainee.model.load_state_dict(self._best[1])
+            for module, state in zip((self.trainee.model, self.trainee.extras), self._best[1], strict=True):
+                module.load_state_dict(state)
 
 
 def _read(event: TrainEvent, loss: Tensor, parts: dict[str, Tensor]) -> TrainEvent:

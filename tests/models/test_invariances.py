@@ -14,6 +14,7 @@ from llm_lab.data.batch import Attend, Batch, lower
 from llm_lab.decoding.cache import KVCache
 from llm_lab.errors import BadValue, LabError
 from llm_lab.models.options import MLPS, NORMS, PATTERNS, POSITIONS, SHAPES, ModelConfig
+from llm_lab.models.presets import PRESETS
 from llm_lab.probes.recording import record
 
 PARTS: dict[str, Any] = dict(
@@ -135,6 +136,45 @@ def test_in_any_order_a_token_is_predicted_from_those_before_it_alone(data, seed
     close(after[order <= rank], before[order <= rank])
     if rank < 11:
         assert not torch.allclose(after[order > rank], before[order > rank])
+
+
+@every
+@given(data=st.data(), window=st.none() | st.integers(1, 6), packed=st.booleans(), ordered=st.booleans())
+def test_in_any_order_a_token_is_predicted_within_its_window_and_segment_alone(data, window, packed, ordered):
+    # One layer, so that what a position reads is all that it knows.
+    model = make(data.draw(configs("permutation").filter(lambda c: c.n_layer == 1)))
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
+    segments = torch.tensor([0] * 4 + [1] * 5 + [2] * 3) if packed else None
+    attend = Attend(
+        window=window,
+        segments=None if segments is None else segments[None],
+        order=order[None] if ordered else None,
+    )
+    before = run(model, IDS[:1], attend=attend)[0]
+    for j in range(12):
+        changed = IDS[:1].clone()
+        changed[0, j] = (changed[0, j] + 1) % 17
+        after = run(model, changed, attend=attend)[0]
+        for i in range(12):
+            reads = order[j] < order[i] if ordered else j <= i
+            reads = reads and (window is None or abs(i - j) < window)
+            reads = reads and (segments is None or segments[i] == segments[j])
+            assert reads or torch.allclose(after[i], before[i], atol=2e-5, rtol=1e-4), (i, j)
+            assert not reads or not torch.equal(after[i], before[i]), (i, j)
+
+
+@pytest.mark.parametrize(
+    ("attend", "says"),
+    [
+        (Attend(causal=False), "^attend.causal: False would show two streams the tokens that they predict"),
+        (Attend(prefix=torch.tensor([2])), "^attend.prefix would show"),
+    ],
+)
+def test_what_two_streams_cannot_honour_is_refused(attend, says):
+    model = make(ModelConfig(vocab_size=17, d_model=16, max_seq_len=12, shape="permutation"))
+    with pytest.raises(BadValue, match=says):
+        run(model, IDS[:1], attend=attend)
+    run(model, IDS[:1], attend=Attend(causal=False, order=torch.arange(12)[None]))
 
 
 @pytest.mark.parametrize("shape", ALL)
@@ -263,6 +303,46 @@ def test_what_the_error_proposes_works():
     assert "--d_model 130" in str(caught.value)
     ModelConfig(vocab_size=8, d_model=128, n_head=4)
     ModelConfig(vocab_size=8, d_model=130, n_head=5)
+
+
+@pytest.mark.parametrize("position", list(POSITIONS))
+@pytest.mark.parametrize("shape", ALL)
+def test_a_position_outside_of_the_context_is_refused(shape, position):
+    model = make(ModelConfig(vocab_size=17, d_model=16, max_seq_len=12, shape=shape, position=position))
+    fields = {"decoder_ids": IDS} if shape == "encoder_decoder" else {}
+    places = torch.arange(12)[None].clone()
+    model(IDS, position_ids=places, **fields)
+    for wrong in (12, -1):
+        places[0, 5] = wrong
+        with pytest.raises(
+            BadValue, match=f"^position_ids: {wrong} is not in the context of 12; positions are 0 to 11$"
+        ):
+            model(IDS, position_ids=places, **fields)
+
+
+def test_where_scores_are_not_scaled_attention_begins_as_t5s_does():
+    """Its queries are drawn at (d_model · d_kv)^−½, all else as ever (transformers' T5 is the reference)."""
+    theirs = pytest.importorskip("transformers", reason="transformers is the reference")
+    sizes = dict(vocab_size=30, d_model=128, d_ff=16, num_heads=2, d_kv=64, num_layers=1)
+    torch.manual_seed(0)
+    reference = theirs.T5ForConditionalGeneration(theirs.T5Config(**sizes))
+    config = PRESETS.load("t5").config(30, n_layer=1, n_head=2, d_model=128, d_ff=16, max_seq_len=16)
+    ours = SHAPES.load(config.shape)(config).eval()
+    named = dict(reference.named_parameters())
+    for path, at in (("encoder.block.0.layer.0.SelfAttention", ours.encoder.blocks[0].attn),
+                     ("decoder.block.0.layer.0.SelfAttention", ours.decoder.blocks[0].attn),
+                     ("decoder.block.0.layer.1.EncDecAttention", ours.decoder.blocks[0].cross)):  # fmt: skip
+        q, *kv = at.qkv.weight.split(128) if hasattr(at, "qkv") else (at.q.weight, *at.kv.weight.split(128))
+        for name, weight in zip("qkv", (q, *kv), strict=True):
+            assert weight.std().item() == pytest.approx(named[f"{path}.{name}.weight"].std().item(), rel=0.05)
+    ids = torch.randint(30, (4, 16))
+    scores = record(
+        ours, Batch(ids, decoder_ids=ids), ["encoder.blocks.0.attn.scores", "decoder.blocks.0.cross.scores"]
+    )
+    for found in scores.values():
+        assert found[found.isfinite()].std() < 3  # 8 times as much, it would look at one token alone
+    plain = SHAPES.load("decoder")(ModelConfig(vocab_size=9, qk_norm=False))
+    assert plain.blocks[0].attn.qkv.weight[:128].std().item() == pytest.approx(128**-0.5, rel=0.05)
 
 
 def test_a_sequence_longer_than_the_context_is_refused():

@@ -10,12 +10,16 @@ import time
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import llm_lab as lab
+from llm_lab import pretraining
+from llm_lab.objectives.objective import Trainee
 from llm_lab.training import schedules
-from llm_lab.training.optimizers import Muon, orthogonalize
+from llm_lab.training.optimizers import Muon, muon, orthogonalize
+from llm_lab.training.options import TrainOptions
 from tests.small import SIZES, TEXT, train
 
 
@@ -87,6 +91,19 @@ def test_budgets(budget, steps):
     assert train(**budget).report.step == steps
 
 
+@pytest.mark.parametrize("name", ["clm", "mlm", "fim", "mlm_sop", "clm,mlm", "span_corruption", "seq2seq"])
+def test_an_epoch_is_the_text_once_and_tokens_are_those_that_are_read(name):
+    words = ["one two", "two three and four", "three", "four one two"] * 33
+    pairs = dict(column="source", target="target")
+    frame = pd.DataFrame({"source": words, "target": [word[::-1] for word in words]})
+    text = dict(text=frame, **pairs) if name == "seq2seq" else dict(text=[TEXT[:4000]])
+    asked = dict(objective=name, max_seq_len=16, batch_size=4, sample_tokens=0, **text)
+    report = train("epoch", epochs=1, **asked).report
+    one_step = report.tokens / report.step
+    assert report.epochs == pytest.approx(1, abs=0.6 / report.step)
+    assert train("some", tokens=round(5 * one_step), **asked).report.step == 5
+
+
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
 def test_every_optimizer_and_schedule_learns(optimizer, schedule):
@@ -111,6 +128,36 @@ def test_orthogonalize_brings_singular_values_near_one(shape):
     left, _, right = torch.linalg.svd(x, full_matrices=False)
     agree = (orthogonalize(x, steps=8) * (left @ right)).sum((-2, -1)) / min(shape[1:])
     assert (agree > 0.75).all()  # the same directions as the polar factor's
+
+
+@pytest.mark.parametrize(("kind", "gates"), [(torch.nn.LSTM, 4), (torch.nn.GRU, 3)])
+def test_muon_takes_the_gates_of_a_recurrent_layer_one_by_one(kind, gates):
+    """After one step without decay, each gate has moved by a multiple of a semi-orthogonal matrix."""
+
+    class Net(torch.nn.Module):
+        def __init__(self, vocab_size):
+            super().__init__()
+            self.table = torch.nn.Embedding(vocab_size, 8)
+            self.layers = kind(8, 12, num_layers=2, batch_first=True)
+            self.head = torch.nn.Linear(12, vocab_size)
+
+        def forward(self, ids):
+            return self.head(self.layers(self.table(ids))[0])
+
+    net = lab.build(model=Net, vocab_size=30)
+    optimizers = muon(Trainee(net, torch.nn.ModuleDict()), TrainOptions(weight_decay=0.0, muon_lr=0.1))
+    matrices = {name: p for name, p in net.named_parameters() if ".layers.weight" in name}
+    before = {name: p.detach().clone() for name, p in matrices.items()}
+    net(torch.arange(24).view(2, 12)).logits.square().sum().backward()
+    for optimizer in optimizers:
+        optimizer.step()
+    assert len(matrices) == 4
+    for name, p in matrices.items():
+        for moved, grad in zip((p.detach() - before[name]).split(12), p.grad.split(12), strict=True):
+            torch.testing.assert_close(
+                moved, -0.1 * max(1, 12 / p.shape[1]) ** 0.5 * orthogonalize(grad[None])[0], atol=1e-5, rtol=1e-3
+            )
+        assert p.shape[0] == 12 * gates
 
 
 def test_muon_against_one_matrix_at_a_time():
@@ -174,6 +221,44 @@ def test_keep_best_gives_the_weights_of_the_lowest_validation():
         eval_tokens=10**6,
     )
     assert lm.report.final["loss"] == pytest.approx(lm.history.val_loss.min(), abs=1e-4)
+
+
+def watched(monkeypatch, **options):
+    """A run, with the weights of all that was trained as they were at each validation."""
+    states = []
+
+    def look(self, event, real=pretraining._Session._update):
+        if event.kind == "validation":
+            trainee = self.trainer.trainee
+            states.append(
+                [p.detach().clone() for m in (trainee.model, trainee.extras) for p in m.state_dict().values()]
+            )
+        real(self, event)
+
+    monkeypatch.setattr(pretraining._Session, "_update", look)
+    lm = train(keep="best", sample_tokens=0, eval_tokens=500, **options)
+    kept = [p for module in (lm.model, lm.extras) for p in module.state_dict().values()]
+    return lm, [all(map(torch.equal, kept, state)) for state in states]
+
+
+def test_keep_best_looks_at_the_last_weights_too(monkeypatch):
+    lm, kept = watched(monkeypatch, steps=13, eval_every=5)  # it learns until its end
+    assert [step for step, *_ in lm.report.val] == [5, 10, 13]
+    assert kept == [False, False, True]
+    again = train("again", replay=lm.run.id, keep="best", sample_tokens=0, eval_tokens=500)
+    assert again.history.val_loss.equals(lm.history.val_loss)
+    assert again.report.final == lm.report.final
+
+
+@pytest.mark.parametrize(
+    "options", [dict(preset="bert"), dict(preset="electra", d_embed=8), dict(objective="mtp")], ids=str
+)
+def test_keep_best_keeps_what_the_objective_added_from_the_same_step(monkeypatch, options):
+    rising = itertools.count(1.0)  # as if it learned nothing after its first validation
+    monkeypatch.setattr("llm_lab.training.trainer.mean_losses", lambda found: dict.fromkeys(found, next(rising)))
+    lm, kept = watched(monkeypatch, steps=6, eval_every=2, **options)
+    assert len(lm.extras)
+    assert kept == [True, False, False]
 
 
 def test_batches_are_a_function_of_seed_and_step_alone():
