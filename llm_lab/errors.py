@@ -33,6 +33,9 @@ class NotYet(LabError, NotImplementedError):
     """A capability that this version does not have."""
 
 
+DIVERGED = "logits are not numbers: its training diverged; train with a lower --lr or --muon_lr"
+
+
 def show(value: object, limit: int = 60) -> str:
     """A value as it stands in a message: `repr`, on one line, shortened in the middle."""
     try:

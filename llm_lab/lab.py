@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from llm_lab import machine, overview
-from llm_lab.errors import BadType, BadValue, NotYet, listing, show, suggestion
+from llm_lab.errors import DIVERGED, BadType, BadValue, NotYet, listing, show, suggestion
 from llm_lab.options import REQUIRED, distribute, specs
 from llm_lab.registry import load as load_entry
 from llm_lab.results import AttentionMaps, Evaluation, Generation, Listing, Result, Tokenization
@@ -46,9 +48,19 @@ def _with_options(name: str) -> Callable[[_F], _F]:
             f"    {key}: {s.help}" + (f" (default: {s.auto or s.default})" if s.default is not REQUIRED else "")
             for key, s in declared.items()
         ]
-        function.__dict__["__signature__"] = signature.replace(parameters=[*own, *added])
-        function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Options:", *lines])
-        return function
+
+        @functools.wraps(function)
+        def verb(*args: Any, **kwargs: Any) -> Any:
+            try:
+                signature.bind(*args, **kwargs)
+            except TypeError as error:
+                takes = ", ".join(str(p).partition(":")[0] for p in own)
+                raise BadType(f"{name}: {error}; it takes {takes}, and its options by name") from None
+            return function(*args, **kwargs)
+
+        verb.__dict__["__signature__"] = signature.replace(parameters=[*own, *added])
+        verb.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Options:", *lines])
+        return cast(_F, verb)
 
     return wrap
 
@@ -132,11 +144,16 @@ def pretrain(corpus: Any = None, name: str = "lm", *, display: bool = True, **op
     Give one budget (`steps`, `seconds`, `tokens` or `epochs`; 60 seconds otherwise). An identical request that has
     finished is restored at once. An interrupt ends the step and keeps the model. Returns the LM.
     """
+    from llm_lab.models.presets import PRESETS
     from llm_lab.pretraining import pretrain as carry_out
 
     if not isinstance(name, str) or not name.isidentifier():
         raise BadValue(
             f"name: {show(name)} cannot be a variable's name; letters, digits and _ would do, for example bard"
+        )
+    if name in PRESETS and "preset" not in options and "model" not in options:
+        raise BadValue(
+            f"name: {name} is a preset, and none was chosen, so that another would be trained under its name; use preset={name!r}, or another name"
         )
     return carry_out(corpus, name, options, display)
 
@@ -390,6 +407,8 @@ def evaluate(model: Any, data: Any = None, **options: Any) -> Evaluation:
         notes += texts.what_is_lost(lm, tokens.ids, chosen.metrics)
         found = measure(likelihoods(lm.name, lm.trainee(objective), objective, tokens, unit), chosen.metrics)
         scores += found
+        if any(math.isnan(score.value) for score in found):
+            notes.append(f"{lm.name}'s {DIVERGED}")
         gone = [
             metric
             for metric in (chosen.metrics if options.get("metrics") else ())

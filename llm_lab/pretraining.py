@@ -32,6 +32,7 @@ from llm_lab.models.options import SHAPES, ModelConfig
 from llm_lab.models.presets import PresetOptions
 from llm_lab.objectives.make import check_pair, check_text
 from llm_lab.objectives.options import ObjectiveOptions
+from llm_lab.options import specs
 from llm_lab.registry import load
 from llm_lab.request import STANDS_FOR, Request, default_corpus, repeat_line
 from llm_lab.results import Sample, TrainingReport
@@ -40,7 +41,7 @@ from llm_lab.store.lm import LM, load_run
 from llm_lab.tokenizers.options import TokenizerOptions
 from llm_lab.tokenizers.tokenizer import Tokenizer, train
 from llm_lab.training.fitter import Fitter
-from llm_lab.training.options import BudgetOptions, SampleOptions, TrainOptions
+from llm_lab.training.options import BUDGETS, BudgetOptions, SampleOptions, TrainOptions
 from llm_lab.training.plan import Plan, applied, resolve
 from llm_lab.training.trainer import Trainer, TrainEvent
 from llm_lab.verbs import RunOptions
@@ -53,8 +54,8 @@ FLUSH_SECONDS = 1.0
 def pretrain(corpus: Any, name: str, options: dict[str, Any], display: bool = True) -> LM:
     """Train a model from nothing. The clock of a time budget runs from here. `display` draws the card."""
     started = time.perf_counter()
-    notes: list[str] = []
     request = Request(name, corpus, options)
+    notes = list(request.notes)
     run_options: RunOptions = request[RunOptions]
     text = default_corpus(notes) if corpus is None else open_corpus(corpus, **opening(request.given))
     request.corpus = text.name if corpus is None else corpus
@@ -64,6 +65,9 @@ def pretrain(corpus: Any, name: str, options: dict[str, Any], display: bool = Tr
     identity = request.identity(text, session.lm.model if session else None)
     if not run_options.fresh and not isinstance(own, nn.Module) and (found := runs.find_identical(name, identity)):
         lm = restore(found, own)
+        given = [key for key in specs(SampleOptions) if key in request.given]
+        if given and isinstance(lm.report, TrainingReport):
+            lm.report.notes.append(f"the samples are those of that run: {listing(given)} changes what a new one shows")
         if display and lm.report is not None:
             load("llm_lab.views.live:show")(lm.report)
         return lm
@@ -133,7 +137,11 @@ def _prepare(request: Request, corpus: Corpus, notes: list[str], started: float)
     trainee.extras.to(plan.device)
     objective.prepare(data.ids)
     notes += objective.notes(block)
-    learner = Trainer if "gradients" in model.supports else Fitter
+    learner: type[Trainer] | type[Fitter] = Trainer
+    if "gradients" not in model.supports:
+        learner = Fitter
+        idle = [key for key in request.given if key in {*BUDGETS, *specs(TrainOptions)} - Fitter.reads]
+        notes += [f"the text is counted once: {listing(idle)} has no effect"] if idle else []
     trainer = learner(trainee, objective, data, held_out, plan, started)
     return _Session(request, corpus, tokenizer, config, plan, trainer, data, held_out, notes)
 

@@ -29,7 +29,7 @@ from llm_lab.training.plan import Plan
 from llm_lab.verbs import VERBS, RunOptions
 
 STANDS_FOR = {"model": "@your_model", "corpus": "@your_text"}  # objects whose variables' names a function cannot know
-RECIPE = 2  # raised by hand when the same request would no longer train the same model
+RECIPE = 3  # raised by hand when the same request would no longer train the same model
 
 
 class Request:
@@ -48,6 +48,13 @@ class Request:
         # A user's own model is one of the next token, whatever the preset's shape.
         usual = "clm" if self[RunOptions].model is not None else fitting(sizes, preset.objective)
         self.objectives = asked.objective or (usual,)
+        self.notes = (
+            []
+            if asked.objective or usual in ("clm", preset.objective)
+            else [
+                f"{preset.objective}, which {self[PresetOptions].preset} learns, cannot be learned by shape {sizes.shape} with output {sizes.output}: {usual} is in its place; --objective chooses another"
+            ]
+        )
         known = all_specs(objective_options())
         self.objective_options = {key: value for key, value in self.given.items() if key in known}
         own_options(self.objectives, self.objective_options)

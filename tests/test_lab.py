@@ -354,6 +354,37 @@ def test_what_cannot_be_measured_or_built_is_refused():
     _refused(lambda: lab.evaluate([]), "^model: the list is empty")
     _refused(lambda: lab.evaluate(lm, metrics=[]), "^metrics: it names none; there is: loss")
     _refused(lambda: lab.build(name=5), "^name: 5 is int, not text")
+    _refused(
+        lambda: lab.build("tiny", "gpt2"), r"^build: too many positional arguments; it takes preset, name, and its opt"
+    )
+    _refused(lambda: lab.generate(), "^generate: missing a required argument: 'model'; it takes model, prompt, display")
+    _refused(lambda: lab.pretrain([TEXT], "gpt2"), "^name: gpt2 is a preset, and none was chosen.*use preset='gpt2'")
+    _refused(lambda: lm.save(3), "^path: 3 is int; a folder would do")
+    _refused(lambda: lm.save(""), "^path: it is empty")
+
+
+def test_a_model_whose_training_diverged_is_not_measured_in_silence():
+    lm = train("bard", lr=1e30, optimizer="adamw", steps=3)
+    assert lab.evaluate(lm).notes[-1].startswith("bard's logits are not numbers: its training diverged")
+    _refused(lambda: lab.probe(lm, "1 green"), "^bard's logits are not numbers")
+    _refused(lambda: lab.generate(lm, "1 green"), "^the model's logits are not numbers")
+
+
+def test_what_has_no_effect_or_was_put_in_place_is_noted():
+    counted = train("counts", preset="ngram", lr=5.0, **dict.fromkeys(("n_layer", "n_head", "d_model")))
+    assert counted.report.notes == ["the text is counted once: lr, steps has no effect"]
+    other = train("bert", preset="bert", output="none", n_kv_head=None)
+    assert "mlm_nsp, which bert learns, cannot be learned" in other.report.notes[0]
+    train("bard")
+    assert "the samples are those of that run: sample_prompt" in train("bard", sample_prompt="1").report.notes[-1]
+
+
+@pytest.mark.parametrize("objective", ["span_corruption", "prefix_lm"])
+def test_a_sample_never_ends_a_run(objective):
+    lm = train(
+        "short", objective=objective, max_seq_len=16, sample_prompt="a prompt that is longer than the context holds"
+    )
+    assert lm.report.samples
     _refused(lambda: lab.build(model=int), "^model")
 
 

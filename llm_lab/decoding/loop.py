@@ -9,7 +9,7 @@ import torch
 
 from llm_lab.decoding.rows import Rows
 from llm_lab.decoding.strategy import Strategy
-from llm_lab.errors import BadValue
+from llm_lab.errors import DIVERGED, BadValue
 
 SMALL = 20_000_000  # weights times rows; below, threads wait for each other longer than one of them works
 
@@ -50,9 +50,7 @@ def decode(
             with torch.no_grad(), _one_thread(small):
                 step = strategy.step(rows, generator)
                 if first and not (rows.raw is not None and bool(torch.isfinite(rows.raw).all())):
-                    raise BadValue(
-                        "the model's logits are not numbers: its training diverged; train with a lower --lr or --muon_lr"
-                    )
+                    raise BadValue(f"the model's {DIVERGED}")
                 first = False
                 rows.append(step)
             if ended is not None:

@@ -10,7 +10,7 @@ import torch
 
 from llm_lab.data.arrays import Tokens
 from llm_lab.data.batch import IGNORE, Batch
-from llm_lab.decoding.conditioned import Conditioned
+from llm_lab.decoding.conditioned import FROM_SOURCE, Conditioned
 from llm_lab.decoding.loop import decode
 from llm_lab.decoding.options import Greedy as GreedyOptions
 from llm_lab.decoding.rows import Rows
@@ -30,6 +30,8 @@ def sample(
     if "next_token" in lm.supports and not objective.pairs:
         if prompt is None:
             prompt = _beginning(lm.tokenizer, held_out)
+        if str(lm.info.get("objective")).split(",")[0] in FROM_SOURCE:  # a source must fit, with room to write
+            prompt = lm.tokenizer.decode(lm.tokenizer.encode(prompt)[: max(1, lm.model.max_seq_len // 2 - 1)]) or "\n"
         text = write(lm, prompt, max_new_tokens=length, seed=seed).text
         return prompt, text.removeprefix(prompt)
     examples = pieces(objective, held_out, lm.model.max_seq_len, 4 * lm.model.max_seq_len)

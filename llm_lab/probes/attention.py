@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from llm_lab.data.batch import Attend, Batch
+from llm_lab.errors import DIVERGED, BadValue
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.models.look import look
 from llm_lab.models.sites import Tape, opened, running
@@ -31,6 +32,8 @@ def attention(model: LanguageModel, batch: Batch, pieces: list[Piece], name: str
     q, k = (
         torch.stack([found[f"{layer}.{x}"][0, :, :T] for layer in layers]).float().cpu().numpy() for x in ("q", "k")
     )
+    if not (np.isfinite(q).all() and np.isfinite(k).all()):
+        raise BadValue(f"{name}'s {DIVERGED}")
     attend = batch.attend or Attend(causal=shape in ("decoder", "permutation"))
     causal, added = _added(model, stack, attend, T)
     maps = AttentionMaps(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from llm_lab import machine
 from llm_lab.data.batch import Attend, Batch
-from llm_lab.errors import BadValue, LabError, listing, show, suggestion
+from llm_lab.errors import BadType, BadValue, LabError, listing, show, suggestion
 from llm_lab.models import cost
 from llm_lab.models.adapted import adapt
 from llm_lab.models.bare import bare
@@ -113,6 +114,10 @@ class LM:
     def save(self, path: str | Path, format: str = "lab") -> Path:
         """Write model.safetensors, model.json and tokenizer.json into the folder `path`; with `format="hf"` what
         transformers reads, config.json in place of model.json."""
+        if not isinstance(path, str | os.PathLike):
+            raise BadType(f'path: {show(path)} is {type(path).__name__}; a folder would do, for example "bard-model"')
+        if not str(path):
+            raise BadValue('path: it is empty; name a folder, for example "bard-model" ("." is the one you work in)')
         folder = Path(path)
         if format not in ("lab", "hf"):
             raise BadValue(f"format: {show(format)} is unknown{suggestion(format, ('lab', 'hf'))}; there is: lab, hf")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -16,7 +16,12 @@ from llm_lab.training.validation import block_losses, mean_losses, pieces
 
 
 class Fitter:
-    """Lets a model count its text (`model.fit(ids)`). Budgets do not bind it: it reads all of the text, once."""
+    """Lets a model count its text (`model.fit(ids)`). Budgets do not bind it: it reads all of the text, once.
+
+    `reads` are the options of training that make a difference.
+    """
+
+    reads: ClassVar[frozenset[str]] = frozenset({"batch_size", "device", "threads", "seed", "eval_tokens"})
 
     def __init__(
         self,
