@@ -11,6 +11,7 @@ import html
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -219,6 +220,16 @@ class TrainingReport(Result):
         return frame
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TokenStatistics:
+    """What a model thought at each of t tokens, at temperature 1."""
+
+    entropy: np.ndarray  # (t,) of the distribution, in nats
+    rank: np.ndarray  # (t,) of the token that was written, 1 for the likeliest
+    top: np.ndarray  # (t, 10) ids of the likeliest tokens
+    top_logprob: np.ndarray  # (t, 10) in nats
+
+
 @dataclass(eq=False, kw_only=True)
 class Generation(Result):
     """Texts that a model wrote, token by token.
@@ -243,6 +254,13 @@ class Generation(Result):
     continues: bool = True  # False where places in the prompt were filled in: then `pieces` are the whole text
     done: bool = True  # False while it streams
     notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def statistics(self) -> list[TokenStatistics]:
+        """Entropy, rank and the ten likeliest tokens at each token of every sample, worked out when first asked for;
+        empty where the model is gone, or filled places in."""
+        work: Any = self.actions.get("statistics")
+        return work() if work is not None else []
 
     @property
     def text(self) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import secrets
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,11 +20,12 @@ from llm_lab.decoding.infill import infill
 from llm_lab.decoding.loop import decode
 from llm_lab.decoding.options import STRATEGIES
 from llm_lab.decoding.rows import Rows
+from llm_lab.decoding.statistics import statistics
 from llm_lab.decoding.strategy import Strategy
 from llm_lab.decoding.writer import REFRESH_SECONDS, Writer
 from llm_lab.errors import BadType, BadValue, show
 from llm_lab.models.language_model import LanguageModel
-from llm_lab.results import Generation
+from llm_lab.results import Generation, TokenStatistics
 from llm_lab.tokenizers.tokenizer import Tokenizer
 
 _SAMPLED = 12  # vectors of the vocabulary's size that choosing a token holds: logits, sorted, summed, their indices, …
@@ -67,8 +70,29 @@ def stream(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
         result.notes.append(f"interrupted after {tokens} tokens")
     _fill(job, n, time.perf_counter() - began - waited)
     result.notes += job.strategy.notes()
+    begun = job.rows.ids[0, : job.rows.begin].tolist()
+    result.actions["statistics"] = partial(
+        _statistics, weakref.ref(lm.model), lm.tokenizer, prompt, _objective(lm), begun, result.tokens
+    )
     result.done = True
     yield result
+
+
+def _statistics(
+    reference: weakref.ref[LanguageModel],
+    tokenizer: Tokenizer,
+    prompt: str,
+    objective: str,
+    begun: list[int],
+    written: list[list[int]],
+) -> list[TokenStatistics]:
+    """Those of each text, while the model is there."""
+    model = reference()
+    if model is None:
+        return []
+    if objective in FROM_SOURCE:
+        model = conditioned(model, tokenizer, prompt, objective)[0]
+    return [statistics(model, begun + ids, len(begun)) for ids in written]
 
 
 def _prepare(lm: Writer, prompt: str, options: dict[str, Any]) -> _Job:

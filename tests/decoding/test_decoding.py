@@ -222,3 +222,35 @@ def test_an_interrupt_keeps_what_was_written(lm, monkeypatch):
     assert len(found.tokens[0]) == 7
     assert found.done
     assert "interrupted after 7 tokens" in found.notes[-1]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", [{}, {"strategy": "beam"}, {"strategy": "speculative"}])
+def test_statistics_are_those_of_the_distributions_that_were_read(lm, options):
+    """Past the context too, where the same windows are read again."""
+    more = {"draft": lm} if options else {}
+    more = more if options.get("strategy") == "speculative" else {}
+    found = lab.generate(lm, "1 green", max_new_tokens=60, seed=0, n=2, **options, **more)
+    for sample, stats in enumerate(found.statistics):
+        assert stats.top.shape == stats.top_logprob.shape == (60, 10)
+        for t, (token, logprob) in enumerate(zip(found.tokens[sample], found.logprob[sample], strict=True)):
+            better = [x for x in stats.top_logprob[t] if x > logprob + 1e-5]
+            assert stats.rank[t] == len(better) + 1 or stats.rank[t] > 10
+            if stats.rank[t] <= 10:
+                at = stats.top[t].tolist().index(token)
+                assert float(stats.top_logprob[t][at]) == pytest.approx(logprob, abs=1e-4)
+    ids = lm.tokenizer.encode("1 green") + found.tokens[0][:5]
+    logs = lm.model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+    assert float(found.statistics[0].entropy[5]) == pytest.approx(float(-(logs.exp() * logs).sum()), abs=1e-5)
+
+
+def test_a_result_does_not_keep_its_model(lm):
+    import gc
+
+    other = train("gone", steps=2)
+    found, kept = lab.generate(other, "1", max_new_tokens=4), lab.generate(other, "1", max_new_tokens=4)
+    assert len(kept.statistics[0].rank) == 4
+    del other
+    gc.collect()
+    assert found.statistics == []
+    assert len(kept.statistics[0].rank) == 4
