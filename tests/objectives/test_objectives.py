@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -171,17 +173,75 @@ def test_swapped_sentences_are_swapped():
     assert 0.35 < np.mean(labels) < 0.65
 
 
-def test_segments_are_cut_where_a_sentence_ends():
-    one = objective("sop")
-    cuts = [
-        TOKENIZER.decode(first)
-        for seed in range(10)
-        for first, _, label in segments(batch_of(one, 4, seed), one)
-        if not label
-    ]
-    assert (
-        np.mean([cut.rstrip()[-1] in ".!" for cut in cuts]) > 0.6
-    )  # where there is none near the middle it is cut anywhere
+@pytest.mark.parametrize("name", ["nsp", "sop"])
+def test_segments_are_whole_sentences(name):
+    one = objective(name)
+    for seed in range(10):
+        for pair in segments(batch_of(one, 4, seed, block=240), one):
+            for segment in pair[:2]:
+                text = TOKENIZER.decode(segment).strip()
+                assert text[0] in "TI" and text[-1] in ".!", text
+    cuts = [TOKENIZER.decode(a)[-1] for seed in range(20) for a, *_ in segments(batch_of(one, 4, seed, block=43), one)]
+    assert np.mean([cut in ".!" for cut in cuts]) < 0.2  # a piece that holds no two sentences is cut anywhere
+
+
+def right_by(features, labels):
+    """How often the label is what it most often was for the same value in the first half, over the second half."""
+    half, counts = len(labels) // 2, {}
+    for value, label in zip(features[:half], labels[:half], strict=True):
+        counts.setdefault(value, [0, 0])[label] += 1
+    told = [int(np.argmax(counts.get(value, [1, 0]))) for value in features[half:]]
+    return np.mean(np.array(told) == labels[half:])
+
+
+@pytest.mark.parametrize("name", ["nsp", "sop", "mlm_nsp", "mlm_sop"])
+def test_neither_lengths_nor_edges_tell_the_label(name):
+    corpus = lab.corpus("stories", size=120_000)
+    tokenizer = train(corpus.documents, "bpe", 512)
+    ids = np.array([i for text in corpus.documents for i in (*tokenizer.encode(text), tokenizer.end)])
+    one, rng = objective(name, tokenizer), np.random.default_rng(0)
+    size, rows = one.take(64)[0], []
+    for _ in range(80):
+        batch = one.collate([ids[i : i + size] for i in rng.integers(0, len(ids) - size, 24)], rng, 0)
+        if batch.targets is not None:  # what is hidden is put back
+            batch = replace(batch, input_ids=batch.input_ids.where(batch.targets == IGNORE, batch.targets))
+        rows += segments(batch, one)
+    labels = np.array([label for *_, label in rows])
+    tells = {
+        "length of the row": lambda a, b: len(a) + len(b),
+        "length of A": lambda a, b: len(a),
+        "length of B": lambda a, b: len(b),
+        "A begins": lambda a, b: a[0],
+        "A ends": lambda a, b: a[-1],
+        "B begins": lambda a, b: b[0],
+        "B ends": lambda a, b: b[-1],
+        "sentences end": lambda a, b: tuple(tokenizer.ends_sentence(np.array([a[-1], b[-1]]))),
+    }
+    found = {what: right_by([rule(a, b) for a, b, _ in rows], labels) for what, rule in tells.items()}
+    assert 0.45 < labels.mean() < 0.55
+    assert max(found.values()) < 0.6, found
+
+
+@pytest.mark.parametrize("name", ["mlm_nsp", "mlm_sop"])
+def test_static_masks_of_pairs_stay_wherever_a_piece_is_cut(name):
+    alphabet = "".join(map(chr, range(0x4E00, 0x4E00 + 160)))
+    tokenizer = train([alphabet], "char")
+    pieces = np.split(np.array(tokenizer.encode(alphabet)), 4)  # no token is there twice
+    moved = {}
+    for masking in ("static", "dynamic"):
+        one = objective(name, tokenizer, masking=masking, mask_rate=0.3)
+        fates = {}
+        for seed in range(10):
+            batch = one.collate(pieces, np.random.default_rng(seed), seed)
+            text = batch.input_ids.where(batch.targets == IGNORE, batch.targets)
+            for token, seen, target in zip(
+                text.flatten(), batch.input_ids.flatten(), batch.targets.flatten(), strict=True
+            ):
+                if int(token) not in tokenizer.special_ids:
+                    fates.setdefault(int(token), set()).add((int(seen), int(target)))
+        assert one.shift == (masking == "dynamic")
+        moved[masking] = np.mean([len(fate) > 1 for fate in fates.values()])
+    assert moved["static"] == 0 and moved["dynamic"] > 0.5
 
 
 def test_segments_have_types_and_padding_is_marked():
