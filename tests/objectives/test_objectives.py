@@ -342,6 +342,24 @@ def test_on_one_stack_the_source_is_read_both_ways():
     assert not torch.allclose(before[0, 0], after[0, 0])
 
 
+def test_spans_that_get_longer_for_want_of_sentinels_are_noted():
+    one = objective("span_corruption")
+    one.attach(model("encoder_decoder"))
+    assert one.notes(48) == one.notes(256) == []
+    (note,) = one.notes(512)
+    length, _ = one.take(512)
+    noise, spans = one.counts(length)
+    assert spans == 16 and f"spans are {noise / spans:.1f} tokens long on average and not 3" in note
+    assert "--max_seq_len 256 keeps" in note
+    assert make(["prefix_lm", "span_corruption"], {}, TOKENIZER).notes(512)  # on one stack pieces are shorter
+    lm = lab.pretrain(
+        [TEXT], name="x", shape="encoder_decoder", objective="span_corruption", mean_span=1.0, steps=1, display=False,
+        batch_size=4, sample_tokens=0, threads=1,
+        **{**SIZES, "max_seq_len": 128},
+    )  # fmt: skip
+    assert any("16 sentinels" in note for note in lm.report.notes)
+
+
 def test_pairs_are_parted_at_their_mark():
     one = objective("seq2seq")
     one.attach(model("encoder_decoder"))
@@ -445,8 +463,11 @@ def test_middles_are_moved_and_come_back():
     for seed in range(50):
         moved = one.moved(IDS[:40], np.random.default_rng(seed)).tolist()
         suffix, middle = moved.index(one.suffix), moved.index(one.middle)
-        assert moved[0] == one.prefix
-        assert moved[1:suffix] + moved[middle + 1 :] + moved[suffix + 1 : middle] == IDS[:40].tolist()
+        assert moved[0] == one.prefix and moved[-1] == one.end == TOKENIZER.special("eos")
+        assert moved[1:suffix] + moved[middle + 1 : -1] + moved[suffix + 1 : middle] == IDS[:40].tolist()
+    always = objective("fim", fim_rate=1.0)
+    batch = batch_of(always)
+    assert batch.input_ids.shape[1] == 48 and bool((batch.targets[:, -1] == always.end).all())
     rows = [batch_of(objective("fim"), 8, seed).input_ids[:, 0] == one.prefix for seed in range(40)]
     assert 0.4 < float(torch.cat(rows).float().mean()) < 0.6
 
@@ -579,6 +600,25 @@ def test_every_objective_lowers_its_own_validation_loss(name, shape):
         n_layer=2, n_head=2, d_model=32, max_seq_len=40, batch_size=16, threads=1,
         n_token_type=2 if shape == "encoder" else 0, eval_every=50,
     )  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("nsp", 5), ("mlm_sop", 5), ("fim", 5), ("mlm", 3), ("rtd", 3), ("prefix_lm", 2), ("span_corruption", 6)],
+)
+def test_a_context_that_is_too_short_is_refused_by_its_least(name, least):
+    one = objective(name, **({"fim_rate": 1.0} if name == "fim" else {}))
+    with pytest.raises(BadValue, match=rf"^max_seq_len: {least - 1} is too short for .*--max_seq_len {least} or more$"):
+        one.take(least - 1)
+    assert batch_of(one, block=least).input_ids.shape[1] <= least
+
+
+def test_a_context_that_is_too_short_is_refused_before_there_is_a_run():
+    with pytest.raises(BadValue, match="max_seq_len: 4 is too short for sop"):
+        lab.pretrain(
+            [TEXT], name="x", shape="encoder", objective="sop", display=False, steps=1, **{**SIZES, "max_seq_len": 4}
+        )
+    assert not list(Path(".llm_lab").glob("runs/*"))
+
+
     first, last = lm.report.val[0][2], lm.report.val[-1][2]
     start = lm.report.train[0][2]
     assert last < 0.75 * start, (start, first, last)
