@@ -458,6 +458,31 @@ def test_replaced_tokens_are_those_that_differ():
     assert float(loss) == pytest.approx(float(parts["mlm"] + 7 * parts["rtd"]), abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    "sizes", [dict(), dict(tie_embeddings=True), dict(tie_embeddings=True, scale_logits=True), dict(output="none")]
+)
+def test_a_generator_begins_with_even_chances(sizes):
+    one = objective("rtd")
+    trainee = one.attach(model("encoder", **{"output": "mlm", **sizes}))
+    _, parts = one.loss(trainee, batch_of(one))
+    assert float(parts["mlm"]) == pytest.approx(math.log(TOKENIZER.vocab_size), abs=0.1)
+    shared = trainee.extras["generator"].unembed.weight is trainee.model.embed.weight
+    assert shared == (trainee.model.embed.weight.std() < 0.1)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("mtp", "decoder"), ("rtd", "encoder")])
+def test_experts_of_companions_are_balanced_too(name, shape):
+    one = objective(name)
+    trainee = one.attach(model(shape, n_expert=4))
+    sums, counts = one.losses(trainee, batch_of(one))["balance"]
+    assert (
+        float((sums / counts).detach()[0]) > 1.5 * 2
+    )  # evenly spread it is n_active, of the model and of the companions
+    sums.sum().backward()
+    routers = [p for name, p in trainee.parameters() if name.endswith("router.weight")]
+    assert len(routers) > 2 and all(p.grad is not None and p.grad.any() for p in routers)
+
+
 def test_middles_are_moved_and_come_back():
     one = objective("fim")
     for seed in range(50):
@@ -485,6 +510,26 @@ def test_each_future_head_predicts_its_own_distance():
     for k, head in enumerate(trainee.extras["future"], 2):
         logits = net.logits(head(out.hidden))[:, : 49 - k]
         assert float(parts[f"+{k}"]) == pytest.approx(plain(logits, ids[:, k:]), abs=1e-5)
+
+
+@pytest.mark.parametrize("position", ["rotary", "learned", "sinusoidal", "alibi", "t5"])
+def test_all_of_a_future_head_is_trained(position):
+    one = objective("mtp", n_future=2)
+    trainee = one.attach(model(position=position))
+    one.loss(trainee, batch_of(one))[0].backward()
+    assert [name for name, p in trainee.parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("weights", [(1.0, 100.0), (0.7, 0.2, 0.1), (5.0, 3.0, 1.0)])
+def test_each_has_its_turn_as_often_as_its_weight_says(weights):
+    names = ["clm", "mlm", "fim"][: len(weights)]
+    turns = make(names, {}, TOKENIZER, weights, "turns")
+    order = [turns.whose(turn) for turn in range(2020)]
+    for t in (10, 101, 333, 2020):
+        for i, weight in enumerate(weights):
+            assert abs(order[:t].count(i) - t * weight / sum(weights)) < 1.01
+    again = make(names, {}, TOKENIZER, weights, "turns")
+    assert [again.whose(turn) for turn in (1500, 3, 777)] == [order[turn] for turn in (1500, 3, 777)]
 
 
 def test_mixtures_weigh_their_parts_and_take_turns():
