@@ -586,12 +586,37 @@ def test_a_batch_is_a_function_of_its_examples_and_its_generator(name):
         (["plm"], dict(), "shapes that can: permutation"),
         (["nsp"], dict(shape="permutation"), "this shape can learn: clm, plm"),
         (["mlm"], dict(shape="encoder", output="none"), "output 'none' gives no logits"),
+        (
+            ["fim"],
+            dict(shape="ngram"),
+            "shapes that can: decoder, permutation, lstm, conv, .*this shape can learn: clm$",
+        ),
+        (["clm", "fim"], dict(shape="ngram"), "'fim' cannot be learned by shape 'ngram'"),
     ],
 )
 def test_impossible_pairs_are_refused_by_name(names, sizes, says):
     with pytest.raises(BadValue, match=says) as caught:
         check_pair(names, ModelConfig(vocab_size=9, d_model=16, **sizes))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("nsp", 5), ("mlm_sop", 5), ("fim", 5), ("mlm", 3), ("rtd", 3), ("prefix_lm", 2), ("span_corruption", 6)],
+)
+def test_a_context_that_is_too_short_is_refused_by_its_least(name, least):
+    one = objective(name, **({"fim_rate": 1.0} if name == "fim" else {}))
+    with pytest.raises(BadValue, match=rf"^max_seq_len: {least - 1} is too short for .*--max_seq_len {least} or more$"):
+        one.take(least - 1)
+    assert batch_of(one, block=least).input_ids.shape[1] <= least
+
+
+def test_a_context_that_is_too_short_is_refused_before_there_is_a_run():
+    with pytest.raises(BadValue, match="max_seq_len: 4 is too short for sop"):
+        lab.pretrain(
+            [TEXT], name="x", shape="encoder", objective="sop", display=False, steps=1, **{**SIZES, "max_seq_len": 4}
+        )
+    assert not list(Path(".llm_lab").glob("runs/*"))
 
 
 def test_an_impossible_pair_is_refused_before_anything_is_read():
@@ -645,25 +670,6 @@ def test_every_objective_lowers_its_own_validation_loss(name, shape):
         n_layer=2, n_head=2, d_model=32, max_seq_len=40, batch_size=16, threads=1,
         n_token_type=2 if shape == "encoder" else 0, eval_every=50,
     )  # fmt: skip
-@pytest.mark.parametrize(
-    ("name", "least"),
-    [("nsp", 5), ("mlm_sop", 5), ("fim", 5), ("mlm", 3), ("rtd", 3), ("prefix_lm", 2), ("span_corruption", 6)],
-)
-def test_a_context_that_is_too_short_is_refused_by_its_least(name, least):
-    one = objective(name, **({"fim_rate": 1.0} if name == "fim" else {}))
-    with pytest.raises(BadValue, match=rf"^max_seq_len: {least - 1} is too short for .*--max_seq_len {least} or more$"):
-        one.take(least - 1)
-    assert batch_of(one, block=least).input_ids.shape[1] <= least
-
-
-def test_a_context_that_is_too_short_is_refused_before_there_is_a_run():
-    with pytest.raises(BadValue, match="max_seq_len: 4 is too short for sop"):
-        lab.pretrain(
-            [TEXT], name="x", shape="encoder", objective="sop", display=False, steps=1, **{**SIZES, "max_seq_len": 4}
-        )
-    assert not list(Path(".llm_lab").glob("runs/*"))
-
-
     first, last = lm.report.val[0][2], lm.report.val[-1][2]
     start = lm.report.train[0][2]
     assert last < 0.75 * start, (start, first, last)
