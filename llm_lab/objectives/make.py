@@ -50,22 +50,27 @@ def fitting(config: ModelConfig, preferred: str) -> str:
     """The objective that a model of that shape is given where none was asked for."""
     can = abilities(config)
     names = (preferred, *OBJECTIVES)
-    return next((name for name in names if OBJECTIVES[name].supports <= can), preferred)
+    return next((name for name in names if _learned_by(name, can)), preferred)
+
+
+def _learned_by(name: str, can: frozenset[str]) -> bool:
+    """Whether a model of these abilities can learn an objective. One without gradients counts the text as it stands,
+    whatever a batch would make of it: that is clm."""
+    return OBJECTIVES.entry(name).supports <= can and (name == "clm" or "gradients" in can)
 
 
 def check_pair(names: Sequence[str], config: ModelConfig) -> None:
     """BadValue where a model of that shape cannot learn one of the objectives; it names the shapes that can."""
     can = abilities(config)
     for name in names:
-        entry = OBJECTIVES.entry(name)
-        if entry.supports <= can:
+        if _learned_by(name, can):
             continue
-        shapes = [shape for shape, one in SHAPES.items() if entry.supports <= one.supports]
+        shapes = [shape for shape, one in SHAPES.items() if _learned_by(name, one.supports)]
         if config.shape in shapes:
             raise BadValue(
                 f"objective {name!r} predicts tokens, and output 'none' gives no logits; use --output mlm or --output linear"
             )
-        others = [other for other, one in OBJECTIVES.items() if one.supports <= can]
+        others = [other for other in OBJECTIVES if _learned_by(other, can)]
         raise BadValue(
             f"objective {name!r} cannot be learned by shape {config.shape!r}; shapes that can: {listing(shapes)}, for example --shape {shapes[0]}; this shape can learn: {listing(others)}"
         )

@@ -53,7 +53,8 @@ class Mixture(Objective):
             taken += names.values()
             self._names.append(names)
         self.parts = tuple(taken)  # type: ignore[misc]
-        self._turns = _turns(self.shares)
+        self._turns: list[int] = []  # whose turn each step was, as far as anyone has asked
+        self._had = np.zeros(len(objectives))  # how many of them each has had
         self._block = 0
 
     def take(self, block: int) -> tuple[int, int]:
@@ -65,6 +66,9 @@ class Mixture(Objective):
         for one in self.objectives:
             one.prepare(ids)
 
+    def notes(self, block: int) -> list[str]:
+        return [note for one in self.objectives for note in one.notes(block)]
+
     def attach(self, model: LanguageModel) -> Trainee:
         extras = nn.ModuleDict()
         for i, one in enumerate(self.objectives):
@@ -75,10 +79,19 @@ class Mixture(Objective):
             self.weights[BALANCE] = one.weights.get(BALANCE, 0.0)
         return Trainee(model, extras)
 
+    def whose(self, turn: int) -> int:
+        """Whose turn it is at a step: of the one that is furthest behind its share of all steps so far."""
+        shares, total = np.array(self.shares), sum(self.shares)
+        while len(self._turns) <= turn:
+            due = (len(self._turns) + 1) * shares - total * self._had
+            self._turns.append(int(due.argmax()))
+            self._had[self._turns[-1]] += 1
+        return self._turns[turn]
+
     def collate(self, examples: list[np.ndarray], rng: np.random.Generator, turn: int | None = None) -> Any:
         chosen = range(len(self.objectives))
         if self.mix == "turns" and turn is not None:
-            chosen = range((now := self._turns[turn % len(self._turns)]), now + 1)
+            chosen = range((now := self.whose(turn)), now + 1)
         found = []
         for i in chosen:
             one = self.objectives[i]
@@ -96,18 +109,3 @@ class Mixture(Objective):
 
     def deliver(self, trainee: Trainee) -> LanguageModel:
         return self.objectives[0].deliver(trainee)
-
-
-def _turns(shares: Sequence[float]) -> list[int]:
-    """Whose turn it is, for as many steps as it takes until it begins anew: each as often as its share says, and as
-    evenly as can be."""
-    total = sum(shares)
-    whole = [max(1, round(share / total * 20)) for share in shares]
-    divisor = int(np.gcd.reduce(whole))
-    whole = [count // divisor for count in whole]
-    credit, order = np.zeros(len(whole)), []
-    for _ in range(sum(whole)):
-        credit += whole
-        order.append(int(credit.argmax()))
-        credit[order[-1]] -= sum(whole)
-    return order

@@ -96,7 +96,8 @@ class MaskedLM(Objective):
         self.cls, self.sep = self.special("cls"), self.special("sep")
 
     def take(self, block: int) -> tuple[int, int]:
-        return max(1, block - 2), max(1, block - 2)
+        self.need(block, 3)
+        return block - 2, block - 2
 
     def collate(self, examples: list[np.ndarray], rng: np.random.Generator, turn: int | None = None) -> Batch:
         rows = [np.concatenate([[self.cls], example, [self.sep]]) for example in examples]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,22 +11,27 @@ from torch import Tensor, nn
 
 from llm_lab.data.batch import IGNORE, Attend, Batch
 from llm_lab.models.language_model import LanguageModel
-from llm_lab.models.stack import Stack
+from llm_lab.models.options import POSITIONS
+from llm_lab.models.positions import Position
+from llm_lab.models.stack import Stack, mean_balance
 from llm_lab.objectives import options as opt
 from llm_lab.objectives.objective import Objective, Parts, Trainee, balance_of, rectangle, row_losses, targets_of
 from llm_lab.tokenizers.tokenizer import Tokenizer
 
 
 class _Head(Stack):
-    """One block on the trunk's output (Gloeckle et al. 2024, §2); the output map is the model's own."""
+    """One block on the trunk's output (Gloeckle et al. 2024, §2); the output map is the model's own. What positions add to the
+    embeddings the trunk has read."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.make_stack(model.config, 1, "head.")
+        kind: type[Position] = POSITIONS.load(model.config.position)
+        inside = kind.angles is not Position.angles or kind.bias is not Position.bias
+        self.make_stack(model.config if inside else replace(model.config, position="none"), 1, "head.")
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, balances: list[Tensor] | None = None) -> Tensor:
         ids = torch.arange(hidden.shape[1], device=hidden.device)[None]
-        return self.run(hidden, Attend(), ids)
+        return self.run(hidden, Attend(), ids, balances=balances)
 
 
 class MultiToken(Objective):
@@ -62,8 +68,9 @@ class MultiToken(Objective):
         targets = targets_of(batch)
         found = {"clm": row_losses(out.logits, targets)}
         future: Any = trainee.extras["future"]
+        balances: list[Tensor] = []
         for k, head in enumerate(future, 1):
             ahead = torch.full_like(targets, IGNORE)
             ahead[:, :-k] = targets[:, k:]
-            found[self.parts[k]] = row_losses(model.logits(head(out.hidden)), ahead)
-        return found | balance_of(out.aux, len(targets))
+            found[self.parts[k]] = row_losses(model.logits(head(out.hidden, balances)), ahead)
+        return found | balance_of(out.aux, len(targets), mean_balance(balances))

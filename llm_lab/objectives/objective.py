@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from llm_lab.data.batch import IGNORE, Batch
+from llm_lab.errors import BadValue
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.options import Options
 from llm_lab.tokenizers.tokenizer import Tokenizer
@@ -66,11 +67,22 @@ class Objective:
         """The id of a reserved token; BadValue where the tokenizer has none of that name."""
         return self.tokenizer.special(name)
 
+    def need(self, block: int, least: int) -> None:
+        """BadValue where a context of `block` tokens cannot hold the shortest row, of `least`."""
+        if block < least:
+            raise BadValue(
+                f"max_seq_len: {block} is too short for {' and '.join(self.parts)}, which takes {least} tokens at least; use --max_seq_len {least} or more"
+            )
+
     # what training asks of it
 
     def take(self, block: int) -> tuple[int, int]:
-        """(tokens of an example, tokens to the next one) for a context of `block`."""
+        """(tokens of an example, tokens to the next one) for a context of `block`; BadValue where that is too short."""
         raise NotImplementedError
+
+    def notes(self, block: int) -> list[str]:
+        """What in a context of `block` is not as it was asked for, in a sentence each."""
+        return []
 
     def prepare(self, ids: np.ndarray) -> None:
         """A look at all training ids before the first step."""
@@ -117,9 +129,10 @@ def means_of(parts: Parts) -> dict[str, Tensor]:
     return {name: sums.sum() / counts.sum().clamp(min=1) for name, (sums, counts) in parts.items()}
 
 
-def balance_of(aux: Mapping[str, Tensor], rows: int) -> Parts:
-    """The model's own losses as parts."""
-    return {name: (value.expand(rows), torch.ones(rows, device=value.device)) for name, value in aux.items()}
+def balance_of(aux: Mapping[str, Tensor], rows: int, *others: Mapping[str, Tensor]) -> Parts:
+    """The model's own losses as parts; those of its companions are added, so that they change nothing for the model."""
+    summed = {name: sum((other[name] for other in others if name in other), value) for name, value in aux.items()}
+    return {name: (value.expand(rows), torch.ones(rows, device=value.device)) for name, value in summed.items()}
 
 
 def targets_of(batch: Batch) -> Tensor:

@@ -38,7 +38,8 @@ class ReplacedTokens(MaskedLM):
     """L = L_mlm(generator) + λ · mean binary cross-entropy of "replaced" over all tokens (Clark et al. 2020, §3).
 
     The generator is a narrow encoder (`generator_share` of the width and heads) that shares the model's embeddings, and
-    goes when training ends. Its draws are fixed by the batch, so that a step can be repeated.
+    goes when training ends. Its output is tied to them where they start small; where they start at size 1, which would
+    make its first guesses sure and wrong, it has a table of its own. Its draws are fixed by the batch, so that a step can be repeated.
     """
 
     parts = ("rtd", "mlm")
@@ -56,6 +57,7 @@ class ReplacedTokens(MaskedLM):
         assert config is not None and isinstance(model.embed, nn.Embedding), (
             "a model that reads both ways is one of ours"
         )
+        small = config.output == "none" or (config.tie_embeddings and not config.scale_logits)
         heads = max(1, round(config.n_head * self.options.generator_share))
         generator = Encoder(
             replace(
@@ -70,11 +72,13 @@ class ReplacedTokens(MaskedLM):
                 pooler=False,
                 output="mlm",
                 output_bias=True,
-                tie_embeddings=True,
+                tie_embeddings=small,
+                scale_logits=False,
             )
         )
         generator.embed = model.embed
-        generator.unembed.weight = model.embed.weight
+        if small:
+            generator.unembed.weight = model.embed.weight
         trainee.extras["generator"] = generator
         trainee.extras["detector"] = Detector(config)
         return trainee
@@ -104,7 +108,7 @@ class ReplacedTokens(MaskedLM):
         return {
             "rtd": ((losses * counted).sum(dim=1), counted.sum(dim=1)),
             "mlm": row_losses(made.logits, targets),
-        } | balance_of(out.aux, len(targets))
+        } | balance_of(out.aux, len(targets), made.aux)
 
 
 def drawn(

@@ -17,12 +17,16 @@ from llm_lab.objectives.objective import Objective, Parts, Trainee, balance_of, 
 from llm_lab.options import Options
 from llm_lab.tokenizers.tokenizer import Tokenizer
 
+Segment = tuple[int, int, int]  # the number of an example, and where in it the segment begins and ends
+
 
 class SentencePairs(Objective):
     """A row is `<cls>` A `<sep>` B `<sep>`; label 0 where B follows A in the text, 1 where it does not, half of each.
 
-    A piece of text is cut in two, at the end of a sentence where one is near its middle. What reads the label is the
-    pooled vector, or, without a pooler, the output at `<cls>`.
+    A and B are whole sentences, where a piece of text holds enough of them: what stands before the first and after the
+    last is left out, for a segment that begins or ends within a sentence would tell how it was cut. A piece that holds
+    too few is cut anywhere, whatever the label. What reads the label is the pooled vector, or, without a pooler, the
+    output at `<cls>`.
     """
 
     head: ClassVar[str]
@@ -31,10 +35,13 @@ class SentencePairs(Objective):
         super().__init__(options, tokenizer)
         self.cls, self.sep = self.special("cls"), self.special("sep")
         self.masking = Masking(options, tokenizer) if isinstance(options, opt.MaskedLM) else None
+        self.static = isinstance(options, opt.MaskedLM) and options.masking == "static"
+        self.shift = not self.static
         self.typed = False
 
     def take(self, block: int) -> tuple[int, int]:
-        return max(2, block - 3), max(2, block - 3)
+        self.need(block, 5)
+        return block - 3, block - 3
 
     def attach(self, model: LanguageModel) -> Trainee:
         trainee = super().attach(model)
@@ -46,31 +53,47 @@ class SentencePairs(Objective):
         return trainee
 
     def pair(
-        self, halves: list[tuple[np.ndarray, np.ndarray]], i: int, wrong: bool, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self, examples: list[np.ndarray], i: int, wrong: bool, rng: np.random.Generator
+    ) -> tuple[Segment, Segment]:
         """Segments A and B of row i."""
         raise NotImplementedError
 
+    def sentence_ends(self, ids: np.ndarray) -> np.ndarray:
+        """Where sentences end, each the number of tokens up to there. Signs in a row, and the `<eos>` behind them, are one
+        end. The last token is none, since nobody sees what stands behind it."""
+        ends = self.tokenizer.ends_sentence(ids) | (ids == self.tokenizer.end)
+        return 1 + np.flatnonzero(ends[:-1] & ~ends[1:])
+
     def collate(self, examples: list[np.ndarray], rng: np.random.Generator, turn: int | None = None) -> Batch:
-        halves = [self._cut(example, rng) for example in examples]
         labels = rng.integers(0, 2, len(examples))
-        rows, types = [], []
-        for i, example in enumerate(examples):
-            first, second = self.pair(halves, i, bool(labels[i]), rng)
-            second = second[: max(1, len(example) - len(first))]
-            rows.append(np.concatenate([[self.cls], first, [self.sep], second, [self.sep]]).astype(np.int64))
-            types.append(np.repeat([0, 1], [len(first) + 2, len(second) + 1]))
-        if self.masking is None:
-            seen, targets = rows, None
-        else:
-            seen, hidden = (list(column) for column in zip(*(self.masking(row, rng) for row in rows), strict=True))
-            targets = rectangle(hidden, IGNORE)
+        pairs = [self.pair(examples, i, bool(wrong), rng) for i, wrong in enumerate(labels)]
+        rows = [_row(examples, pair, self.cls, self.sep) for pair in pairs]
+        seen, targets = (rows, None) if self.masking is None else self._masked(self.masking, examples, pairs, rows, rng)
+        types = [np.repeat([0, 1], [stop - start + 2, end - begin + 1]) for (_, start, stop), (_, begin, end) in pairs]
         return Batch(
             rectangle(seen, self.special("pad")),
-            targets,
+            None if targets is None else rectangle(targets, IGNORE),
             Attend(causal=False, keep=kept(rows)),
             token_type_ids=rectangle(types, 0) if self.typed else None,
             labels=torch.from_numpy(labels),
+        )
+
+    def _masked(
+        self,
+        masking: Masking,
+        examples: list[np.ndarray],
+        pairs: list[tuple[Segment, Segment]],
+        rows: list[np.ndarray],
+        rng: np.random.Generator,
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """(what the model reads, its targets) by row. Static masks are the piece's, wherever it is cut."""
+        if not self.static:
+            seen, hidden = zip(*(masking(row, rng) for row in rows), strict=True)
+            return list(seen), list(hidden)
+        read, wanted = (list(column) for column in zip(*(masking(example, rng) for example in examples), strict=True))
+        return (
+            [_row(read, pair, self.cls, self.sep) for pair in pairs],
+            [_row(wanted, pair, IGNORE, IGNORE) for pair in pairs],
         )
 
     def losses(self, trainee: Trainee, batch: Batch) -> Parts:
@@ -82,18 +105,25 @@ class SentencePairs(Objective):
         found[self.head] = losses, torch.ones_like(batch.labels)
         return found | balance_of(out.aux, len(batch.input_ids))
 
-    def _cut(self, example: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        n = len(example)
-        if n < 2:
-            return example, example
-        low, high = max(1, n // 4), max(2, n - n // 4)
-        ends = low + np.flatnonzero(self.tokenizer.ends_sentence(example[low - 1 : high - 1]))
-        at = int(rng.choice(ends)) if len(ends) else int(rng.integers(low, high))
-        return example[:at], example[at:]
+
+def _row(texts: list[np.ndarray], pair: tuple[Segment, Segment], first: int, after: int) -> np.ndarray:
+    """Segments of these texts with `first` before and `after` behind each."""
+    one, other = (texts[i][start:stop] for i, start, stop in pair)
+    return np.concatenate([[first], one, [after], other, [after]]).astype(np.int64)
+
+
+def _near_middle(n: int, rng: np.random.Generator) -> int:
+    """A place to cut n tokens at, as likely at one end of the middle half as at the other."""
+    low = max(1, n // 4)
+    return int(rng.integers(low, max(low, n - low) + 1))
 
 
 class NextSentence(SentencePairs):
-    """B follows A, or is from elsewhere (Devlin et al. 2019, §3.1, Task 2)."""
+    """B follows A, or is from elsewhere (Devlin et al. 2019, §3.1, Task 2).
+
+    A is what of a piece fits before a place near its middle, and B what fits in as many tokens as there are after it, of
+    this piece or of another. So neither how long the segments are nor how they were cut depends on the label.
+    """
 
     parts: ClassVar[tuple[str, ...]] = ("nsp",)
     head = "nsp"
@@ -102,12 +132,29 @@ class NextSentence(SentencePairs):
     least_batch = 2
 
     def pair(
-        self, halves: list[tuple[np.ndarray, np.ndarray]], i: int, wrong: bool, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        first, second = halves[i]
-        if wrong and len(halves) > 1:
-            second = halves[(i + int(rng.integers(1, len(halves)))) % len(halves)][1]
-        return first, second
+        self, examples: list[np.ndarray], i: int, wrong: bool, rng: np.random.Generator
+    ) -> tuple[Segment, Segment]:
+        n = len(examples[i])
+        at = _near_middle(n, rng)
+        j = (i + int(rng.integers(1, len(examples)))) % len(examples) if len(examples) > 1 else i
+        own, other = (self._sentences(examples[k], at, n - at) for k in (i, j))
+        if own is None or other is None:  # all are cut anywhere as soon as one must be, also where one is not used
+            size = len(examples[j])
+            begin = min(at, max(0, size - (n - at)))
+            own, other = (0, at, n), (0, begin, min(size, begin + n - at))
+        start, cut, stop = own
+        return (i, start, cut), (j, *other[1:]) if wrong else (i, cut, stop)
+
+    def _sentences(self, ids: np.ndarray, at: int, room: int) -> tuple[int, int, int] | None:
+        """(start, cut, stop) of whole sentences: those up to the last end before `at`, and those in `room` tokens after
+        it; None where there are none on one side."""
+        ends = self.sentence_ends(ids)
+        before = ends[ends <= at]
+        if len(before) < 2:
+            return None
+        start, cut = int(before[0]), int(before[-1])
+        after = ends[(ends > cut) & (ends <= cut + room)]
+        return (start, cut, int(after[-1])) if len(after) else None
 
     def collate(self, examples: list[np.ndarray], rng: np.random.Generator, turn: int | None = None) -> Batch:
         batch = super().collate(examples, rng, turn)
@@ -117,7 +164,8 @@ class NextSentence(SentencePairs):
 
 
 class SentenceOrder(SentencePairs):
-    """A and B as they stand in the text, or the other way round (Lan et al. 2020, §3.1)."""
+    """A and B as they stand in the text, or the other way round (Lan et al. 2020, §3.1); a piece is parted at any end of
+    a sentence, as in the released code."""
 
     parts: ClassVar[tuple[str, ...]] = ("sop",)
     head = "sop"
@@ -125,13 +173,21 @@ class SentenceOrder(SentencePairs):
     choices = False
 
     def pair(
-        self, halves: list[tuple[np.ndarray, np.ndarray]], i: int, wrong: bool, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        return halves[i][::-1] if wrong else halves[i]
+        self, examples: list[np.ndarray], i: int, wrong: bool, rng: np.random.Generator
+    ) -> tuple[Segment, Segment]:
+        ends, start, stop = self.sentence_ends(examples[i]), 0, len(examples[i])
+        if len(ends) > 2:  # between them are two sentences
+            start, cut, stop = int(ends[0]), int(rng.choice(ends[1:-1])), int(ends[-1])
+        else:
+            cut = _near_middle(stop, rng)
+        halves = (i, start, cut), (i, cut, stop)
+        return halves[::-1] if wrong else halves
 
 
 class MaskedNextSentence(NextSentence):
-    """BERT's own: masked tokens and the next sentence, summed (Devlin et al. 2019, §A.2)."""
+    """BERT's own: masked tokens and the next sentence, summed (Devlin et al. 2019, §A.2). BERT read each piece with one of
+    ten masks that were drawn before training (Liu et al. 2019, §4.1); here masks are drawn anew at each step, or with
+    `masking` static once for each piece."""
 
     parts = ("mlm", "nsp")
     target = "masked token"
@@ -139,7 +195,8 @@ class MaskedNextSentence(NextSentence):
 
 
 class MaskedSentenceOrder(SentenceOrder):
-    """ALBERT's own: masked tokens and the order of sentences, summed (Lan et al. 2020, §3.1)."""
+    """ALBERT's own: masked tokens and the order of sentences, summed (Lan et al. 2020, §3.1). ALBERT hid up to three
+    neighbouring words together (§4.1); here `mask_unit` says what is hidden together, and a token is unless told."""
 
     parts = ("mlm", "sop")
     target = "masked token"

@@ -82,7 +82,8 @@ class PrefixLM(SourceToTarget):
     target = "predicted token"
 
     def take(self, block: int) -> tuple[int, int]:
-        return max(2, block), max(2, block)
+        self.need(block, 2)
+        return block, block
 
     def collate(self, examples: list[np.ndarray], rng: np.random.Generator, turn: int | None = None) -> Batch:
         cuts = [int(rng.integers(1, len(example))) if len(example) > 1 else 1 for example in examples]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -171,17 +173,75 @@ def test_swapped_sentences_are_swapped():
     assert 0.35 < np.mean(labels) < 0.65
 
 
-def test_segments_are_cut_where_a_sentence_ends():
-    one = objective("sop")
-    cuts = [
-        TOKENIZER.decode(first)
-        for seed in range(10)
-        for first, _, label in segments(batch_of(one, 4, seed), one)
-        if not label
-    ]
-    assert (
-        np.mean([cut.rstrip()[-1] in ".!" for cut in cuts]) > 0.6
-    )  # where there is none near the middle it is cut anywhere
+@pytest.mark.parametrize("name", ["nsp", "sop"])
+def test_segments_are_whole_sentences(name):
+    one = objective(name)
+    for seed in range(10):
+        for pair in segments(batch_of(one, 4, seed, block=240), one):
+            for segment in pair[:2]:
+                text = TOKENIZER.decode(segment).strip()
+                assert text[0] in "TI" and text[-1] in ".!", text
+    cuts = [TOKENIZER.decode(a)[-1] for seed in range(20) for a, *_ in segments(batch_of(one, 4, seed, block=43), one)]
+    assert np.mean([cut in ".!" for cut in cuts]) < 0.2  # a piece that holds no two sentences is cut anywhere
+
+
+def right_by(features, labels):
+    """How often the label is what it most often was for the same value in the first half, over the second half."""
+    half, counts = len(labels) // 2, {}
+    for value, label in zip(features[:half], labels[:half], strict=True):
+        counts.setdefault(value, [0, 0])[label] += 1
+    told = [int(np.argmax(counts.get(value, [1, 0]))) for value in features[half:]]
+    return np.mean(np.array(told) == labels[half:])
+
+
+@pytest.mark.parametrize("name", ["nsp", "sop", "mlm_nsp", "mlm_sop"])
+def test_neither_lengths_nor_edges_tell_the_label(name):
+    corpus = lab.corpus("stories", size=120_000)
+    tokenizer = train(corpus.documents, "bpe", 512)
+    ids = np.array([i for text in corpus.documents for i in (*tokenizer.encode(text), tokenizer.end)])
+    one, rng = objective(name, tokenizer), np.random.default_rng(0)
+    size, rows = one.take(64)[0], []
+    for _ in range(80):
+        batch = one.collate([ids[i : i + size] for i in rng.integers(0, len(ids) - size, 24)], rng, 0)
+        if batch.targets is not None:  # what is hidden is put back
+            batch = replace(batch, input_ids=batch.input_ids.where(batch.targets == IGNORE, batch.targets))
+        rows += segments(batch, one)
+    labels = np.array([label for *_, label in rows])
+    tells = {
+        "length of the row": lambda a, b: len(a) + len(b),
+        "length of A": lambda a, b: len(a),
+        "length of B": lambda a, b: len(b),
+        "A begins": lambda a, b: a[0],
+        "A ends": lambda a, b: a[-1],
+        "B begins": lambda a, b: b[0],
+        "B ends": lambda a, b: b[-1],
+        "sentences end": lambda a, b: tuple(tokenizer.ends_sentence(np.array([a[-1], b[-1]]))),
+    }
+    found = {what: right_by([rule(a, b) for a, b, _ in rows], labels) for what, rule in tells.items()}
+    assert 0.45 < labels.mean() < 0.55
+    assert max(found.values()) < 0.6, found
+
+
+@pytest.mark.parametrize("name", ["mlm_nsp", "mlm_sop"])
+def test_static_masks_of_pairs_stay_wherever_a_piece_is_cut(name):
+    alphabet = "".join(map(chr, range(0x4E00, 0x4E00 + 160)))
+    tokenizer = train([alphabet], "char")
+    pieces = np.split(np.array(tokenizer.encode(alphabet)), 4)  # no token is there twice
+    moved = {}
+    for masking in ("static", "dynamic"):
+        one = objective(name, tokenizer, masking=masking, mask_rate=0.3)
+        fates = {}
+        for seed in range(10):
+            batch = one.collate(pieces, np.random.default_rng(seed), seed)
+            text = batch.input_ids.where(batch.targets == IGNORE, batch.targets)
+            for token, seen, target in zip(
+                text.flatten(), batch.input_ids.flatten(), batch.targets.flatten(), strict=True
+            ):
+                if int(token) not in tokenizer.special_ids:
+                    fates.setdefault(int(token), set()).add((int(seen), int(target)))
+        assert one.shift == (masking == "dynamic")
+        moved[masking] = np.mean([len(fate) > 1 for fate in fates.values()])
+    assert moved["static"] == 0 and moved["dynamic"] > 0.5
 
 
 def test_segments_have_types_and_padding_is_marked():
@@ -282,6 +342,24 @@ def test_on_one_stack_the_source_is_read_both_ways():
     assert not torch.allclose(before[0, 0], after[0, 0])
 
 
+def test_spans_that_get_longer_for_want_of_sentinels_are_noted():
+    one = objective("span_corruption")
+    one.attach(model("encoder_decoder"))
+    assert one.notes(48) == one.notes(256) == []
+    (note,) = one.notes(512)
+    length, _ = one.take(512)
+    noise, spans = one.counts(length)
+    assert spans == 16 and f"spans are {noise / spans:.1f} tokens long on average and not 3" in note
+    assert "--max_seq_len 256 keeps" in note
+    assert make(["prefix_lm", "span_corruption"], {}, TOKENIZER).notes(512)  # on one stack pieces are shorter
+    lm = lab.pretrain(
+        [TEXT], name="x", shape="encoder_decoder", objective="span_corruption", mean_span=1.0, steps=1, display=False,
+        batch_size=4, sample_tokens=0, threads=1,
+        **{**SIZES, "max_seq_len": 128},
+    )  # fmt: skip
+    assert any("16 sentinels" in note for note in lm.report.notes)
+
+
 def test_pairs_are_parted_at_their_mark():
     one = objective("seq2seq")
     one.attach(model("encoder_decoder"))
@@ -380,13 +458,41 @@ def test_replaced_tokens_are_those_that_differ():
     assert float(loss) == pytest.approx(float(parts["mlm"] + 7 * parts["rtd"]), abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    "sizes", [dict(), dict(tie_embeddings=True), dict(tie_embeddings=True, scale_logits=True), dict(output="none")]
+)
+def test_a_generator_begins_with_even_chances(sizes):
+    one = objective("rtd")
+    trainee = one.attach(model("encoder", **{"output": "mlm", **sizes}))
+    _, parts = one.loss(trainee, batch_of(one))
+    assert float(parts["mlm"]) == pytest.approx(math.log(TOKENIZER.vocab_size), abs=0.1)
+    shared = trainee.extras["generator"].unembed.weight is trainee.model.embed.weight
+    assert shared == (trainee.model.embed.weight.std() < 0.1)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("mtp", "decoder"), ("rtd", "encoder")])
+def test_experts_of_companions_are_balanced_too(name, shape):
+    one = objective(name)
+    trainee = one.attach(model(shape, n_expert=4))
+    sums, counts = one.losses(trainee, batch_of(one))["balance"]
+    assert (
+        float((sums / counts).detach()[0]) > 1.5 * 2
+    )  # evenly spread it is n_active, of the model and of the companions
+    sums.sum().backward()
+    routers = [p for name, p in trainee.parameters() if name.endswith("router.weight")]
+    assert len(routers) > 2 and all(p.grad is not None and p.grad.any() for p in routers)
+
+
 def test_middles_are_moved_and_come_back():
     one = objective("fim")
     for seed in range(50):
         moved = one.moved(IDS[:40], np.random.default_rng(seed)).tolist()
         suffix, middle = moved.index(one.suffix), moved.index(one.middle)
-        assert moved[0] == one.prefix
-        assert moved[1:suffix] + moved[middle + 1 :] + moved[suffix + 1 : middle] == IDS[:40].tolist()
+        assert moved[0] == one.prefix and moved[-1] == one.end == TOKENIZER.special("eos")
+        assert moved[1:suffix] + moved[middle + 1 : -1] + moved[suffix + 1 : middle] == IDS[:40].tolist()
+    always = objective("fim", fim_rate=1.0)
+    batch = batch_of(always)
+    assert batch.input_ids.shape[1] == 48 and bool((batch.targets[:, -1] == always.end).all())
     rows = [batch_of(objective("fim"), 8, seed).input_ids[:, 0] == one.prefix for seed in range(40)]
     assert 0.4 < float(torch.cat(rows).float().mean()) < 0.6
 
@@ -404,6 +510,26 @@ def test_each_future_head_predicts_its_own_distance():
     for k, head in enumerate(trainee.extras["future"], 2):
         logits = net.logits(head(out.hidden))[:, : 49 - k]
         assert float(parts[f"+{k}"]) == pytest.approx(plain(logits, ids[:, k:]), abs=1e-5)
+
+
+@pytest.mark.parametrize("position", ["rotary", "learned", "sinusoidal", "alibi", "t5"])
+def test_all_of_a_future_head_is_trained(position):
+    one = objective("mtp", n_future=2)
+    trainee = one.attach(model(position=position))
+    one.loss(trainee, batch_of(one))[0].backward()
+    assert [name for name, p in trainee.parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("weights", [(1.0, 100.0), (0.7, 0.2, 0.1), (5.0, 3.0, 1.0)])
+def test_each_has_its_turn_as_often_as_its_weight_says(weights):
+    names = ["clm", "mlm", "fim"][: len(weights)]
+    turns = make(names, {}, TOKENIZER, weights, "turns")
+    order = [turns.whose(turn) for turn in range(2020)]
+    for t in (10, 101, 333, 2020):
+        for i, weight in enumerate(weights):
+            assert abs(order[:t].count(i) - t * weight / sum(weights)) < 1.01
+    again = make(names, {}, TOKENIZER, weights, "turns")
+    assert [again.whose(turn) for turn in (1500, 3, 777)] == [order[turn] for turn in (1500, 3, 777)]
 
 
 def test_mixtures_weigh_their_parts_and_take_turns():
@@ -460,12 +586,37 @@ def test_a_batch_is_a_function_of_its_examples_and_its_generator(name):
         (["plm"], dict(), "shapes that can: permutation"),
         (["nsp"], dict(shape="permutation"), "this shape can learn: clm, plm"),
         (["mlm"], dict(shape="encoder", output="none"), "output 'none' gives no logits"),
+        (
+            ["fim"],
+            dict(shape="ngram"),
+            "shapes that can: decoder, permutation, lstm, conv, .*this shape can learn: clm$",
+        ),
+        (["clm", "fim"], dict(shape="ngram"), "'fim' cannot be learned by shape 'ngram'"),
     ],
 )
 def test_impossible_pairs_are_refused_by_name(names, sizes, says):
     with pytest.raises(BadValue, match=says) as caught:
         check_pair(names, ModelConfig(vocab_size=9, d_model=16, **sizes))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("nsp", 5), ("mlm_sop", 5), ("fim", 5), ("mlm", 3), ("rtd", 3), ("prefix_lm", 2), ("span_corruption", 6)],
+)
+def test_a_context_that_is_too_short_is_refused_by_its_least(name, least):
+    one = objective(name, **({"fim_rate": 1.0} if name == "fim" else {}))
+    with pytest.raises(BadValue, match=rf"^max_seq_len: {least - 1} is too short for .*--max_seq_len {least} or more$"):
+        one.take(least - 1)
+    assert batch_of(one, block=least).input_ids.shape[1] <= least
+
+
+def test_a_context_that_is_too_short_is_refused_before_there_is_a_run():
+    with pytest.raises(BadValue, match="max_seq_len: 4 is too short for sop"):
+        lab.pretrain(
+            [TEXT], name="x", shape="encoder", objective="sop", display=False, steps=1, **{**SIZES, "max_seq_len": 4}
+        )
+    assert not list(Path(".llm_lab").glob("runs/*"))
 
 
 def test_an_impossible_pair_is_refused_before_anything_is_read():
