@@ -405,7 +405,11 @@ def evaluate(model: Any, data: Any = None, **options: Any) -> Evaluation:
             tokens = tokenize(texts.as_trained(lm, text, notes), lm.tokenizer, store.cache())
             told.append(f"{text.name}, {text.n_chars:,} characters")
         notes += texts.what_is_lost(lm, tokens.ids, chosen.metrics)
-        found = measure(likelihoods(lm.name, lm.trainee(objective), objective, tokens, unit), chosen.metrics)
+        trainee = lm.trainee(objective)
+        if objective.pairs:
+            objective.prepare(tokens.ids)
+            notes += [f"{lm.name}: {note}" for note in objective.notes(lm.model.max_seq_len)]
+        found = measure(likelihoods(lm.name, trainee, objective, tokens, unit), chosen.metrics)
         scores += found
         if any(math.isnan(score.value) for score in found):
             notes.append(f"{lm.name}'s {DIVERGED}")

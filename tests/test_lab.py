@@ -371,12 +371,40 @@ def test_a_model_whose_training_diverged_is_not_measured_in_silence():
 
 
 def test_what_has_no_effect_or_was_put_in_place_is_noted():
-    counted = train("counts", preset="ngram", lr=5.0, **dict.fromkeys(("n_layer", "n_head", "d_model")))
-    assert counted.report.notes == ["the text is counted once: lr, steps has no effect"]
-    other = train("bert", preset="bert", output="none", n_kv_head=None)
+    counted = lab.pretrain([TEXT], name="counts", preset="ngram", lr=5.0, steps=3, display=False)
+    assert counted.report.notes[0] == "the text is counted once: lr, steps has no effect"
+    other = train("bert", preset="bert", output="none")
     assert "mlm_nsp, which bert learns, cannot be learned" in other.report.notes[0]
     train("bard")
     assert "the samples are those of that run: sample_prompt" in train("bard", sample_prompt="1").report.notes[-1]
+
+
+def test_a_validation_in_turns_is_the_mean_of_those_whose_turn_it_is():
+    lm = train("both", objective="clm,mlm", weights="3,1", mix="turns", steps=8, eval_every=8)
+    last = lm.run.history.iloc[-1]
+    assert last["val_loss"] == pytest.approx(0.75 * last["val_clm"] + 0.25 * last["val_mlm"], rel=1e-5)
+
+
+def test_what_cannot_be_learned_from_is_said_beforehand():
+    ahead = dict(objective="mtp", n_future=9, max_seq_len=8)
+    _refused(lambda: train("x", **ahead), "^n_future: 9 tokens ahead are past a context of 8")
+    vectors = dict(preset="skipgram", tokenizer="wordpiece", vocab_size=100, subsample=1e-12, display=False, steps=3)
+    _refused(lambda: lab.pretrain([TEXT], **vectors), "^subsample: 1e-12 leaves about")
+
+
+def test_pairs_that_are_cut_are_counted():
+    words = pd.DataFrame(
+        {"source": ["one two three four"] * 9 + ["one"], "target": ["eins zwei drei vier"] * 9 + ["eins"]}
+    )
+    pairs = dict(column="source", target="target", objective="seq2seq", split=0.8, max_seq_len=16)
+    one = train("pairs", words, **pairs)
+    assert "7 of 7 pairs are longer than the context of 16" in one.report.notes[0]
+    assert "--max_seq_len 39 holds all" in one.report.notes[0]
+    two = train("pairs", words, **pairs, shape="encoder_decoder", position="learned")
+    assert "--max_seq_len 20 holds all" in two.report.notes[0]
+    assert any(note.startswith("pairs: 2 of 3 pairs") for note in lab.evaluate(two).notes)
+    whole = train("pairs", words, **{**pairs, "max_seq_len": 40})
+    assert not any("are cut" in note for note in whole.report.notes)
 
 
 @pytest.mark.parametrize("objective", ["span_corruption", "prefix_lm"])

@@ -15,6 +15,7 @@ from llm_lab.decoding.cache import KVCache
 from llm_lab.decoding.filters import Past
 from llm_lab.decoding.spelling import Spelling
 from llm_lab.decoding.strategy import Step, Text
+from llm_lab.errors import DIVERGED, BadValue
 from llm_lab.models.language_model import LanguageModel, ModelOutput
 
 
@@ -98,6 +99,7 @@ class Rows:
         self.logprob = torch.zeros(len(prompt), 0, device=device)
         self.chosen_prob = torch.zeros(len(prompt), 0, device=device)
         self.lengths = torch.full((len(prompt),), new, device=device)  # tokens after which a row ended, if it did
+        self._read = False
         self.raw: Float[Tensor, "R n V"] | None = None  # what was read for the step that comes
         self.hidden: Float[Tensor, "R n D"] | None = None
 
@@ -130,6 +132,9 @@ class Rows:
         """The logits after each of the last `n` positions, `more` tokens included that are not of the text (yet)."""
         ids = self.ids if more is None else torch.cat([self.ids, more], dim=1)
         output = self.reader.read(ids, n)
+        if not self._read and not bool(torch.isfinite(output.logits).all()):
+            raise BadValue(f"the model's {DIVERGED}")
+        self._read = True
         self.raw, self.hidden = output.logits, output.hidden
         # A special is no text: what the others have is shared among them.
         return output.logits.index_fill(2, self.banned, -torch.inf)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +106,16 @@ class Mixture(Objective):
             parts = self.objectives[i].losses(Trainee(trainee.model, extras), one)
             found |= {self._names[i].get(name, name): value for name, value in parts.items()}
         return found
+
+    def total(self, means: Mapping[str, float]) -> float:
+        """Of turns the mean, each with its share, so that it is what steps come to on average."""
+        if self.mix != "turns":
+            return super().total(means)
+        found = []
+        for share, names in zip(self.shares, self._names, strict=True):
+            own = {name: means[name] for name in names.values() if name in means}
+            found += [(share, super().total(own))] if own else []
+        return sum(share * total for share, total in found) / sum(share for share, _ in found)
 
     def deliver(self, trainee: Trainee) -> LanguageModel:
         return self.objectives[0].deliver(trainee)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from llm_lab.data.batch import IGNORE, Attend, Batch
+from llm_lab.errors import BadValue
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.models.options import POSITIONS
 from llm_lab.models.positions import Position
@@ -46,6 +47,10 @@ class MultiToken(Objective):
         self.parts = ("clm", *(f"+{k}" for k in range(2, options.n_future + 1)))  # type: ignore[misc]
 
     def take(self, block: int) -> tuple[int, int]:
+        if self.options.n_future > block:
+            raise BadValue(
+                f"n_future: {self.options.n_future} tokens ahead are past a context of {block}; use --n_future {block}, or a longer --max_seq_len"
+            )
         return block + 1, block
 
     def attach(self, model: LanguageModel) -> Trainee:

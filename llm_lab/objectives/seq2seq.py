@@ -55,9 +55,24 @@ class Seq2Seq(SourceToTarget):
     parts = ("seq2seq",)
     target = "target token"
     pairs = True
+    longest: np.ndarray | None = None  # what each pair takes of a context, once the pairs are known
 
     def take(self, block: int) -> tuple[int, int]:
         return block, block
+
+    def prepare(self, ids: np.ndarray) -> None:
+        pairs = np.split(ids, np.flatnonzero(ids == self.tokenizer.end) + 1)
+        at = [int((pair == self.special("sep")).argmax()) + 1 for pair in pairs if len(pair)]
+        lengths = [len(pair) for pair in pairs if len(pair)]
+        together = [max(s, n - s) if self.two_stacks else n for s, n in zip(at, lengths, strict=True)]
+        self.longest = np.array(together)
+
+    def notes(self, block: int) -> list[str]:
+        if self.longest is None or not (cut := int((self.longest > block).sum())):
+            return []
+        return [
+            f"{cut:,} of {len(self.longest):,} pairs are longer than the context of {block} tokens and are cut at their ends; --max_seq_len {self.longest.max()} holds all"
+        ]
 
     def collate(self, examples: list[np.ndarray], rng: np.random.Generator, turn: int | None = None) -> Batch:
         """Documents of source, `<sep>`, target and `<eos>`."""

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llm_lab.data.batch import IGNORE, Attend, Batch
+from llm_lab.errors import BadValue
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.objectives import options as opt
 from llm_lab.objectives.objective import Objective, Parts, Trainee, rectangle, targets_of
@@ -50,6 +51,15 @@ class SkipGramNS(Objective):
         counts[sorted(self.tokenizer.special_ids)] = 0
         self.model.counts.copy_(torch.from_numpy(counts))
         self._frequencies = None
+        share = self.kept(np.arange(len(counts))) if self.options.subsample else np.ones(len(counts))
+        if (left := float((share * counts).sum())) < 0.01 * counts.sum():
+            raise BadValue(
+                f"subsample: {self.options.subsample:g} leaves about {left:,.0f} of {counts.sum():,} words, which is nothing to learn from; 1e-3 is usual for large vocabularies, 0 keeps all"
+            )
+
+    def kept(self, words: np.ndarray) -> np.ndarray:
+        """With which probability each word stays in the text."""
+        return np.minimum(1, np.sqrt(self.options.subsample / np.maximum(self.frequencies()[words], 1e-12)))
 
     def frequencies(self) -> np.ndarray:
         """(V,) each word's share of the text; all alike where none was counted."""
@@ -78,8 +88,7 @@ class SkipGramNS(Objective):
         piece = np.cumsum(special) + rows * (len(words) + 1)  # what a pair must have in common
         here = ~special
         if self.options.subsample:
-            share = np.sqrt(self.options.subsample / np.maximum(self.frequencies()[words], 1e-12))
-            here &= rng.random(len(words)) < share
+            here &= rng.random(len(words)) < self.kept(words)
         words, rows, piece = words[here], rows[here], piece[here]
         reach = self.options.context
         far = np.concatenate([np.arange(-reach, 0), np.arange(1, reach + 1)])
