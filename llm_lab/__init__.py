@@ -25,6 +25,7 @@ _PUBLIC = {
     "build": "llm_lab.lab:build",
     "pretrain": "llm_lab.lab:pretrain",
     "generate": "llm_lab.lab:generate",
+    "compare": "llm_lab.lab:compare",
     "strategy": "llm_lab.lab:strategy",
     "check": "llm_lab.lab:check",
     "probe": "llm_lab.lab:probe",
@@ -37,7 +38,7 @@ _PUBLIC = {
     "LM": "llm_lab.store.lm:LM",
     "LabError": "llm_lab.errors:LabError",
 }
-_LATER = ("finetune", "compare", "playground", "chat", "prompt", "compress", "export", "attach")
+_LATER = ("finetune", "playground", "chat", "prompt", "compress", "export", "attach")
 
 __all__ = [*_PUBLIC, *_LATER, "__version__"]
 

@@ -15,9 +15,9 @@ from llm_lab import machine, overview
 from llm_lab.errors import DIVERGED, BadType, BadValue, NotYet, listing, show, suggestion
 from llm_lab.options import REQUIRED, distribute, specs
 from llm_lab.registry import load as load_entry
-from llm_lab.results import AttentionMaps, Evaluation, Generation, Listing, Result, Tokenization
+from llm_lab.results import AttentionMaps, Comparison, Evaluation, Generation, Listing, Result, Tokenization
 from llm_lab.store import runs as store
-from llm_lab.verbs import VERBS, BuildOptions, TokenizeOptions
+from llm_lab.verbs import VERBS, BuildOptions, CompareOptions, TokenizeOptions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -227,6 +227,48 @@ def generate(model: Any, prompt: str | Sequence[str] = "", *, display: bool = Fa
         told = {key: value.name if key in SECOND else repr(value) for key, value in options.items() if key != "seed"}
         words = "".join(f", {key}={value}" for key, value in {**told, "seed": result.seed}.items())
         result.code = f"lab.generate({lm.name}, {prompt!r}{words})"
+        if live is None and display:
+            live = load_entry("llm_lab.views.live:Live")(result)
+        elif live is not None:
+            live.update(result)
+    if live is not None:
+        live.close(result)
+    return result
+
+
+@_with_options("compare")
+def compare(
+    model: Any, prompt: str | Sequence[str] = "", strategies: Any = None, *, display: bool = False, **options: Any
+) -> Comparison:
+    """Strategies side by side on the same prompts: what each wrote, how likely and how varied it is.
+
+    `strategies` are names, with options where they differ: `["greedy", "top_p:p=0.5", {"strategy": "beam", "num_beams": 8}]`;
+    one text (a comma between) will do too. Options are for all; a strategy without a use for one goes without it.
+    """
+    from llm_lab.comparing import compare as run
+    from llm_lab.decoding.choosing import SECOND
+
+    lms = [_lm(one) for one in (model if isinstance(model, list | tuple) else [model])]
+    if not lms:
+        raise BadValue("model: the list is empty; give one model, or several")
+    prompts = _texts("prompt", prompt)
+    if strategies is None or strategies == "":
+        strategies = (
+            ["greedy", "top_k", "top_p", "min_p", "beam"] if "next_token" in lms[0].supports else ["fill", "gibbs"]
+        )
+    if isinstance(strategies, str | Mapping):
+        strategies = strategies.split(",") if isinstance(strategies, str) else [strategies]
+    (chosen,) = distribute(
+        (CompareOptions,), {k: v for k, v in options.items() if k in specs(CompareOptions)}, "compare"
+    )
+    shared = {key: _lm(value) if key in SECOND and isinstance(value, str) else value for key, value in options.items()}
+    shared |= {name: getattr(chosen, name) for name in ("max_new_tokens", "n")}
+    live = None
+    for result in run(lms, prompts, list(strategies), shared):
+        names = lms[0].name if len(lms) == 1 else f"[{', '.join(lm.name for lm in lms)}]"
+        told = {key: value.name if key in SECOND else repr(value) for key, value in options.items()}
+        words = "".join(f", {key}={value}" for key, value in {"strategies": repr(list(strategies)), **told}.items())
+        result.code = f"lab.compare({names}, {prompt!r}{words})"
         if live is None and display:
             live = load_entry("llm_lab.views.live:Live")(result)
         elif live is not None:

@@ -284,6 +284,63 @@ class Generation(Result):
         )
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Compared:
+    """What one strategy made of one model and one prompt, and how it measures."""
+
+    model: str
+    strategy: str  # with what was set of it: "top_p:p=0.5"
+    prompt: int  # its number
+    options: dict[str, Any]  # all that was set of the strategy
+    texts: list[str]  # what was written, without the prompt
+    logprob: float  # the model's own, mean of the tokens, in nats
+    entropy: float  # of the model's distributions, mean, in nats
+    distinct_1: float  # different tokens over all, 0 to 1
+    distinct_2: float  # … and pairs of tokens
+    repetition: float  # share of the 4-grams that a text had before
+    self_bleu: float  # of each text against the others, 0 to 100; nan for one text
+    n_tokens: int
+    tokens_per_second: float
+    seed: int
+    notes: list[str]
+
+
+@dataclass(eq=False, kw_only=True)
+class Comparison(Result):
+    """Strategies × prompts × models, what each wrote and how it measures."""
+
+    renderer: ClassVar[str] = "llm_lab.views.comparison:comparison"
+    models: list[str]
+    prompts: list[str]
+    strategies: list[str]
+    cells: list[Compared]  # models, then strategies, then prompts
+    done: bool = False
+    notes: list[str] = field(default_factory=list)
+
+    def __getitem__(self, strategy: str) -> list[Compared]:
+        """The cells of a strategy."""
+        if strategy not in self.strategies:
+            raise BadValue(f"strategy: {strategy!r} is not compared here; there is: {', '.join(self.strategies)}")
+        return [cell for cell in self.cells if cell.strategy == strategy]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row a text; the numbers are those of its cell."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            [
+                {
+                    "model": cell.model, "strategy": cell.strategy, "prompt": self.prompts[cell.prompt], "sample": i,
+                    "text": text, "logprob": cell.logprob, "entropy": cell.entropy, "distinct_1": cell.distinct_1,
+                    "distinct_2": cell.distinct_2, "repetition": cell.repetition, "self_bleu": cell.self_bleu,
+                    "tokens_per_second": cell.tokens_per_second,
+                }
+                for cell in self.cells
+                for i, text in enumerate(cell.texts)
+            ]
+        )  # fmt: skip
+
+
 @dataclass(eq=False, kw_only=True)
 class AttentionMaps(Result):
     """Which position reads from which, for every head: kept as q and k, from which a row is recomputed exactly.

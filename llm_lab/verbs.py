@@ -38,6 +38,17 @@ class BuildOptions(Options):
 
 
 @dataclass(frozen=True)
+class CompareOptions(Options):
+    room: ClassVar[str] = "comparison"
+    strategies: tuple[str, ...] = option(
+        (), "what to compare, each with its own options", auto="the usual ones", example="greedy,top_p:p=0.5,beam"
+    )
+    max_new_tokens: int = option(60, "tokens that each writes", ge=1)
+    n: int = option(3, "texts of each, in one batch", ge=1)
+    seed: int | None = option(None, "of the draws", ge=0, lt=2**63, auto="a random one, printed", example="0")
+
+
+@dataclass(frozen=True)
 class TokenizeOptions(Options):
     room: ClassVar[str] = "tokenizer"
     kind: tuple[str, ...] = option(
@@ -165,6 +176,16 @@ VERBS: dict[str, Verb] = {
             draws=True,
         ),
         Verb(
+            "compare",
+            "strategies, prompts and models side by side",
+            '%compare bard "ROMEO:" --strategies greedy,top_p:p=0.5,beam',
+            (_MODELS, Arg("prompt", "texts", "the texts to continue, in quotes")),
+            (CompareOptions, strategy_options),
+            "prompt",
+            "llm_lab.lab:compare",
+            draws=True,
+        ),
+        Verb(
             "probe",
             "look inside a model",
             '%probe bard "To be, or not to be"',
@@ -245,14 +266,6 @@ VERBS: dict[str, Verb] = {
             "pretrain is",
             (_NEW, Arg("base", "model", "the model to start from"), Arg("data", "corpus", "examples")),
             "options",
-        ),
-        _soon(
-            "compare",
-            "strategies, prompts or runs side by side",
-            '%compare bard "ROMEO:" --strategies greedy,top_p',
-            "%generate takes one strategy at a time",
-            (_MODELS, Arg("prompt", "text", "the text to continue")),
-            "prompt",
         ),
         _soon(
             "playground", "a prompt box and sliders", "%playground bard", "%generate takes the same options", (_MODEL,)

@@ -10,6 +10,8 @@ import numpy as np
 
 from llm_lab.results import (
     AttentionMaps,
+    Compared,
+    Comparison,
     CorpusReport,
     Evaluation,
     ExpertRouting,
@@ -279,6 +281,24 @@ def routing(texts: list[str], layers: int = 4, experts: int = 8, active: int = 2
     )
 
 
+def compared(
+    texts: list[str] | None = None, strategies: tuple[str, ...] = ("greedy", "top_p:p=0.5"), name: str = "bard"
+) -> Comparison:
+    written = texts or [" to be, or not", " to go"]
+    cells = [
+        Compared(
+            model=name, strategy=strategy, prompt=i, options={"p": 0.5}, texts=written, logprob=-1.2 - at, entropy=1.5,
+            distinct_1=0.4, distinct_2=0.3 + 0.4 * at, repetition=0.1, self_bleu=41.0, n_tokens=28,
+            tokens_per_second=812.0, seed=0, notes=[],
+        )
+        for at, strategy in enumerate(strategies)
+        for i in range(2)
+    ]  # fmt: skip
+    return Comparison(
+        models=[name], prompts=["ROMEO:", written[0]], strategies=list(strategies), cells=cells, done=True, notes=[name]
+    )
+
+
 def everything(hostile: bool = False) -> dict[str, Any]:
     """One result of each kind, by a short name."""
     if not hostile:
@@ -301,6 +321,7 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "evaluation": evaluation(),
             "listing": listing(),
             "neighbours": neighbours(),
+            "compared": compared(),
             "routing": routing(["To", " be", ",", " or", " not"]),
         }
     evil = "".join(HOSTILE)
@@ -331,5 +352,6 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         "evaluation": evaluation((evil, "b"), evil),
         "listing": listing(evil, evil),
         "neighbours": neighbours((EVIL, evil), HOSTILE, evil),
+        "compared": compared(HOSTILE, (EVIL, evil), evil),
         "routing": routing(HOSTILE, name=evil),
     }
