@@ -19,10 +19,19 @@ def comparison(result: Comparison) -> dict[str, str]:
     """The numbers, the chart, the texts."""
     cells = result.cells
     several = len(result.models) > 1
-    named = [f"{cell.strategy} · {cell.model}" if several else cell.strategy for cell in cells]
+    named = [f"{_named(cell.strategy)} · {cell.model}" if several else _named(cell.strategy) for cell in cells]
     prompts = len(result.prompts)
     heads = ["strategy", *(["prompt"] if prompts > 1 else [])]
-    heads += ["log-prob", "entropy", "distinct-1", "distinct-2", "repeated", "self-BLEU", "tokens/s"]
+    # Hyphens that no line is broken at.
+    heads += [
+        "log\u2011prob",
+        "entropy",
+        "distinct\u20111",
+        "distinct\u20112",
+        "repeated",
+        "self\u2011BLEU",
+        "tokens/s",
+    ]
     rows = [
         [
             f'<span title="{esc(_options(cell))}">{esc(name)}</span>',
@@ -42,8 +51,8 @@ def comparison(result: Comparison) -> dict[str, str]:
     facts += [f"{prompts} prompts"] if prompts > 1 else []
     facts += [f"{cells[0].n_tokens // max(len(cells[0].texts), 1):,} tokens" if cells else ""]
     body = columns(
-        ("1 1 380px", _chart(cells, named) if cells else ""),
-        ("3 1 420px", table(heads, rows, left=range(len(heads) - 7))),
+        ("1 1 330px", _chart(cells, named) if cells else ""),
+        ("3 1 560px", table(heads, rows, left=range(len(heads) - 7))),
     )
     body += _texts(result, named)
     caption = (
@@ -55,6 +64,15 @@ def comparison(result: Comparison) -> dict[str, str]:
     hint = "" if result.done else f"writing… {len(cells)} of {wanted}"
     page = card(", ".join(result.models), facts, body, caption=caption, hint=hint)
     return bundle(_plain(result, named), page)
+
+
+def _named(strategy: str) -> str:
+    """A strategy with its options, in words: "top_p, p 0.5", "temperature 1.5"."""
+    name, *options = strategy.split(":")
+    words = [option.strip().removeprefix(f"{name}_").replace("=", " ", 1) for option in options]
+    if words and words[0].startswith(f"{name} "):
+        return ", ".join(words)
+    return ", ".join([name, *words])
 
 
 def _options(cell: Compared) -> str:
