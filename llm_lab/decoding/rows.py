@@ -45,7 +45,8 @@ class Reader:
             self.start = 0 if fits else T - max(n, self.context // 2)
             assert self.model.config is not None, "a model with a cache is one of ours"
             self.cache = KVCache(self.model.config, len(ids), self.room)
-        self.forget(T - n)  # what is asked for is read, whether it was before or not
+        # What is asked for is read, whether it was before or not: guesses that were not taken may stand there.
+        self.cache.truncate(max(0, T - n - self.start))
         new = ids[:, self.start + self.cache.length :]
         padding = self._padding(self.start, T, new.shape[1])
         return self._last(self.model(new, cache=self.cache, last=n == 1, **padding), n)
@@ -70,11 +71,6 @@ class Reader:
             self.cache.reorder(parents)
         if self.keep is not None:
             self.keep = self.keep[parents]
-
-    def forget(self, length: int) -> None:
-        """What stands from position `length` on is to be read anew."""
-        if self.cache is not None:
-            self.cache.truncate(max(0, length - self.start))
 
 
 class Rows:
@@ -146,7 +142,6 @@ class Rows:
         self.reader.reorder(rows.repeat_interleave(k))
         hidden = self.reader.read(ids).hidden
         self.reader.reorder(rows * k)
-        self.reader.forget(self.ids.shape[1])
         if hidden is None:
             raise AssertionError("hidden states are asked of models that give them")
         return hidden[:, -1].view(R, k, -1)
@@ -173,7 +168,6 @@ class Rows:
         self.chosen_prob = torch.cat([self.chosen_prob, step.chosen_prob], dim=1)
         self.ids = torch.cat([self.ids, step.tokens], dim=1)
         self.raw = self.hidden = None
-        self.reader.forget(self.ids.shape[1] - 1)  # guesses that were not taken
         if self.stop:
             ends = torch.isin(step.tokens, torch.tensor(self.stop, device=self.ids.device))
             first = torch.where(ends.any(dim=1), before + ends.int().argmax(dim=1), self.new)

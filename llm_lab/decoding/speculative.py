@@ -89,7 +89,6 @@ class Speculative(Guesser):
             raise AssertionError("a draft is given when the strategy is made")
         if self.reader is None:
             self.reader = Reader(self.other, rows.begin, rows.new, rows.past.keep)
-        self.reader.forget(rows.ids.shape[1] - 1)
         tokens, probs = rows.ids[:, :0], []
         for _ in range(k):
             past = rows.past_with(tokens)
