@@ -10,7 +10,8 @@ from torch import Tensor
 
 from llm_lab.decoding import options as opt
 from llm_lab.decoding.rows import Rows
-from llm_lab.decoding.strategy import Step, Strategy, Text
+from llm_lab.decoding.step import Step, Text
+from llm_lab.decoding.strategy import Strategy
 from llm_lab.errors import BadValue
 
 WORST = -1e9  # below any text's log-probability

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from llm_lab.decoding import options as opt
 from llm_lab.decoding.rows import Reader, Rows
-from llm_lab.decoding.strategy import Step, Strategy, drawn
+from llm_lab.decoding.step import Step
+from llm_lab.decoding.strategy import Strategy, drawn
 from llm_lab.errors import BadValue
 from llm_lab.models.decoder import Decoder
 from llm_lab.models.encoder_decoder import EncoderDecoder

@@ -16,7 +16,8 @@ from llm_lab.decoding.filters import Past
 from llm_lab.decoding.options import DRAWS, STRATEGIES, FilterOptions, StrategyOptions
 from llm_lab.decoding.rows import Rows
 from llm_lab.decoding.samplers import Greedy, Sampler
-from llm_lab.decoding.strategy import Step, Strategy, drawn
+from llm_lab.decoding.step import Step
+from llm_lab.decoding.strategy import Strategy, drawn
 from llm_lab.errors import BadType, BadValue, listing, show
 from llm_lab.options import option, specs
 from llm_lab.registry import Entry

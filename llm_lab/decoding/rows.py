@@ -14,7 +14,7 @@ from llm_lab.data.batch import Attend
 from llm_lab.decoding.cache import KVCache
 from llm_lab.decoding.filters import Past
 from llm_lab.decoding.spelling import Spelling
-from llm_lab.decoding.strategy import Step, Text
+from llm_lab.decoding.step import Step, Text
 from llm_lab.errors import DIVERGED, BadValue
 from llm_lab.models.language_model import LanguageModel, ModelOutput
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from llm_lab.decoding import options as opt
 from llm_lab.decoding.rows import Rows
-from llm_lab.decoding.strategy import Step, Strategy, drawn
+from llm_lab.decoding.step import Step
+from llm_lab.decoding.strategy import Strategy, drawn
 
 
 class Greedy(Strategy):

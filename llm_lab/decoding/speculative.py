@@ -9,7 +9,8 @@ from torch import Tensor
 
 from llm_lab.decoding import options as opt
 from llm_lab.decoding.rows import Reader, Rows
-from llm_lab.decoding.strategy import Step, Strategy, drawn
+from llm_lab.decoding.step import Step
+from llm_lab.decoding.strategy import Strategy, drawn
 
 Guess = tuple[Int[Tensor, "R k"], Float[Tensor, "R k V"]]  # tokens, and the distributions that they were drawn from
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -12,37 +10,11 @@ from torch import Tensor
 
 from llm_lab.decoding.filters import Past
 from llm_lab.decoding.options import StrategyOptions
+from llm_lab.decoding.rows import Rows
+from llm_lab.decoding.step import Step, Text
 from llm_lab.models.language_model import LanguageModel
 
-if TYPE_CHECKING:
-    from llm_lab.decoding.rows import Rows
-
 Filter = Callable[[Tensor, Past], Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """One step of decoding: R rows go on, each with the n tokens that the step settles."""
-
-    parents: Int[Tensor, " R"]  # the row that each row continues
-    tokens: Int[Tensor, "R n"]
-    chosen_prob: Float[Tensor, "R n"]  # of each token, after filtering
-    final: bool = False  # nothing better can come
-
-    @classmethod
-    def one(cls, tokens: Int[Tensor, " R"], chosen_prob: Float[Tensor, " R"]) -> Step:
-        """Every row goes on with one token."""
-        return cls(torch.arange(len(tokens), device=tokens.device), tokens[:, None], chosen_prob[:, None])
-
-
-@dataclass(frozen=True, eq=False)
-class Text:
-    """A finished text: what was written after the prompt, with each token's probabilities."""
-
-    ids: list[int]
-    logprob: list[float]  # the model's own, at temperature 1, in nats
-    chosen_prob: list[float]  # after the strategy's filtering
-    score: float | None = None  # by which a search ranked it
 
 
 class Strategy:

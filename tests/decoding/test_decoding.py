@@ -11,7 +11,7 @@ from llm_lab.decoding.conditioned import Conditioned
 from llm_lab.decoding.loop import decode
 from llm_lab.decoding.options import FILLS, STRATEGIES
 from llm_lab.decoding.rows import Rows
-from llm_lab.decoding.strategy import Step
+from llm_lab.decoding.step import Step
 from llm_lab.models.decoder import Decoder
 from llm_lab.models.encoder_decoder import EncoderDecoder
 from llm_lab.models.options import ModelConfig

@@ -1,0 +1,34 @@
+"""What passes between a strategy and the loop: the step that a strategy takes, and the texts that it ends with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One step of decoding: R rows go on, each with the n tokens that the step settles."""
+
+    parents: Int[Tensor, " R"]  # the row that each row continues
+    tokens: Int[Tensor, "R n"]
+    chosen_prob: Float[Tensor, "R n"]  # of each token, after filtering
+    final: bool = False  # nothing better can come
+
+    @classmethod
+    def one(cls, tokens: Int[Tensor, " R"], chosen_prob: Float[Tensor, " R"]) -> Step:
+        """Every row goes on with one token."""
+        return cls(torch.arange(len(tokens), device=tokens.device), tokens[:, None], chosen_prob[:, None])
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """A finished text: what was written after the prompt, with each token's probabilities."""
+
+    ids: list[int]
+    logprob: list[float]  # the model's own, at temperature 1, in nats
+    chosen_prob: list[float]  # after the strategy's filtering
+    score: float | None = None  # by which a search ranked it
