@@ -63,10 +63,10 @@ def _apply(function: Any, value: Any, logits: Any, past: Any) -> Any:
 def choose(options: Mapping[str, Any]) -> Choice:
     """Raises BadType for an option that belongs to another strategy, or that changes nothing with this one."""
     distribute((GenerateOptions, *strategy_options(options)), options, "generate")  # names and values first
-    general = GenerateOptions(**_of(GenerateOptions, options))
+    general: GenerateOptions = _made(GenerateOptions, _of(GenerateOptions, options))
     entry = STRATEGIES.entry(general.strategy)
     kind: Any = entry.options
-    given_filters, constraint = _of(FilterOptions, options), ConstraintOptions(**_of(ConstraintOptions, options))
+    given_filters, constraint = _of(FilterOptions, options), _made(ConstraintOptions, _of(ConstraintOptions, options))
     given = {
         key: value
         for key, value in options.items()
@@ -89,12 +89,17 @@ def choose(options: Mapping[str, Any]) -> Choice:
             raise BadType(
                 f"{name} changes what is drawn, and {entry.name} draws nothing; leave it out, or use for example --strategy top_p"
             )
-    own: StrategyOptions = kind(**given)
-    told = {name: value for name, value in FilterOptions(**given_filters).to_dict().items() if value is not None}
+    own: StrategyOptions = _made(kind, given)
+    told = {name: value for name, value in _made(FilterOptions, given_filters).to_dict().items() if value is not None}
     if told["temperature"] == 1.0:
         del told["temperature"]
     values = own.filters() | told
     return Choice(general, entry.name, own, {name: values[name] for name in FILTERS if name in values}, constraint)
+
+
+def _made(cls: Any, values: Mapping[str, Any]) -> Any:
+    """Options from values of which texts may still stand for numbers."""
+    return distribute((cls,), values, "generate")[0]
 
 
 def _of(cls: Any, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from llm_lab.decoding.samplers import Greedy, Sampler
 from llm_lab.decoding.step import Step
 from llm_lab.decoding.strategy import Strategy, drawn
 from llm_lab.errors import BadType, BadValue, listing, show
-from llm_lab.options import option, specs
+from llm_lab.options import distribute, option, specs
 from llm_lab.registry import Entry
 from llm_lab.results import Listing
 
@@ -62,7 +62,7 @@ class Own(Strategy):
         )
 
 
-def strategy(function: Callable[..., Any]) -> Callable[..., Any]:
+def strategy(function: Any) -> Any:
     """Make a function a strategy of its name, for every verb that decodes: `def my_top_p(logits, p=0.9): …`.
 
     It takes logits, (R, V), and if it likes `ids`, (R, T), and returns logits to draw from (−inf drops a token) or tokens,
@@ -138,7 +138,10 @@ def check(function: Callable[..., Any], like: str, options: Mapping[str, Any]) -
     theirs = {**specs(FilterOptions), **specs(entry.options)}
     told = {name: spec.default for name, spec in specs(kind).items() if name in theirs} | dict(options)
     ours = choose({"strategy": like, **told}).strategy()
-    own = Own(function, kind(**{name: value for name, value in told.items() if name in specs(kind)}))
+    (mine,) = distribute(
+        (kind,), {name: value for name, value in told.items() if name in specs(kind)}, function.__name__
+    )
+    own = Own(function, mine)
     largest, first = 0.0, None
     draw = torch.Generator().manual_seed(0)
     for trial in range(_TRIALS):

@@ -16,6 +16,7 @@ from llm_lab.decoding.options import ConstraintOptions
 from llm_lab.decoding.rows import Rows
 from llm_lab.models.decoder import Decoder
 from llm_lab.models.options import ModelConfig
+from llm_lab.options import distribute
 from tests.small import CHINESE, TEXT, train
 
 SCHEMA = {
@@ -113,9 +114,13 @@ def test_filters_and_searches_keep_to_it(tokenizers):
 def test_what_cannot_be_met_says_so(tokenizers):
     tokenizer = tokenizers["char"]
 
+    def ask(budget, options):
+        (asked,) = distribute((ConstraintOptions,), options, "generate")
+        constraint(asked, tokenizer, budget, [], tokenizer.vocab_size)
+
     def refused(budget, **options):
         with pytest.raises(lab.LabError) as error:
-            constraint(ConstraintOptions(**options), tokenizer, budget, [], tokenizer.vocab_size)
+            ask(budget, options)
         return str(error.value)
 
     assert "its shortest text takes 30 tokens, and max_new_tokens is 10; use --max_new_tokens 30" in refused(

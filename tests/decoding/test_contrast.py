@@ -10,6 +10,7 @@ import torch
 import llm_lab as lab
 from llm_lab.decoding.choosing import choose
 from llm_lab.decoding.contrast import contrasted, matured
+from llm_lab.decoding.filters import Past
 from llm_lab.decoding.loop import decode
 from llm_lab.decoding.rows import Rows
 from llm_lab.decoding.samplers import MirostatSampler
@@ -109,8 +110,11 @@ def test_mirostat_holds_the_surprise():
     assert isinstance(made, MirostatSampler)
     draw, mu, bits = torch.Generator().manual_seed(0), 6.0, []
 
-    class Fake:
-        past = None
+    class Fake(Rows):
+        past = Past(torch.zeros(1, 1, dtype=torch.long), 0)
+
+        def __init__(self):
+            """A text that is always new."""
 
         def logits(self):
             return torch.randn(1, 200, generator=draw)
