@@ -228,6 +228,7 @@ class TokenStatistics:
     rank: np.ndarray  # (t,) of the token that was written, 1 for the likeliest
     top: np.ndarray  # (t, 10) ids of the likeliest tokens
     top_logprob: np.ndarray  # (t, 10) in nats
+    names: dict[int, str] = field(default_factory=dict)  # what the tokens of `top` write
 
 
 @dataclass(eq=False, kw_only=True)

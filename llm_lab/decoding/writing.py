@@ -6,7 +6,7 @@ import secrets
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -92,7 +92,10 @@ def _statistics(
         return []
     if objective in FROM_SOURCE:
         model = conditioned(model, tokenizer, prompt, objective)[0]
-    return [statistics(model, begun + ids, len(begun)) for ids in written]
+    found = [statistics(model, begun + ids, len(begun)) for ids in written]
+    top = sorted({int(i) for one in found for i in one.top.flat if i < tokenizer.vocab_size})
+    names = {piece.id: piece.text for piece in tokenizer.pieces(top)}
+    return [replace(one, names=names) for one in found]
 
 
 def _prepare(lm: Writer, prompt: str, options: dict[str, Any]) -> _Job:

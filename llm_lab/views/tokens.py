@@ -12,6 +12,7 @@ from llm_lab.views.card import HAIR, MONO, MUTED, bundle, card, clip, esc, is_rt
 
 PRE = f"{MONO};font-size:13px;line-height:1.75;margin:2px 0 8px;padding:0"
 MAX_TOKENS = 3000  # drawn one by one; a longer text is cut, and says so
+MAX_RUNNERS_UP = 6000  # sent along with texts; the longer they are, the fewer each token has, and at last none
 TOP_BITS = 7.0  # surprisal inked in full
 LEVELS = 8
 
@@ -179,6 +180,27 @@ def _breaks(text: str) -> str:
     return esc("⏎\n".join(lines))
 
 
+def _thoughts(result: Generation, room: int) -> list[dict[str, Any]]:
+    """For each sample what else there was at each token, where that is known."""
+    count = sum(min(len(pieces), room) for pieces in result.pieces)
+    each = min(10, MAX_RUNNERS_UP // max(count, 1))
+    if each < 3:
+        return []
+    return [
+        {
+            "entropy": [round(float(x), 3) for x in one.entropy[:room]],
+            "rank": [int(x) for x in one.rank[:room]],
+            "names": {
+                i: visible(one.names.get(i, "?")).strip(" ") or "␣"
+                for i in sorted({int(i) for i in one.top[:room, :each].flat})
+            },
+            "ids": one.top[:room, :each].astype(int).tolist(),
+            "probs": [[float(f"{math.exp(x):.3g}") for x in row] for row in one.top_logprob[:room, :each]],
+        }
+        for one in result.statistics
+    ]
+
+
 def _data(result: Generation, room: int, mean: float | None) -> dict[str, Any]:
     def numbers(values: Sequence[float], low: float, write: Callable[[float], str]) -> list[float]:
         return [float(write(v)) if math.isfinite(v) else 0.0 if math.isnan(v) else low for v in values[:room]]
@@ -199,6 +221,7 @@ def _data(result: Generation, room: int, mean: float | None) -> dict[str, Any]:
             }
             for pieces, logprob, chosen in zip(result.pieces, result.logprob, result.chosen_prob, strict=True)
         ],
+        "thoughts": _thoughts(result, room),
         "top": TOP_BITS,
         "mean": None if mean is None else round(mean, 3),
     }

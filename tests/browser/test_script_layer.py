@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from tests.views import fakes
@@ -98,8 +100,17 @@ def test_tokens_by_pointer_and_keys(visit):
     assert "position\n1 of" in detail.inner_text()
     page.keyboard.press("ArrowRight")
     assert "position\n2 of" in detail.inner_text()
+    (known, _) = made.statistics
+    assert f"rank\n{known.rank[1]}" in detail.inner_text()
+    others = page.locator(".lab-detail dt.lab-mono")
+    assert others.count() == 10
+    assert others.first.inner_text() == made.pieces[0][int(known.top[1][0])].text.strip().replace("\n", "⏎")
+    ink = "node => node.style.getPropertyValue('--ink')"
+    page.locator("select").select_option("rank")
+    token = page.locator(".lab-token").nth(5)
+    assert float(token.evaluate(ink)) == pytest.approx(0.62 * min(math.log2(known.rank[5]) / 6, 1), abs=1e-6)
     page.locator("select").select_option("none")
-    assert page.locator(".lab-token").nth(5).evaluate("node => node.style.getPropertyValue('--ink')") == "0"
+    assert token.evaluate(ink) == "0"
 
 
 def test_chart_reads_single_steps(visit):

@@ -93,6 +93,21 @@ EXPECTED = {
         "probe": ["known words", "new words", "untrained"],
         "table": ["what eight exercises taught", "detective", "untrained", "bits/byte"],
     },
+    "03_ways_to_decode": {
+        "train": ["teller", "trained", "stories, bpe", "<img"],
+        "next": ["log-probability"],
+        "compare": ["teller", "8 strategies", "greedy", "mirostat", "temperature 1.5", "<img", "self.BLEU"],
+        "penalty": ["no_repeat_ngram_size 4", "bad_words the"],
+        "beam": ["beam 3", "mean log-probability"],
+        "speculative": ["speculative", "guesses were taken"],
+        "regex": ["(bought|sold|stole)", "sample 4 of 4"],
+        "must": ["must"],
+        "own-generate": ["my_top_p", "p 0.8"],
+        "check": ["my_top_p beside top_p", "They differ first on distribution"],
+        "fill-train": ["reader", "nats/masked token"],
+        "fill": ["reader", "fill"],
+        "gibbs": ["gibbs", "sample 3 of 3"],
+    },
 }
 CHARTS = {  # cells that show a chart of plotly's
     "01_build_a_transformer": ("positions", "mlp", "bias", "sparse"),
@@ -122,6 +137,10 @@ assert learned == ["clm", "mlm", "mlm_nsp", "span_corruption", "plm", "rtd", "cl
 assert len({sum(p.numel() for p in lm.model.parameters()) for lm in models}) > 1
 assert list(bits.index[:2]) == ["causal", "turns"] and (bits["times the entropy"] > 1)[:2].all()
 assert len(knows) == len(models) + 1 and knows.notna().all(axis=None)
+""",
+    "03_ways_to_decode": """
+assert abs(found.scores[0] - sum(found.logprob[0]) / len(found.logprob[0])) < 1e-5
+assert found.scores == sorted(found.scores, reverse=True)
 """,
 }
 

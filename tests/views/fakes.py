@@ -25,6 +25,7 @@ from llm_lab.results import (
     Score,
     Tokenization,
     TokenizationRow,
+    TokenStatistics,
     TrainingReport,
 )
 
@@ -97,7 +98,15 @@ def generation(texts: list[str] | None = None, n: int = 1, done: bool = True, na
     )
     rng = np.random.default_rng(1)
     logprob = [[-float(v) for v in rng.gamma(1.2, 1.3, len(words))] for _ in range(n)]
+    known = TokenStatistics(
+        entropy=rng.gamma(2, 0.8, len(words)),
+        rank=rng.integers(1, 9, len(words)),
+        top=rng.integers(0, len(words), (len(words), 10)),
+        top_logprob=np.log(np.sort(rng.dirichlet([0.5] * 12, len(words)))[:, :1:-1] + 1e-9),
+        names=dict(enumerate(words)),
+    )
     return Generation(
+        actions={"statistics": lambda: [known] * n},
         name=name,
         prompt="ROMEO:",
         prompt_pieces=pieces(list("ROMEO:")),

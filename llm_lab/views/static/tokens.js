@@ -2,6 +2,8 @@ import { number, probability, tokenInk, el } from "./shared.js";
 
 /**
  * Generated texts, token by token: hover, focus or arrow keys read one token; the ground shows surprisal or probability.
+ * Where the model's thoughts came along, the runners-up stand beside the token as bars.
+ * @typedef {{ entropy: number[], rank: number[], names: Record<string, string>, ids: number[][], probs: number[][] }} Thoughts
  * @typedef {{ text: string[], name: string[], rtl: number[], id: number[], logprob: number[], chosen: number[], cut: boolean }} Sample
  */
 
@@ -12,13 +14,14 @@ const INK = 0.62;
  */
 function render({ model, el: root }) {
   const samples = /** @type {Sample[]} */ (model.get("samples"));
+  const thoughts = /** @type {Thoughts[]} */ (model.get("thoughts") ?? []);
   const top = model.get("top");
   let by = "surprisal";
   /** @type {HTMLElement | null} */ let chosen = null;
   let pinned = false;
 
   const select = /** @type {HTMLSelectElement} */ (
-    el("select", {}, ...["surprisal", "probability", "none"].map((name) => el("option", { value: name }, name)))
+    el("select", {}, ...(thoughts.length ? ["surprisal", "probability", "rank", "entropy", "none"] : ["surprisal", "probability", "none"]).map((name) => el("option", { value: name }, name)))
   );
   const texts = el("div", { class: "lab-texts" });
   const detail = el("div", { class: "lab-detail lab-small", "aria-live": "polite" });
@@ -72,17 +75,49 @@ function render({ model, el: root }) {
       ["id", String(sample.id[t])],
       ["position", `${t + 1} of ${sample.id.length}`],
     ];
+    const known = thoughts[Number(token.dataset.s)];
+    if (known) {
+      rows.splice(3, 0, ["rank", `${known.rank[t]}`], ["entropy", `${number(known.entropy[t], 3)} nats`]);
+    }
     const list = el("dl");
     for (const [name, value] of rows) list.append(el("dt", {}, name), el("dd", {}, value));
+    if (known) list.append(...others(known, t, sample.id[t]));
     const head = el("div", {}, "“", el("bdi", { class: "lab-mono" }, sample.name[t]), "”", pinned ? " (kept; Esc frees)" : "");
     detail.replaceChildren(head, list);
   }
 
+  /**
+   * The likeliest tokens at one place, a bar each; the one that was written is set apart.
+   * @param {Thoughts} known @param {number} t @param {number} written
+   * @returns {HTMLElement[]}
+   */
+  function others(known, t, written) {
+    return known.ids[t].flatMap((id, i) => {
+      const share = known.probs[t][i];
+      const name = el("dt", { class: id === written ? "lab-mono lab-written" : "lab-mono" }, el("bdi", {}, known.names[id] ?? "?"));
+      name.style.background = `linear-gradient(to right, rgba(61, 125, 230, 0.28) ${100 * share}%, transparent ${100 * share}%)`;
+      return [name, el("dd", {}, probability(share))];
+    });
+  }
+
+  /** How strongly a token is inked. @param {number} s @param {number} t */
+  function ink(s, t) {
+    if (by === "rank") return Math.min(Math.log2(thoughts[s].rank[t]) / 6, 1);
+    if (by === "entropy") return Math.min(thoughts[s].entropy[t] / Math.LN2 / top, 1);
+    return tokenInk(samples[s].logprob[t], by, top);
+  }
+
   function colour() {
     tokens.forEach((spans, s) =>
-      spans.forEach((span, t) => span.style.setProperty("--ink", String(INK * tokenInk(samples[s].logprob[t], by, top)))),
+      spans.forEach((span, t) => span.style.setProperty("--ink", String(INK * ink(s, t)))),
     );
-    const ends = { surprisal: ["0", `${top} bits and more`], probability: ["0", "1"], none: ["", ""] }[by] ?? ["", ""];
+    const ends = {
+      surprisal: ["0", `${top} bits and more`],
+      probability: ["0", "1"],
+      rank: ["1", "64 and more"],
+      entropy: ["0", `${top} bits and more`],
+      none: ["", ""],
+    }[by] ?? ["", ""];
     const bar = el("span", { class: "lab-legend" });
     bar.style.background = `linear-gradient(to right, transparent, rgba(224, 123, 26, ${INK}))`;
     const note = mean === null ? "" : ` · mean surprisal ${number(mean, 2)} bits per token`;
