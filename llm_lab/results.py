@@ -252,6 +252,7 @@ class Generation(Result):
     seed: int
     tokens_per_second: float
     scores: list[float] = field(default_factory=list)  # of a search, by which the texts are ranked
+    end_logprob: list[float | None] = field(default_factory=list)  # of the token that ended a text, if one did
     continues: bool = True  # False where places in the prompt were filled in: then `pieces` are the whole text
     done: bool = True  # False while it streams
     notes: list[str] = field(default_factory=list)

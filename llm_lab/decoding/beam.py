@@ -89,7 +89,11 @@ class BeamSearch(Strategy):
 
     def step(self, rows: Rows, generator: torch.Generator) -> Step:
         self._close(rows)
-        logs = self.filtered(rows.logits().log_softmax(dim=-1), rows.past)
+        logits = rows.logits()
+        assert rows.raw is not None
+        # The model's own probabilities, so that scores can be added up from what is reported of each token.
+        logs = rows.raw[:, 0].log_softmax(dim=-1).masked_fill(logits.isneginf(), -torch.inf)
+        logs = self.filtered(logs, rows.past)
         parents: list[int] = []
         tokens: list[int] = []
         taken: list[int] = []
@@ -142,10 +146,10 @@ class BeamSearch(Strategy):
         """The row's text with one more token, which ends it; a token that stands for the end is no part of it."""
         before = rows.text(row)
         score = self._score(total, rows.written + 1)
-        if token in rows.stop:
-            return Text(before.ids, before.logprob, before.chosen_prob, score)
         assert rows.raw is not None
         own = float(rows.raw[row, 0].log_softmax(dim=-1)[token])
+        if token in rows.stop:
+            return Text(before.ids, before.logprob, before.chosen_prob, score, own)
         chosen = float(logs[row, token].exp())
         return Text([*before.ids, token], [*before.logprob, own], [*before.chosen_prob, chosen], score)
 

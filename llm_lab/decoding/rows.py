@@ -181,4 +181,11 @@ class Rows:
         """What a row has written, without the token that ended it."""
         length = min(int(self.lengths[row]), self.written)
         ids: Sequence[Any] = self.ids[row, self.begin : self.begin + length].tolist()
-        return Text(list(ids), self.logprob[row, :length].tolist(), self.chosen_prob[row, :length].tolist(), score)
+        ended = length < self.written and int(self.ids[row, self.begin + length]) in self.stop
+        return Text(
+            list(ids),
+            self.logprob[row, :length].tolist(),
+            self.chosen_prob[row, :length].tolist(),
+            score,
+            float(self.logprob[row, length]) if ended else None,
+        )

@@ -32,3 +32,4 @@ class Text:
     logprob: list[float]  # the model's own, at temperature 1, in nats
     chosen_prob: list[float]  # after the strategy's filtering
     score: float | None = None  # by which a search ranked it
+    end: float | None = None  # the log-probability of the token that ended it, which is no part of it

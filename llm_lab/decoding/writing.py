@@ -256,6 +256,7 @@ def _fill(job: _Job, n: int, seconds: float) -> None:
     written = [one.ids for one in texts]
     result.logprob, result.chosen_prob = [one.logprob for one in texts], [one.chosen_prob for one in texts]
     result.scores = [one.score for one in texts if one.score is not None]
+    result.end_logprob = [one.end for one in texts]
     result.pieces = [tokenizer.pieces(one) for one in written]
     # Where the tokenizer cannot give the prompt back as it was, the prompt itself stands before what was written.
     exact = prompt is not None and tokenizer.decode(ids) == prompt

@@ -14,6 +14,7 @@ from llm_lab.decoding.rows import Rows
 from llm_lab.errors import BadValue
 from llm_lab.models.decoder import Decoder
 from llm_lab.models.options import ModelConfig
+from tests.small import train
 
 
 def gpt2(vocab=13, seed=0, scale=1.0):
@@ -156,6 +157,16 @@ def test_groups_of_beams_are_those_of_the_algorithm(small):
         flat = sorted((one for group in want for one in group), key=lambda one: -one[1])
         assert sorted(tuple(one.ids) for one in found) == sorted(tuple(text) for text, _ in flat)
         assert [one.score * 6 for one in found] == pytest.approx([total for _, total in flat], abs=1e-5)
+
+
+def test_scores_of_users_can_be_added_up():
+    lm = train("ends", ["the cat sat on the mat.", "a dog ran."] * 100, steps=60)
+    for text in ("the c", "a"):
+        found = lab.generate(lm, text, strategy="beam", num_beams=4, n=4, max_new_tokens=20, length_penalty=0.8)
+        assert any(end is not None for end in found.end_logprob)
+        for score, logs, end in zip(found.scores, found.logprob, found.end_logprob, strict=True):
+            every = [*logs, *([] if end is None else [end])]
+            assert score == pytest.approx(sum(every) / len(every) ** 0.8, abs=1e-5)
 
 
 def test_the_tree_tells_what_became_of_every_beam(small):
