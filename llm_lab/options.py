@@ -126,10 +126,10 @@ class Spec:
                 return None
             raise self.refuse(value)
         if self.many:
-            items = value.split(",") if isinstance(value, str) else value
+            items = [item.strip() for item in value.split(",")] if isinstance(value, str) else value
             if not isinstance(items, Sequence):
                 raise self.refuse(value)
-            return tuple(self._check_one(item.strip() if isinstance(item, str) else item) for item in items)
+            return tuple(self._check_one(item) for item in items)
         return self._check_one(value)
 
     def _check_one(self, value: Any) -> Any:

@@ -140,6 +140,8 @@ def test_what_cannot_be_met_says_so(tokenizers):
 
 def test_users_ask_by_a_word():
     lm = train("tiny", steps=30)
+    found = lab.generate(lm, "1 green", must=[" of them", " wall, and"], max_new_tokens=20, seed=0)
+    assert " of them" in found.text and " wall, and" in found.text
     found = lab.generate(lm, "1 green ", regex="(bottles|walls){2} [0-9]+", max_new_tokens=25, n=4, seed=0)
     assert all(re.fullmatch(r"1 green (bottles|walls){2} [0-9]+", text) for text in found.texts)
     assert found.options["regex"] == "(bottles|walls){2} [0-9]+"
