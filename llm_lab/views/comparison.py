@@ -51,8 +51,8 @@ def comparison(result: Comparison) -> dict[str, str]:
     facts += [f"{prompts} prompts"] if prompts > 1 else []
     facts += [f"{cells[0].n_tokens // max(len(cells[0].texts), 1):,} tokens" if cells else ""]
     body = columns(
-        ("1 1 330px", _chart(cells, named) if cells else ""),
-        ("3 1 560px", table(heads, rows, left=range(len(heads) - 7))),
+        ("1 1 290px", _chart(cells, named) if cells else ""),
+        ("3 1 640px", table(heads, rows, left=range(len(heads) - 7))),
     )
     body += _texts(result, named)
     caption = (
