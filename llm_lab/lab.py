@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from llm_lab.tokenizers.tokenizer import Tokenizer
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_R = TypeVar("_R", bound=Result)
 _SHOWN_LAYERS = 1000  # of a model that is shown without weights: modules take memory too
 
 
@@ -126,6 +127,42 @@ def _lm(value: Any) -> LM:
     )
 
 
+def _lms(value: Any) -> list[LM]:
+    """One LM or several; BadValue for none."""
+    lms = [_lm(one) for one in (value if isinstance(value, list | tuple) else [value])]
+    if not lms:
+        raise BadValue("model: the list is empty; give one model, or several")
+    return lms
+
+
+def _with_models(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of decoding, in which a second model may be named by its run."""
+    from llm_lab.decoding.choosing import SECOND
+
+    return {key: _lm(value) if key in SECOND and isinstance(value, str) else value for key, value in options.items()}
+
+
+def _words(options: Mapping[str, Any]) -> str:
+    """Options of decoding as they stand in the line that repeats it; a model goes by its name."""
+    from llm_lab.store.lm import LM
+
+    return "".join(f", {key}={value.name if isinstance(value, LM) else repr(value)}" for key, value in options.items())
+
+
+def _drawn(results: Iterable[_R], display: bool, code: Callable[[_R], str]) -> _R:
+    """The last state of a result that grows, drawn as it does where `display` is asked for."""
+    live: Any = None
+    for result in results:
+        result.code = code(result)
+        if live is None and display:
+            live = load_entry("llm_lab.views.live:Live")(result)
+        elif live is not None:
+            live.update(result)
+    if live is not None:
+        live.close(result)
+    return result
+
+
 def _texts(argument: str, value: Any, example: str = "To be, or not to be") -> list[str]:
     """The texts that an argument holds: one, or several; BadType where there is something else."""
     some = isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
@@ -210,29 +247,22 @@ def generate(model: Any, prompt: str | Sequence[str] = "", *, display: bool = Fa
 
     A random seed is drawn and reported where none is given. A prompt longer than the context is read from its end.
     """
-    from llm_lab.decoding.choosing import SECOND
     from llm_lab.decoding.writing import stream
 
     lm = _lm(model)
     if not lm.supports & {"seq2seq", "fill"}:
         lm.need("next_token", "generate", "a model trained with objective clm would do")
-    options = {key: _lm(value) if key in SECOND and isinstance(value, str) else value for key, value in options.items()}
+    options = _with_models(options)
     prompts = _texts("prompt", prompt)
     if len(prompts) != 1:
         raise BadValue(f"prompt: {len(prompts)} prompts were given, and generate takes one at a time")
     prompt = prompts[0]
-    live = None
-    for result in stream(lm, prompt, **options):
-        told = {key: value.name if key in SECOND else repr(value) for key, value in options.items() if key != "seed"}
-        words = "".join(f", {key}={value}" for key, value in {**told, "seed": result.seed}.items())
-        result.code = f"lab.generate({lm.name}, {prompt!r}{words})"
-        if live is None and display:
-            live = load_entry("llm_lab.views.live:Live")(result)
-        elif live is not None:
-            live.update(result)
-    if live is not None:
-        live.close(result)
-    return result
+
+    def code(result: Generation) -> str:
+        told = {key: value for key, value in options.items() if key != "seed"} | {"seed": result.seed}
+        return f"lab.generate({lm.name}, {prompt!r}{_words(told)})"
+
+    return _drawn(stream(lm, prompt, **options), display, code)
 
 
 @_with_options("compare")
@@ -245,11 +275,8 @@ def compare(
     one text (a comma between) will do too. Options are for all; a strategy without a use for one goes without it.
     """
     from llm_lab.comparing import compare as run
-    from llm_lab.decoding.choosing import SECOND
 
-    lms = [_lm(one) for one in (model if isinstance(model, list | tuple) else [model])]
-    if not lms:
-        raise BadValue("model: the list is empty; give one model, or several")
+    lms = _lms(model)
     prompts = _texts("prompt", prompt)
     if strategies is None or strategies == "":
         strategies = (
@@ -260,21 +287,12 @@ def compare(
     (chosen,) = distribute(
         (CompareOptions,), {k: v for k, v in options.items() if k in specs(CompareOptions)}, "compare"
     )
-    shared = {key: _lm(value) if key in SECOND and isinstance(value, str) else value for key, value in options.items()}
-    shared |= {name: getattr(chosen, name) for name in ("max_new_tokens", "n")}
-    live = None
-    for result in run(lms, prompts, list(strategies), shared):
-        names = lms[0].name if len(lms) == 1 else f"[{', '.join(lm.name for lm in lms)}]"
-        told = {key: value.name if key in SECOND else repr(value) for key, value in options.items()}
-        words = "".join(f", {key}={value}" for key, value in {"strategies": repr(list(strategies)), **told}.items())
-        result.code = f"lab.compare({names}, {prompt!r}{words})"
-        if live is None and display:
-            live = load_entry("llm_lab.views.live:Live")(result)
-        elif live is not None:
-            live.update(result)
-    if live is not None:
-        live.close(result)
-    return result
+    options = _with_models(options)
+    shared = options | {name: getattr(chosen, name) for name in ("max_new_tokens", "n")}
+    asked = list(strategies)
+    names = lms[0].name if len(lms) == 1 else f"[{', '.join(lm.name for lm in lms)}]"
+    code = f"lab.compare({names}, {prompt!r}, strategies={asked!r}{_words(options)})"
+    return _drawn(run(lms, prompts, asked, shared), display, lambda _: code)
 
 
 def strategy(function: _F) -> _F:
@@ -415,9 +433,7 @@ def evaluate(model: Any, data: Any = None, **options: Any) -> Evaluation:
     """
     from llm_lab.evaluating import evaluate as measure
 
-    lms = [_lm(one) for one in (model if isinstance(model, list | tuple) else [model])]
-    if not lms:
-        raise BadValue("model: the list is empty; give one model, or several")
+    lms = _lms(model)
     return measure(lms, data, options)
 
 

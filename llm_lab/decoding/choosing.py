@@ -35,11 +35,6 @@ class Choice:
     constraint: ConstraintOptions
 
     @property
-    def second(self) -> Any:
-        """The second model that the strategy works with, an LM; None where there is none."""
-        return next((getattr(self.own, name) for name in SECOND if hasattr(self.own, name)), None)
-
-    @property
     def shown(self) -> dict[str, Any]:
         """All that was chosen, as it is shown and repeated."""
         own = {name: getattr(value, "name", value) for name, value in self.own.to_dict().items()}

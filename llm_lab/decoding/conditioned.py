@@ -17,7 +17,7 @@ from llm_lab.models.language_model import LanguageModel, ModelOutput
 from llm_lab.tokenizers.tokenizer import Tokenizer
 
 FROM_SOURCE = ("seq2seq", "span_corruption", "prefix_lm")  # objectives whose model reads a source before it writes
-RESERVED = re.compile(r"<(mask|extra_\d+)>")
+_RESERVED = re.compile(r"<(mask|extra_\d+)>")
 
 
 class Conditioned(LanguageModel):
@@ -59,7 +59,7 @@ class Prefixed(LanguageModel):
 def source_ids(prompt: str, tokenizer: Tokenizer, objective: str) -> list[int]:
     """A prompt as such a model was trained to read it. `<mask>` and `<extra_0>`, … stand for what is to be written."""
     ids: list[int] = []
-    for i, part in enumerate(RESERVED.split(prompt)):
+    for i, part in enumerate(_RESERVED.split(prompt)):
         ids += [tokenizer.special(part)] if i % 2 else tokenizer.encode(part) if part else []
     ends = {"seq2seq": "sep", "span_corruption": "eos"}.get(objective)
     return ids + ([tokenizer.special(ends)] if ends else [])

@@ -16,7 +16,7 @@ from torch import Tensor
 from llm_lab.data.batch import Attend, Batch
 from llm_lab.decoding import options as opt
 from llm_lab.decoding.choosing import Choice, choose
-from llm_lab.decoding.conditioned import RESERVED
+from llm_lab.decoding.conditioned import source_ids
 from llm_lab.decoding.filters import Past
 from llm_lab.decoding.strategy import Strategy, drawn
 from llm_lab.decoding.writer import REFRESH_SECONDS, Writer
@@ -154,9 +154,7 @@ def _refuse(lm: Writer, choice: Choice, options: dict[str, Any]) -> None:
 def _gaps(lm: Writer, prompt: str, n: int) -> Gaps:
     tokenizer = lm.tokenizer
     mask = tokenizer.special("mask")
-    ids: list[int] = []
-    for i, part in enumerate(RESERVED.split(prompt)):
-        ids += [tokenizer.special(part)] if i % 2 else tokenizer.encode(part) if part else []
+    ids = source_ids(prompt, tokenizer, "mlm")
     places = [i for i, token in enumerate(ids) if token == mask]
     if not places:
         raise BadValue(
