@@ -143,8 +143,8 @@ def _chart(cells: Sequence[Compared], named: Sequence[str]) -> str:
     taken: list[tuple[float, float]] = []
     for name in sorted(points, key=lambda one: place(one)[1]):
         x, y = place(name)
-        end = x > left + 0.62 * (right - left)
         label = clip(name, 30)
+        end = x + 9 + svg.width_of(label, 6.2) > WIDTH  # no room on the right
         ty = y + 4
         while any(abs(ty - other) < 12 and abs(x - at) < 150 for at, other in taken):
             ty += 12
