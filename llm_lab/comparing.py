@@ -92,7 +92,7 @@ def _measured(found: Generation, lm: LM, name: str, prompt: int) -> Compared:
     logprobs = [x for sample in found.logprob for x in sample if math.isfinite(x)]
     entropy = [float(x) for one in found.statistics for x in one.entropy]
     written = found.tokens
-    texts = [text.removeprefix(found.prompt) if found.continues else text for text in found.texts]
+    texts = found.continuations
     return Compared(
         model=lm.name,
         strategy=name,

@@ -14,7 +14,16 @@ from llm_lab import machine, overview
 from llm_lab.errors import BadType, BadValue, NotYet, listing, show, suggestion
 from llm_lab.options import REQUIRED, distribute, specs
 from llm_lab.registry import load as load_entry
-from llm_lab.results import AttentionMaps, Comparison, Evaluation, Generation, Listing, Result, Tokenization
+from llm_lab.results import (
+    AttentionMaps,
+    Comparison,
+    Evaluation,
+    Generation,
+    Generations,
+    Listing,
+    Result,
+    Tokenization,
+)
 from llm_lab.store import runs as store
 from llm_lab.verbs import VERBS, BuildOptions, CompareOptions, TokenizeOptions
 
@@ -242,11 +251,16 @@ def build(preset: str = "modern", *, name: str = "model", **options: Any) -> Lan
 
 
 @_with_options("generate")
-def generate(model: Any, prompt: str | Sequence[str] = "", *, display: bool = False, **options: Any) -> Generation:
+def generate(
+    model: Any, prompt: str | Sequence[str] = "", *, display: bool = False, **options: Any
+) -> Generation | Generations:
     """Let a model continue a text; `display` shows it as it grows. `.text`, `.texts`, `.tokens`, `.logprob`.
 
     A random seed is drawn and reported where none is given. A prompt longer than the context is read from its end.
+    A list of prompts gives a Generation for each, written in batches: `gens[0].text`, `gens.texts`, `gens.to_pandas()`.
+    Prompt number i has the seed plus i, and its text is what it would be alone with that seed.
     """
+    from llm_lab.decoding.together import stream_all
     from llm_lab.decoding.writing import stream
 
     lm = _lm(model)
@@ -254,15 +268,16 @@ def generate(model: Any, prompt: str | Sequence[str] = "", *, display: bool = Fa
         lm.need("next_token", "generate", "a model trained with objective clm would do")
     options = _with_models(options)
     prompts = _texts("prompt", prompt)
-    if len(prompts) != 1:
-        raise BadValue(f"prompt: {len(prompts)} prompts were given, and generate takes one at a time")
-    prompt = prompts[0]
+    if not prompts:
+        raise BadValue('prompt: the list is empty; give one prompt at least, for example ["ROMEO:", "JULIET:"]')
 
-    def code(result: Generation) -> str:
+    def code(result: Generation | Generations) -> str:
         told = {key: value for key, value in options.items() if key != "seed"} | {"seed": result.seed}
-        return f"lab.generate({lm.name}, {prompt!r}{_words(told)})"
+        return f"lab.generate({lm.name}, {(prompt if isinstance(prompt, str) else prompts)!r}{_words(told)})"
 
-    return _drawn(stream(lm, prompt, **options), display, code)
+    if isinstance(prompt, str):
+        return _drawn(stream(lm, prompt, **options), display, code)
+    return _drawn(stream_all(lm, prompts, **options), display, code)
 
 
 @_with_options("compare")

@@ -8,8 +8,9 @@ entry string and imported when a result is first shown.
 from __future__ import annotations
 
 import html
+import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -254,6 +255,8 @@ class Generation(Result):
     scores: list[float] = field(default_factory=list)  # of a search, by which the texts are ranked
     end_logprob: list[float | None] = field(default_factory=list)  # of the token that ended a text, if one did
     continues: bool = True  # False where places in the prompt were filled in: then `pieces` are the whole text
+    from_source: bool = False  # the prompt is a source that was read: the texts stand without it
+    interrupted: bool = False
     done: bool = True  # False while it streams
     notes: list[str] = field(default_factory=list)
 
@@ -270,6 +273,12 @@ class Generation(Result):
         return self.texts[0]
 
     @property
+    def continuations(self) -> list[str]:
+        """The texts without the prompt that they go on from; whole where it was a source, or places in it were filled in."""
+        begins = self.continues and not self.from_source
+        return [text[len(self.prompt) :] if begins else text for text in self.texts]
+
+    @property
     def tokens(self) -> list[list[int]]:
         """The ids written, one list a sample, without the prompt."""
         return [[piece.id for piece in sample] for sample in self.pieces]
@@ -284,6 +293,72 @@ class Generation(Result):
                 for t, (p, lp, cp) in enumerate(zip(pieces, lps, cps, strict=True))
             ]
         )
+
+
+@dataclass(eq=False, kw_only=True)
+class Generations(Result):
+    """What a model wrote after each of several prompts: `gens[0]` is the Generation of the first, `for gen in gens` goes
+    through all."""
+
+    renderer: ClassVar[str] = "llm_lab.views.generations:generations"
+    name: str
+    prompts: list[str]
+    written: dict[int, Generation] = field(default_factory=dict)  # by the prompt's number; an interrupt leaves some out
+    done: bool = True  # False while it streams
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.written)
+
+    def __iter__(self) -> Iterator[Generation]:
+        """In the order of the prompts."""
+        return iter([self.written[i] for i in sorted(self.written)])
+
+    def __getitem__(self, prompt: int) -> Generation:
+        number = prompt + len(self.prompts) if isinstance(prompt, int) and prompt < 0 else prompt
+        if number not in self.written:
+            raise BadValue(f"prompt: {prompt!r} was not written after; there is: {_ranges(self.written)}")
+        return self.written[number]
+
+    @property
+    def seed(self) -> int | None:
+        """Of the first prompt's draws, and one more for each that follows; None where nothing was written."""
+        return next(((one.seed - i) % 2**63 for i, one in self.written.items()), None)
+
+    @property
+    def texts(self) -> list[list[str]]:
+        """The texts after each prompt, prompt included."""
+        return [one.texts for one in self]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row a text; `text` is without the prompt, `logprob` the mean of its tokens in nats."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            [
+                {"prompt": one.prompt, "sample": i, "text": text, "n_tokens": len(own), "logprob": mean(own)}
+                for one in self
+                for i, (text, own) in enumerate(zip(one.continuations, one.logprob, strict=True))
+            ],
+            columns=["prompt", "sample", "text", "n_tokens", "logprob"],
+        )
+
+
+def mean(values: Iterable[float]) -> float:
+    """The mean of the finite values; nan where there is none."""
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """Numbers as they are listed: 0 to 4, 7."""
+    found: list[list[int]] = []
+    for i in sorted(numbers):
+        if found and found[-1][1] == i - 1:
+            found[-1][1] = i
+        else:
+            found.append([i, i])
+    return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in found) or "none"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -24,7 +24,8 @@ class Constraint:
 
     def __init__(self, budget: int, stop: Sequence[int], size: int) -> None:
         self.budget, self.stop, self.size = budget, list(stop), size
-        self._states: dict[tuple[int, ...], Any] = {(): self.first()}
+        self._states: dict[tuple[int, ...], Any] = {}
+        self.forget()
         self._allowed: dict[tuple[Any, int], Tensor] = {}
         self._settled = self.farthest()  # with so many tokens left nothing is out of reach
 
@@ -52,6 +53,10 @@ class Constraint:
         left = self.budget - past.written.shape[1]
         allowed = torch.stack([self.allowed(self.state(tuple(row)), left) for row in past.written.tolist()])
         return logits.masked_fill(~allowed.to(logits.device), -torch.inf)
+
+    def forget(self) -> None:
+        """Let go of what is known of the texts so far: others come."""
+        self._states = {(): self.first()}
 
     def state(self, ids: tuple[int, ...]) -> Any:
         """The state after these tokens; None behind a text that has ended, or is none of the allowed."""

@@ -26,6 +26,7 @@ class ContrastiveSearch(Strategy):
     """Of the k likeliest tokens v the one with the largest (1 − α) p(v) − α max_j cos(h_v, h_j), h_j being the hidden
     states of the text and h_v the one that v would have (Su et al. 2022, eq. 5)."""
 
+    by_row = True
     options: opt.ContrastiveSearch
     states: Float[Tensor, "R S D"] | None = None  # of the text so far, as they were when it was read
 
@@ -54,6 +55,7 @@ class ContrastiveDecoding(Strategy):
     """Drawn from (1 + β) log p_expert − β log p_amateur, over the tokens with p_expert ≥ α max p_expert (Li et al. 2023;
     in the form of O'Brien and Lewis 2023, eq. 2)."""
 
+    by_row = True
     options: opt.Contrastive
     reader: Reader | None = None
 
@@ -82,6 +84,7 @@ class DoLa(Strategy):
     the lower or the upper half, whose prediction differs most from the last one's, by the Jensen–Shannon divergence
     (Chuang et al. 2024, §2.2–2.3). An early layer predicts by the model's own last norm and output."""
 
+    by_row = True
     options: opt.DoLa
 
     def step(self, rows: Rows, generator: torch.Generator) -> Step:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -57,14 +56,19 @@ class Reader:
 
     def _padding(self, start: int, end: int, new: int | None = None) -> dict[str, Any]:
         """How a model is told what is padding, where some is left."""
-        if self.keep is None or bool(self.keep[:, start:].all()):
+        keep = self.kept(end)
+        if keep is None or bool(keep[:, start:].all()):
             return {}
-        grown = end - self.keep.shape[1]
-        if grown > 0:
-            self.keep = torch.cat([self.keep, self.keep.new_ones(len(self.keep), grown)], dim=1)
-        keep = self.keep[:, start:end]
+        keep = keep[:, start:]
         places = (keep.long().cumsum(dim=1) - 1).clamp(min=0)
         return {"attend": Attend(keep=keep), "position_ids": places if new is None else places[:, -new:]}
+
+    def kept(self, length: int) -> Bool[Tensor, "R T"] | None:
+        """What is no padding of texts of that length, where some is; all that is written is none."""
+        if self.keep is None:
+            return None
+        grown = self.keep.new_ones(len(self.keep), max(0, length - self.keep.shape[1]))
+        return torch.cat([self.keep, grown], dim=1)[:, :length]
 
     def reorder(self, parents: Int[Tensor, " R"]) -> None:
         if self.cache is not None:
@@ -101,11 +105,12 @@ class Rows:
 
     @property
     def past(self) -> Past:
-        return Past(self.ids, self.begin, self.reader.keep, self.stop, self.spelling)
+        return self.past_with(self.ids[:, :0])
 
     def past_with(self, more: Int[Tensor, "R k"]) -> Past:
         """What would stand there with `more` tokens."""
-        return replace(self.past, ids=torch.cat([self.ids, more], dim=1))
+        ids = torch.cat([self.ids, more], dim=1)
+        return Past(ids, self.begin, self.reader.kept(ids.shape[1]), self.stop, self.spelling)
 
     @property
     def written(self) -> int:

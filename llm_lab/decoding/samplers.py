@@ -17,6 +17,8 @@ from llm_lab.decoding.strategy import Strategy, drawn
 class Greedy(Strategy):
     """The likeliest token."""
 
+    by_row = True
+
     def step(self, rows: Rows, generator: torch.Generator) -> Step:
         tokens = self.filtered(rows.logits(), rows.past).argmax(dim=-1)
         return Step.one(tokens, torch.ones(len(tokens), device=tokens.device))
@@ -24,6 +26,8 @@ class Greedy(Strategy):
 
 class Sampler(Strategy):
     """A token drawn from what the filters leave."""
+
+    by_row = True
 
     def step(self, rows: Rows, generator: torch.Generator) -> Step:
         return Step.one(*drawn(self.filtered(rows.logits(), rows.past), generator))
@@ -33,6 +37,7 @@ class MirostatSampler(Strategy):
     """Tokens of more surprisal than μ are dropped, and μ is steered so that those drawn come to τ bits on average
     (Basu et al. 2021, §5, in its second version, which needs no estimate of the distribution's shape). Each row has a μ."""
 
+    by_row = True
     options: opt.Mirostat
     mu: Tensor | None = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +20,10 @@ Filter = Callable[[Tensor, Past], Tensor]
 
 class Strategy:
     """Base of all strategies: made anew for each generation, so that it may keep state."""
+
+    # Whether each row is chosen for by itself, with `drawn` where it is drawn for, and filled-up rows as others: then the
+    # rows of several prompts can be written together.
+    by_row: ClassVar[bool] = False
 
     def __init__(self, options: StrategyOptions, filters: Sequence[Filter] = ()) -> None:
         self.options = options
@@ -55,8 +60,22 @@ class Strategy:
         return found
 
 
+class Generators(torch.Generator):
+    """A generator for each of several prompts, whose rows stand one after the other: what is drawn for a prompt is what
+    would be drawn for it alone."""
+
+    each: list[torch.Generator]
+
+    def __new__(cls, device: torch.device, seeds: Sequence[int]) -> Generators:
+        made: Any = torch.Generator.__new__(cls, device)  # type: ignore[call-arg]  # its stub has no __new__
+        made.each = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+        return made
+
+
 def drawn(logits: Float[Tensor, "R V"], generator: torch.Generator) -> tuple[Int[Tensor, " R"], Float[Tensor, " R"]]:
     """A token for each row, and its probability."""
     probs = logits.softmax(dim=-1)
-    tokens = torch.multinomial(probs, 1, generator=generator)
+    each = generator.each if isinstance(generator, Generators) else [generator]
+    own = zip(probs.chunk(len(each)), each, strict=True)
+    tokens = torch.cat([torch.multinomial(some, 1, generator=one) for some, one in own])
     return tokens[:, 0], probs.gather(1, tokens)[:, 0]

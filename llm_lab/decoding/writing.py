@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,62 +20,108 @@ from llm_lab.decoding.infill import infill
 from llm_lab.decoding.loop import decode
 from llm_lab.decoding.options import STRATEGIES
 from llm_lab.decoding.rows import Rows
+from llm_lab.decoding.spelling import Spelling
 from llm_lab.decoding.statistics import statistics
-from llm_lab.decoding.strategy import Strategy
+from llm_lab.decoding.strategy import Generators, Strategy
 from llm_lab.decoding.writer import REFRESH_SECONDS, Writer
 from llm_lab.errors import BadType, BadValue, show
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.results import Generation, TokenStatistics
 from llm_lab.tokenizers.tokenizer import Tokenizer
 
+MOST_SEEDS = 2**63
 _SAMPLED = 12  # vectors of the vocabulary's size that choosing a token holds: logits, sorted, summed, their indices, …
 _RECORDED = 400  # bytes a token takes as Python holds it: its piece, its two probabilities
 
 
-@dataclass
-class _Job:
-    """One prompt, ready to be continued."""
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What holds whatever the prompt is: what was asked for, what is never written, what ends a text."""
 
     lm: Writer
     choice: Choice
+    seed: int
+    objective: str
+    stop: list[int]
+    banned: set[int]
+    must: Constraint | None
+    spelling: Spelling | None
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """One prompt as the model reads it, and the result that its texts become."""
+
+    model: LanguageModel
+    start: list[int]  # what is written after
+    source: int  # tokens that an encoder has read
+    ids: list[int]  # the prompt's
+    shown: str | None  # None where the prompt is a source: then what was written stands for itself
+    result: Generation
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One prompt, or several, ready to be continued: n rows for each, one after the other."""
+
+    setting: Setting
+    asked: Sequence[Asked]
     rows: Rows
     strategy: Strategy
     generator: torch.Generator
-    ended: Callable[[list[int]], bool] | None
-    result: Generation
-    shown_prompt: str | None  # None where the prompt is a source: then what was written stands for itself
-    prompt_ids: list[int]
 
 
 def stream(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
     """The generation as it grows, a few states a second; the last one is `done`. Its `seed` repeats it."""
-    if "fills" in STRATEGIES.entry(options.get("strategy") or _usual(lm)).supports:
+    if fills(lm, options):
         yield from infill(lm, prompt, **options)
         return
-    job = _prepare(lm, prompt, options)
-    result, n = job.result, job.choice.general.n
+    how = setting(lm, options)
+    one = read(how, prompt)
+    for _ in grow(prepare(how, [one])):
+        yield one.result
+
+
+def fills(lm: Writer, options: Mapping[str, Any]) -> bool:
+    """Whether places in the prompt are filled in, by a loop of its own."""
+    return "fills" in STRATEGIES.entry(options.get("strategy") or _usual(lm)).supports
+
+
+def grow(job: Job) -> Iterator[None]:
+    """Write; gives way a few times a second, its results being up to date, and when they are `done`."""
+    results = [one.result for one in job.asked]
     began = shown = time.perf_counter()
     waited = 0.0  # the time that whoever shows the stream takes is not the model's
     tokens = 0
+    must, words = job.setting.must, job.setting.choice.general.stop
     try:
-        for rows in decode(job.rows, job.strategy, job.generator, job.ended):
+        for rows in decode(job.rows, job.strategy, job.generator, _ending(words, must, job.setting.lm.tokenizer)):
             tokens = rows.written
             now = time.perf_counter()
             if now - shown > REFRESH_SECONDS:
-                _fill(job, n, now - began - waited)
-                yield result
+                _fill(job, now - began - waited)
+                yield
                 shown = time.perf_counter()
                 waited += shown - now
     except KeyboardInterrupt:  # what was written stays
-        result.notes.append(f"interrupted after {tokens} tokens")
-    _fill(job, n, time.perf_counter() - began - waited)
-    result.notes += job.strategy.notes()
-    begun = job.rows.ids[0, : job.rows.begin].tolist()
-    result.actions["statistics"] = partial(
-        _statistics, weakref.ref(lm.model), lm.tokenizer, prompt, _objective(lm), begun, result.tokens
-    )
-    result.done = True
-    yield result
+        for result in results:
+            result.notes.append(f"interrupted after {tokens} tokens")
+            result.interrupted = True
+    _fill(job, time.perf_counter() - began - waited)
+    lm, objective = job.setting.lm, job.setting.objective
+    for one in job.asked:
+        one.result.notes += job.strategy.notes()
+        one.result.actions["statistics"] = partial(
+            _statistics,
+            weakref.ref(lm.model),
+            lm.tokenizer,
+            one.result.prompt,
+            objective,
+            one.start,
+            one.result.tokens,
+        )
+        one.result.done = True
+    yield
 
 
 def _statistics(
@@ -98,23 +144,39 @@ def _statistics(
     return [replace(one, names=names) for one in found]
 
 
-def _prepare(lm: Writer, prompt: str, options: dict[str, Any]) -> _Job:
-    """All that is checked and made before the first token."""
+def setting(lm: Writer, options: Mapping[str, Any]) -> Setting:
+    """All that is checked and made once, whatever the prompts are."""
     choice = choose(options)
-    general = choice.general
     if not lm.supports & {"next_token", "seq2seq"}:
         raise BadValue(
             f"strategy: {choice.name} writes on, and {lm.name} only fills in what is hidden; use --strategy fill or gibbs"
         )
-    seed = general.seed if general.seed is not None else secrets.randbelow(2**31)
-    tokenizer, notes = lm.tokenizer, list[str]()
-    model, objective, begins = lm.model, _objective(lm), list[int]()
-    if objective in FROM_SOURCE:
-        model, begins, ids = conditioned(model, tokenizer, prompt, objective)
+    general, tokenizer, objective = choice.general, lm.tokenizer, _objective(lm)
+    ends = "eos" in tokenizer.specials and (lm.info.get("ends") or objective in FROM_SOURCE)
+    stop = [tokenizer.specials["eos"]] if ends else []
+    banned = tokenizer.special_ids - set(tokenizer.sentinels if objective == "span_corruption" else [])
+    banned |= set(range(tokenizer.vocab_size, lm.model.vocab_size))  # rows of a table that was rounded up
+    return Setting(
+        lm,
+        choice,
+        general.seed if general.seed is not None else secrets.randbelow(2**31),
+        objective,
+        stop,
+        set(banned),
+        constraint(choice.constraint, tokenizer, general.max_new_tokens, stop, lm.model.vocab_size),
+        spelled(tokenizer, lm.model.vocab_size, "bad_words") if "bad_words" in choice.filters else None,
+    )
+
+
+def read(how: Setting, prompt: str, number: int = 0) -> Asked:
+    """A prompt as ids, with what its reader should know of it. Of several, each has the seed of the first and its number."""
+    lm, general, notes = how.lm, how.choice.general, list[str]()
+    model, tokenizer, begins = lm.model, lm.tokenizer, list[int]()
+    if how.objective in FROM_SOURCE:
+        model, begins, ids = conditioned(model, tokenizer, prompt, how.objective)
     else:
         ids = tokenizer.encode(prompt)
-    unknown = sorted({piece.text for piece in tokenizer.pieces(ids) if piece.unknown})
-    if unknown:
+    if any(piece.unknown for piece in tokenizer.pieces(ids)):
         notes.append(f"the tokenizer does not know all of the prompt ({tokenizer.round_trip(prompt)})")
     start = begins or ids or tokenizer.encode("\n") or [tokenizer.start]
     if not ids:
@@ -125,41 +187,47 @@ def _prepare(lm: Writer, prompt: str, options: dict[str, Any]) -> _Job:
         notes.append(f"the prompt has {len(start)} tokens and the context {context}: the model reads the last {kept}")
     elif len(start) + general.max_new_tokens > context and kept < context:
         notes.append(f"past the context of {context} tokens, the last {kept} are read again and the writing goes on")
-    ends = "eos" in tokenizer.specials and (lm.info.get("ends") or objective in FROM_SOURCE)
-    stop = [tokenizer.specials["eos"]] if ends else []
-    banned = tokenizer.special_ids - set(tokenizer.sentinels if objective == "span_corruption" else [])
-    banned |= set(range(tokenizer.vocab_size, model.vocab_size))  # rows of a table that was rounded up
-    must = constraint(choice.constraint, tokenizer, general.max_new_tokens, stop, model.vocab_size)
-    strategy = choice.strategy(must)
-    strategy.other = _second(lm, choice, prompt, objective)
+    result = Generation(
+        name=lm.name,
+        prompt=prompt,
+        prompt_pieces=tokenizer.pieces(ids),
+        pieces=[],
+        logprob=[],
+        chosen_prob=[],
+        texts=[],
+        strategy=how.choice.name,
+        options=how.choice.shown,
+        seed=(how.seed + number) % MOST_SEEDS,
+        tokens_per_second=0.0,
+        from_source=bool(begins),
+        done=False,
+        notes=notes,
+    )
+    return Asked(model, start, len(ids) if begins else 0, ids, None if begins else prompt, result)
+
+
+def prepare(how: Setting, asked: Sequence[Asked]) -> Job:
+    """The rows of one prompt; or of several, shorter ones filled up on the left, where the strategy chooses by row."""
+    lm, general, first = how.lm, how.choice.general, asked[0]
+    if how.must is not None:
+        how.must.forget()
+    strategy = how.choice.strategy(how.must)
+    strategy.other = second(how, first)
     n = strategy.rows(general.n)
-    _check_memory(lm, n, len(start), general.max_new_tokens, len(ids) if begins else 0)
-    spelling = spelled(tokenizer, model.vocab_size, "bad_words") if "bad_words" in choice.filters else None
-    rows = torch.tensor([start] * n, dtype=torch.long, device=lm.device)
-    return _Job(
-        lm,
-        choice,
-        Rows(model, rows, general.max_new_tokens, banned, stop, spelling=spelling),
+    longest = max(len(one.start) for one in asked)
+    _check_memory(lm, n * len(asked), longest, general.max_new_tokens, first.source)
+    rows = [[0] * (longest - len(one.start)) + one.start for one in asked for _ in range(n)]
+    kept = [[False] * (longest - len(one.start)) + [True] * len(one.start) for one in asked for _ in range(n)]
+    keep = None if all(map(all, kept)) else torch.tensor(kept, device=lm.device)
+    ids = torch.tensor(rows, dtype=torch.long, device=lm.device)
+    return Job(
+        how,
+        asked,
+        Rows(first.model, ids, general.max_new_tokens, how.banned, how.stop, keep, how.spelling),
         strategy,
-        torch.Generator(lm.device).manual_seed(seed),
-        _ending(general.stop, must, tokenizer),
-        Generation(
-            name=lm.name,
-            prompt=prompt,
-            prompt_pieces=tokenizer.pieces(ids),
-            pieces=[],
-            logprob=[[] for _ in range(general.n)],
-            chosen_prob=[[] for _ in range(general.n)],
-            texts=[],
-            strategy=choice.name,
-            options=choice.shown,
-            seed=seed,
-            tokens_per_second=0.0,
-            done=False,
-            notes=notes,
-        ),
-        None if begins else prompt,
-        ids,
+        torch.Generator(lm.device).manual_seed(first.result.seed)
+        if len(asked) == 1
+        else Generators(lm.device, [one.result.seed for one in asked]),
     )
 
 
@@ -172,8 +240,9 @@ def _objective(lm: Writer) -> str:
     return str(lm.info.get("objective", "clm")).split(",")[0]
 
 
-def _second(lm: Writer, choice: Choice, prompt: str, objective: str) -> LanguageModel | None:
+def second(how: Setting, one: Asked) -> LanguageModel | None:
     """The second model of a strategy that works with two, ready to read what the first one does."""
+    lm, choice, objective = how.lm, how.choice, how.objective
     name = next((name for name in SECOND if hasattr(choice.own, name)), None)
     if name is None:
         return None
@@ -191,7 +260,7 @@ def _second(lm: Writer, choice: Choice, prompt: str, objective: str) -> Language
             f"{name}: {other.name} was trained for {_objective(other)} and {lm.name} for {objective}: one writes from a source and the other does not"
         )
     if objective in FROM_SOURCE:
-        return conditioned(other.model, other.tokenizer, prompt, _objective(other))[0]
+        return conditioned(other.model, other.tokenizer, one.result.prompt, _objective(other))[0]
     return other.model
 
 
@@ -213,8 +282,24 @@ def _ending(
     return ended
 
 
-def _check_memory(lm: Writer, n: int, prompt: int, new: int, source: int = 0) -> None:
-    """Refuse more texts than memory holds before any of it is taken: on a CPU the system would kill the kernel.
+def _check_memory(lm: Writer, rows: int, prompt: int, new: int, source: int = 0) -> None:
+    """Refuse more texts than memory holds before any of it is taken: on a CPU the system would kill the kernel."""
+    for row, free, place in _needed(lm, prompt, new, source):
+        if rows * row > free:
+            fits = int(0.8 * free) // row
+            works = f"--n {fits}" if fits else "a smaller --max_new_tokens"
+            raise BadValue(
+                f"n: {rows:,} texts of {new:,} tokens need about {rows * row / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free{place}; {works} would fit"
+            )
+
+
+def fitting(lm: Writer, prompt: int, new: int) -> int:
+    """How many texts fit into memory with room to spare; 1 at least."""
+    return max(1, min(int(0.8 * free) // row for row, free, _ in _needed(lm, prompt, new)))
+
+
+def _needed(lm: Writer, prompt: int, new: int, source: int = 0) -> list[tuple[int, int, str]]:
+    """(bytes that a text takes, bytes that are free, where), for each memory that it takes.
 
     `source` are the tokens that an encoder has read: once for all texts, but each keeps its keys and values.
     """
@@ -234,38 +319,33 @@ def _check_memory(lm: Writer, n: int, prompt: int, new: int, source: int = 0) ->
     on_host = _RECORDED * new
     where = lm.device
     if where.type == "cpu":
-        needs = [(on_device + on_host, machine.memory().available, "")]
-    else:
-        needs = [
-            (on_device, machine.device_memory(where).available, f" on {where}"),
-            (on_host, machine.memory().available, ""),
-        ]
-    for row, free, place in needs:
-        if n * row > free:
-            fits = int(0.8 * free) // row
-            works = f"--n {fits}" if fits else "a smaller --max_new_tokens"
-            raise BadValue(
-                f"n: {n:,} texts of {new:,} tokens need about {n * row / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free{place}; {works} would fit"
-            )
-
-
-def _fill(job: _Job, n: int, seconds: float) -> None:
-    """Write what there is into the result."""
-    result, tokenizer, prompt, ids = job.result, job.lm.tokenizer, job.shown_prompt, job.prompt_ids
-    texts = job.strategy.texts(job.rows, n)
-    written = [one.ids for one in texts]
-    result.logprob, result.chosen_prob = [one.logprob for one in texts], [one.chosen_prob for one in texts]
-    result.scores = [one.score for one in texts if one.score is not None]
-    result.end_logprob = [one.end for one in texts]
-    result.pieces = [tokenizer.pieces(one) for one in written]
-    # Where the tokenizer cannot give the prompt back as it was, the prompt itself stands before what was written.
-    exact = prompt is not None and tokenizer.decode(ids) == prompt
-    before = [] if prompt is None else ids
-    result.texts = [
-        tokenizer.decode(ids + one) if exact else (prompt or "") + tokenizer.decode(one, after=before)
-        for one in written
+        return [(on_device + on_host, machine.memory().available, "")]
+    return [
+        (on_device, machine.device_memory(where).available, f" on {where}"),
+        (on_host, machine.memory().available, ""),
     ]
-    result.tokens_per_second = sum(map(len, written)) / seconds if seconds > 0 else 0.0
+
+
+def _fill(job: Job, seconds: float) -> None:
+    """Write what there is into the results."""
+    tokenizer, n = job.setting.lm.tokenizer, job.setting.choice.general.n
+    texts = job.strategy.texts(job.rows, n * len(job.asked))
+    speed = sum(len(one.ids) for one in texts) / seconds if seconds > 0 else 0.0
+    for i, one in enumerate(job.asked):
+        result, own = one.result, texts[i * n : (i + 1) * n]
+        written = [text.ids for text in own]
+        result.logprob, result.chosen_prob = [text.logprob for text in own], [text.chosen_prob for text in own]
+        result.scores = [text.score for text in own if text.score is not None]
+        result.end_logprob = [text.end for text in own]
+        result.pieces = [tokenizer.pieces(ids) for ids in written]
+        # Where the tokenizer cannot give the prompt back as it was, the prompt itself stands before what was written.
+        exact = one.shown is not None and tokenizer.decode(one.ids) == one.shown
+        before = [] if one.shown is None else one.ids
+        result.texts = [
+            tokenizer.decode(one.ids + ids) if exact else (one.shown or "") + tokenizer.decode(ids, after=before)
+            for ids in written
+        ]
+        result.tokens_per_second = speed
 
 
 def write(lm: Writer, prompt: str, **options: Any) -> Generation:

@@ -30,6 +30,7 @@ class Pattern:
     is found again for the other."""
 
     sizes: ClassVar[tuple[str, ...]] = ()  # the fields of the config that the rule depends on
+    relative: ClassVar[bool] = True  # the rule goes by distances alone: shifting all positions changes nothing
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
@@ -114,6 +115,7 @@ class Longformer(Window):
     queries and keys come from the same projections as the others'."""
 
     sizes: ClassVar[tuple[str, ...]] = ("window", "n_global")
+    relative: ClassVar[bool] = False
 
     def allowed(self, query: Int[Tensor, "*q"], key: Int[Tensor, "*k"]) -> Bool[Tensor, "*n"]:
         n = self.config.n_global

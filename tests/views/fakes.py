@@ -16,6 +16,7 @@ from llm_lab.results import (
     Evaluation,
     ExpertRouting,
     Generation,
+    Generations,
     Listing,
     ModelPart,
     ModelReport,
@@ -308,6 +309,15 @@ def compared(
     )
 
 
+def several(
+    texts: list[str] | None = None, prompts: tuple[str, ...] = ("ROMEO:", "JULIET: hello"), name: str = "bard"
+) -> Generations:
+    found = {i: generation(texts, n=2, name=name) for i in range(len(prompts))}
+    for i, prompt in enumerate(prompts):
+        found[i].texts, found[i].prompt, found[i].seed = [prompt + "".join(texts or [" to", "be"])] * 2, prompt, i
+    return Generations(name=name, prompts=[*prompts, name], written=found, notes=[name])
+
+
 def everything(hostile: bool = False) -> dict[str, Any]:
     """One result of each kind, by a short name."""
     if not hostile:
@@ -331,6 +341,7 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "listing": listing(),
             "neighbours": neighbours(),
             "compared": compared(),
+            "several": several(),
             "routing": routing(["To", " be", ",", " or", " not"]),
         }
     evil = "".join(HOSTILE)
@@ -362,5 +373,6 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         "listing": listing(evil, evil),
         "neighbours": neighbours((EVIL, evil), HOSTILE, evil),
         "compared": compared(HOSTILE, (EVIL, evil), evil),
+        "several": several(HOSTILE, (EVIL, evil), evil),
         "routing": routing(HOSTILE, name=evil),
     }

@@ -188,6 +188,7 @@ def test_empty_results_draw():
         fakes.generation(n=0),
         fakes.attention(["a"], 1, 1),
         fakes.Listing(title="runs", columns=["name"], rows=[]),
+        fakes.Generations(name="bard", prompts=["a", "b"], done=False),
         fakes.Tokenization(text="", trained_on="", rows=[fakes.TokenizationRow("char", [], 0, 0.0, 0, 10, "exact")]),
         fakes.Evaluation(models=["bard"], data="", scores=[]),
         fakes.ModelReport(
