@@ -21,6 +21,8 @@ from llm_lab.results import (
     Generation,
     Generations,
     Listing,
+    Prompt,
+    PromptResults,
     Result,
     Tokenization,
 )
@@ -142,6 +144,11 @@ def _lms(value: Any) -> list[LM]:
     if not lms:
         raise BadValue("model: the list is empty; give one model, or several")
     return lms
+
+
+def _names(lms: Sequence[LM]) -> str:
+    """Models as they stand in the line that repeats what was done."""
+    return lms[0].name if len(lms) == 1 else f"[{', '.join(lm.name for lm in lms)}]"
 
 
 def _with_models(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -305,9 +312,45 @@ def compare(
     options = _with_models(options)
     shared = options | {name: getattr(chosen, name) for name in ("max_new_tokens", "n")}
     asked = list(strategies)
-    names = lms[0].name if len(lms) == 1 else f"[{', '.join(lm.name for lm in lms)}]"
-    code = f"lab.compare({names}, {prompt!r}, strategies={asked!r}{_words(options)})"
+    code = f"lab.compare({_names(lms)}, {prompt!r}, strategies={asked!r}{_words(options)})"
     return _drawn(run(lms, prompts, asked, shared), display, lambda _: code)
+
+
+@_with_options("prompt")
+def prompt(
+    template: str | Sequence[str], *, name: str = "prompt", model: Any = None, display: bool = False, **options: Any
+) -> Prompt | PromptResults:
+    """A prompt with slots, `"Translate: {{english}} French:"`, as an experiment over the rows of a table.
+
+    Without `model` it is a Prompt: `ask.fill(row)`, `ask(df, model=lm, target="french")`. With `on` and a model (or a list
+    of them) it gives PromptResults: `.to_pandas()`, a row for each answer, and `.summary`, each metric's mean ± interval for
+    each template and model. Several templates are compared on the same rows. Greedy unless a strategy is given.
+    """
+    from llm_lab.prompting import prepare, run
+
+    texts = _texts("template", template, "Translate: {{english}}")
+    if not isinstance(name, str):
+        raise BadType(f"name: {show(name)} is {type(name).__name__}, not text; for example ask")
+    lms = [] if model is None else _lms(model)
+    options = _with_models(options)
+    made, own, rows = prepare(name, texts, options)
+    made.actions["run"] = lambda more: prompt(texts, name=name, **more)
+    if rows is None and lms:
+        raise BadType("prompt needs on: the rows that the model is asked for, for example --on @df")
+    told = {key: value for key, value in options.items() if key not in ("on", "examples", "metrics")}
+    words = "".join(f", {key}={key}" for key in ("on", "examples") if options.get(key) is not None)
+    if own.metrics:
+        words += f", metrics=[{', '.join(repr(m) if isinstance(m, str) else getattr(m, '__name__', 'metric') for m in own.metrics)}]"
+    if lms:
+        words += f", model={_names(lms)}"
+
+    def code(result: Prompt | PromptResults) -> str:
+        seed = {} if isinstance(result, Prompt) or result.seed is None else {"seed": result.seed}
+        return f"lab.prompt({(texts[0] if len(texts) == 1 else texts)!r}{words}{_words(told | seed)})"
+
+    if rows is None or not lms:
+        return _drawn(iter([made]), display, code)
+    return _drawn(run(made, own, rows, lms), display, code)
 
 
 def strategy(function: _F) -> _F:

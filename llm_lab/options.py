@@ -127,6 +127,8 @@ class Spec:
             raise self.refuse(value)
         if self.many:
             items = [item.strip() for item in value.split(",")] if isinstance(value, str) else value
+            if self.type is object and not isinstance(items, Sequence):
+                items = [items]  # one thing of any kind is a list of one
             if not isinstance(items, Sequence):
                 raise self.refuse(value)
             return tuple(self._check_one(item) for item in items)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from llm_lab.corpora.options import CORPORA, CorpusOptions, SourceOptions, corpus_options
-from llm_lab.decoding.options import GenerateOptions, strategy_options
+from llm_lab.decoding.options import STRATEGIES, GenerateOptions, strategy_options
 from llm_lab.errors import NotYet
-from llm_lab.metrics.options import EvaluateOptions
+from llm_lab.metrics.options import ANSWERS, EvaluateOptions
 from llm_lab.models.options import ModelOptions
 from llm_lab.models.presets import PRESETS, PresetOptions
 from llm_lab.objectives.options import ObjectiveOptions, objective_options
@@ -49,6 +49,44 @@ class CompareOptions(Options):
 
 
 @dataclass(frozen=True)
+class PromptOptions(GenerateOptions):
+    room: ClassVar[str] = "prompt"
+    on: object = option(
+        None, "the rows: a DataFrame, or a CSV or JSON-lines file", auto="none: the template is shown", example="@df"
+    )
+    target: str | None = option(None, "column of what is right", auto="none", example="french")
+    metrics: tuple[object, ...] = option(
+        (),
+        "what an answer is worth; functions of your own, (text, target) -> number, as @name",
+        choices=lambda: ANSWERS,
+        auto="exact_match where there is a target",
+        example="exact_match,chrf",
+    )
+    shots: int | None = option(
+        None,
+        "examples before each prompt: the first so many rows of `examples`, or of `on`, which are then not asked",
+        ge=0,
+        auto="all of examples, where they are given",
+        example="2",
+    )
+    examples: object = option(None, "rows to take the examples from", auto="the first of `on`", example="@shown")
+    separator: str | None = option(
+        None,
+        "what stands between examples, and ends an answer where there are some; \\n is a line break",
+        auto="an empty line",
+    )
+    target_delimiter: str | None = option(
+        None, "what stands between a prompt and its target", auto="a space, or nothing where the template ends in one"
+    )
+    choices: tuple[str, ...] = option(
+        (), "the answers there are: the likeliest after the prompt is taken", auto="the model writes", example="yes,no"
+    )
+    strategy: str = option("greedy", "how the next token is chosen", choices=lambda: STRATEGIES)
+    max_new_tokens: int = option(40, "tokens to write", ge=1)
+    n: int = option(1, "texts for each row", ge=1)
+
+
+@dataclass(frozen=True)
 class TokenizeOptions(Options):
     room: ClassVar[str] = "tokenizer"
     kind: tuple[str, ...] = option(
@@ -76,6 +114,7 @@ class Arg:
     help: str
     required: bool = False
     choices: Table | tuple[str, ...] = ()
+    also: str = ""  # another name that it goes by on a line
 
 
 @dataclass(frozen=True)
@@ -186,6 +225,20 @@ VERBS: dict[str, Verb] = {
             draws=True,
         ),
         Verb(
+            "prompt",
+            "a template run over the rows of a table, several compared, the answers measured",
+            '%prompt ask "Translate: {{english}}" --on @df --model bard --target french',
+            (
+                Arg("name", "new", "what it is called: it becomes a notebook variable", required=True),
+                Arg("model", "models", "one model, or several: a,b; without one the prompt is shown", also="with"),
+                Arg("template", "texts", "the text, with {{column}} where a value goes", required=True),
+            ),
+            (PromptOptions, strategy_options),
+            "template",
+            "llm_lab.lab:prompt",
+            draws=True,
+        ),
+        Verb(
             "probe",
             "look inside a model",
             '%probe bard "To be, or not to be"',
@@ -271,14 +324,6 @@ VERBS: dict[str, Verb] = {
             "playground", "a prompt box and sliders", "%playground bard", "%generate takes the same options", (_MODEL,)
         ),
         _soon("chat", "talk with a model", "%chat bard", "%generate continues a prompt", (_MODEL,)),
-        _soon(
-            "prompt",
-            "a template run over rows",
-            "%%prompt ask --on @df --with bard",
-            "%generate takes one prompt at a time",
-            (_NEW,),
-            "template",
-        ),
         _soon(
             "compress",
             "a smaller or faster model",

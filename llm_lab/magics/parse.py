@@ -99,6 +99,7 @@ class _Reader:
     def _flag(self, word: Word, rest: list[Word]) -> None:
         """Take a flag and, where it has none by `=`, the value from the front of `rest`."""
         name = word.flag or ""
+        name = next((arg.name for arg in self.args.values() if arg.also and arg.also == name), name)
         spec = self.specs.get(name)
         if name != "as" and name not in self.args and spec is None:
             self._refuse_flag(name)

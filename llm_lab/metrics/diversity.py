@@ -27,7 +27,12 @@ def self_bleu(texts: Sequence[str]) -> float:
 
     if len(texts) < 2 or not all(text.strip() for text in texts):
         return math.nan
-    wide = sum("\u3000" <= c <= "\u9fff" or "\uac00" <= c <= "\ud7af" for text in texts for c in text)
-    bleu = BLEU(tokenize="char" if wide > 0.2 * sum(map(len, texts)) else "13a", effective_order=True)
+    bleu = BLEU(tokenize=bleu_words(texts), effective_order=True)
     scores = [bleu.sentence_score(text, [*texts[:i], *texts[i + 1 :]]).score for i, text in enumerate(texts)]
     return sum(scores) / len(scores)
+
+
+def bleu_words(texts: Sequence[str]) -> str:
+    """How sacrebleu is to cut texts of this kind: into words and signs, or into characters where words have no spaces."""
+    wide = sum("\u3000" <= c <= "\u9fff" or "\uac00" <= c <= "\ud7af" for text in texts for c in text)
+    return "char" if wide > 0.2 * sum(map(len, texts)) else "13a"

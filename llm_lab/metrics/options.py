@@ -29,6 +29,26 @@ METRICS = Table(
 )
 
 
+# Of an answer beside the one that is right, (text, target) -> float; more is better. What is `given` needs the model.
+GIVEN = frozenset({"given"})
+ANSWERS = Table(
+    "metric",
+    [
+        Entry("exact_match", "llm_lab.metrics.answers:exact_match", "share of texts that are the target"),
+        Entry("contains", "llm_lab.metrics.answers:contains", "share of texts that the target stands in"),
+        Entry("f1", "llm_lab.metrics.answers:f1", "words shared with the target (Rajpurkar et al. 2016), 0 to 1"),
+        Entry("chrf", "llm_lab.metrics.answers:chrf", "character n-grams shared (Popović 2015), 0 to 100"),
+        Entry("bleu", "llm_lab.metrics.answers:bleu", "BLEU of each sentence, smoothed, 0 to 100"),
+        Entry(
+            "target_logprob",
+            "llm_lab.metrics.continuations:continuation_logprobs",
+            "how likely the target is after the prompt, in nats per token",
+            supports=GIVEN,
+        ),
+    ],
+)
+
+
 @dataclass(frozen=True)
 class EvaluateOptions(Options):
     room: ClassVar[str] = "evaluation"

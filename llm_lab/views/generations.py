@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from llm_lab.results import Generation, Generations, mean
+from llm_lab.results import Generations, mean
 from llm_lab.views.card import MONO, bundle, card, clip, esc, number, small, table, visible
 
 SHOWN = 30  # prompts; .to_pandas() has all
@@ -19,7 +19,11 @@ def generations(result: Generations) -> dict[str, str]:
         one = shown[0]
         options = ", ".join(f"{key} {value}" for key, value in one.options.items())
         facts += [f"{one.strategy} {options}".strip(), f"seed {result.seed}"]
-    rows = [[text_block(one.prompt), _texts(one), _bits(one)] for one in shown]
+    rows = [
+        [_block(one.prompt) if i == 0 else "", _block(text), number(-mean(logs) / math.log(2), 3)]
+        for one in shown
+        for i, (text, logs) in enumerate(zip(one.continuations, one.logprob, strict=True))
+    ]
     body = table(["prompt", "writes", "bits per token"], rows, left=(0, 1)) if rows else small("nothing is written yet")
     caption = "Bits per token: how surprised the model was, by itself at temperature 1. gens[0] shows the first, token by token."
     if len(result) > SHOWN:
@@ -37,16 +41,8 @@ def generations(result: Generations) -> dict[str, str]:
     return bundle("\n".join([*plain, *(f"  {note}" for note in notes)]), page)
 
 
-def text_block(text: str, length: int = LENGTH) -> str:
+def _block(text: str) -> str:
     """A text in a cell, with the breaks it has."""
     style = f"{MONO};font-size:12px;line-height:1.5;margin:0 0 4px;padding:0"
-    lines = [visible(line) if line else "" for line in clip(text, length).split("\n")]
+    lines = [visible(line) if line else "" for line in clip(text, LENGTH).split("\n")]
     return f'<pre dir="auto" style="{style}">{esc(chr(10).join(lines))}</pre>'
-
-
-def _texts(one: Generation) -> str:
-    return "".join(map(text_block, one.continuations))
-
-
-def _bits(one: Generation) -> str:
-    return "<br>".join(number(-mean(own) / math.log(2), 3) for own in one.logprob)

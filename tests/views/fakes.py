@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from llm_lab.results import (
+    Answer,
     AttentionMaps,
     Compared,
     Comparison,
@@ -22,6 +23,8 @@ from llm_lab.results import (
     ModelReport,
     Neighbours,
     Piece,
+    Prompt,
+    PromptResults,
     Sample,
     Score,
     Tokenization,
@@ -29,6 +32,7 @@ from llm_lab.results import (
     TokenStatistics,
     TrainingReport,
 )
+from llm_lab.templates import Template
 
 EVIL = "<script>alert(1)</script>"
 HOSTILE = [
@@ -318,6 +322,40 @@ def several(
     return Generations(name=name, prompts=[*prompts, name], written=found, notes=[name])
 
 
+def prompt(
+    texts: tuple[str, ...] = ("Translate: {{english}}\nFrench:",), name: str = "ask", value: str = "cat"
+) -> Prompt:
+    templates = [Template.read(text) for text in texts]
+    return Prompt(
+        name=name, templates=templates, options={}, notes=[name],
+        preview=[templates[0].fill(dict.fromkeys(templates[0].fields, value))] * 3,
+    )  # fmt: skip
+
+
+def asked(
+    texts: tuple[str, ...] = ("Translate: {{english}}\nFrench:", "{{english}} in French is"),
+    name: str = "bard",
+    values: tuple[str, ...] = ("cat", "dog", "sea") * 5,
+    done: bool = True,
+    metrics: tuple[str, ...] = ("exact_match", "chrf"),
+) -> PromptResults:
+    made = prompt(texts, name if name != "bard" else "ask", [*values, ""][0])
+    answers = [
+        Answer(
+            template=t, model=m, row=row, sample=0, prompt=value, text=value[::-1] if (row + t) % 3 else "", logprob=-1.2,
+            scores=dict(zip(metrics, (float((row + t + m) % 3 > 0), 31.5 * row / len(values)), strict=True)),
+        )
+        for m in range(2) for t in range(1, len(texts) + 1)
+        for row, value in enumerate(values if done or not m else values[:4])
+    ]  # fmt: skip
+    return PromptResults(
+        prompt=made, models=[name, "b2"], frame=None, labels=[f"{name}{i}" for i in range(len(values))],  # type: ignore[arg-type]  # views draw no frame
+        values=[dict.fromkeys(made.fields, value) for value in values], targets=list(values),
+        metrics=dict(zip(metrics, ("0–1", "0–100"), strict=True)), facts=["greedy", "at most 40 tokens"], seed=3,
+        answers=answers, done=done, notes=[name],
+    )  # fmt: skip
+
+
 def everything(hostile: bool = False) -> dict[str, Any]:
     """One result of each kind, by a short name."""
     if not hostile:
@@ -342,6 +380,9 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "neighbours": neighbours(),
             "compared": compared(),
             "several": several(),
+            "prompt": prompt(),
+            "asked": asked(),
+            "asking": asked(done=False),
             "routing": routing(["To", " be", ",", " or", " not"]),
         }
     evil = "".join(HOSTILE)
@@ -374,5 +415,7 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         "neighbours": neighbours((EVIL, evil), HOSTILE, evil),
         "compared": compared(HOSTILE, (EVIL, evil), evil),
         "several": several(HOSTILE, (EVIL, evil), evil),
+        "prompt": prompt((evil + "{{" + EVIL + "}}", EVIL), evil, evil),
+        "asked": asked((evil + "{{" + EVIL + "}}", EVIL), evil, tuple(HOSTILE), metrics=(EVIL, evil)),
         "routing": routing(HOSTILE, name=evil),
     }

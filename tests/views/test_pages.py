@@ -127,8 +127,10 @@ def test_no_script_while_it_grows_and_small():
         fakes.attention([f"t{i}" for i in range(256)], 8, 8),
         fakes.attention([f"t{i}" for i in range(40)], 12, 12),
         fakes.tokenization("word " * 5000),
+        fakes.asked(("word {{english}} " * 2000, "{{english}}"), values=("word " * 5000,) * 1000),
+        fakes.several(["word "] * 5000, ("word " * 5000,) * 100),
     ],
-    ids=["training", "parts", "generation", "attention-long", "attention-wide", "tokenization"],
+    ids=["training", "parts", "generation", "attention-long", "attention-wide", "tokenization", "asked", "several"],
 )
 def test_large_results_stay_under_300_kb(result):
     assert len(html(result)) < 300_000
@@ -189,6 +191,7 @@ def test_empty_results_draw():
         fakes.attention(["a"], 1, 1),
         fakes.Listing(title="runs", columns=["name"], rows=[]),
         fakes.Generations(name="bard", prompts=["a", "b"], done=False),
+        fakes.asked(values=(), done=False),
         fakes.Tokenization(text="", trained_on="", rows=[fakes.TokenizationRow("char", [], 0, 0.0, 0, 10, "exact")]),
         fakes.Evaluation(models=["bard"], data="", scores=[]),
         fakes.ModelReport(
