@@ -59,8 +59,8 @@ def run(prompt: Prompt, own: PromptOptions, rows: Rows, lms: Sequence[LM]) -> It
     """The results as they grow; an interrupt keeps the rows that are done."""
     metrics = _metrics(own, rows)
     options = {key: value for key, value in prompt.options.items() if key not in _OWN}
-    if own.choices and options:
-        raise BadType(f"{next(iter(options))}: it is for writing, and choices are compared; leave one of them out")
+    if own.choices and (writing := [name for name in options if name != "seed"]):
+        raise BadType(f"{writing[0]}: it is for writing, and choices are compared; leave one of them out")
     drawn = bool(STRATEGIES.entry(own.strategy).supports & DRAWS) and not own.choices
     seed = (secrets.randbelow(2**31) if own.seed is None else own.seed) if drawn else None
     options |= {} if seed is None else {"seed": seed}

@@ -39,7 +39,7 @@ def _after_prompts(lm: Writer, pairs: Sequence[tuple[str, str]]) -> list[list[fl
         _check(len(more), context, continuation)
         rows.append(((ids + more)[-(context + 1) :], len(more)))
     found: list[list[float]] = [[] for _ in pairs]
-    order = sorted(range(len(pairs)), key=lambda i: len(rows[i][0]))
+    order = sorted((i for i, (_, count) in enumerate(rows) if count), key=lambda i: len(rows[i][0]))
     while order:
         # Longest first; what stands behind a shorter row is read by nothing before it.
         longest = len(rows[order[-1]][0])
