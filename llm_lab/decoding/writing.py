@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -47,18 +47,20 @@ class _Job:
     prompt_ids: list[int]
 
 
-def stream(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
-    """The generation as it grows, a few states a second; the last one is `done`. Its `seed` repeats it."""
+def stream(lm: Writer, prompt: str, *, begin: Sequence[int] = (), **options: Any) -> Iterator[Generation]:
+    """The generation as it grows, a few states a second; the last one is `done`. Its `seed` repeats it. `begin` are the
+    first tokens of what is written, given instead of chosen."""
     if "fills" in STRATEGIES.entry(options.get("strategy") or _usual(lm)).supports:
         yield from infill(lm, prompt, **options)
         return
     job = _prepare(lm, prompt, options)
+    _check_begin(job, begin)
     result, n = job.result, job.choice.general.n
     began = shown = time.perf_counter()
     waited = 0.0  # the time that whoever shows the stream takes is not the model's
     tokens = 0
     try:
-        for rows in decode(job.rows, job.strategy, job.generator, job.ended):
+        for rows in decode(job.rows, job.strategy, job.generator, job.ended, begin):
             tokens = rows.written
             now = time.perf_counter()
             if now - shown > REFRESH_SECONDS:
@@ -66,13 +68,16 @@ def stream(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
                 yield result
                 shown = time.perf_counter()
                 waited += shown - now
+                if result.stopping:
+                    raise KeyboardInterrupt
     except KeyboardInterrupt:  # what was written stays
         result.notes.append(f"interrupted after {tokens} tokens")
+        result.stopping = False
     _fill(job, n, time.perf_counter() - began - waited)
     result.notes += job.strategy.notes()
     begun = job.rows.ids[0, : job.rows.begin].tolist()
     result.actions["statistics"] = partial(
-        _statistics, weakref.ref(lm.model), lm.tokenizer, prompt, _objective(lm), begun, result.tokens
+        _statistics, weakref.ref(lm.model), lm.tokenizer, prompt, _objective(lm), begun
     )
     result.done = True
     yield result
@@ -161,6 +166,20 @@ def _prepare(lm: Writer, prompt: str, options: dict[str, Any]) -> _Job:
         None if begins else prompt,
         ids,
     )
+
+
+def _check_begin(job: _Job, begin: Sequence[int]) -> None:
+    """Refuse a beginning that ends in a token which could not have been written there."""
+    if not begin:
+        return
+    last, must = begin[-1], job.strategy.constraint
+    (piece,) = job.lm.tokenizer.pieces([last])
+    if last in job.rows.banned.tolist():
+        raise BadValue(f"token: {show(piece.text)} is reserved, and is never written; another one would do")
+    if isinstance(must, Constraint):
+        left = job.choice.general.max_new_tokens - len(begin) + 1
+        if not bool(must.allowed(must.state(tuple(begin[:-1])), left)[last]):
+            raise BadValue(f"token: {show(piece.text)} leads to no text that is what it must be; another one would do")
 
 
 def _usual(lm: Writer) -> str:

@@ -106,7 +106,7 @@ def generation(texts: list[str] | None = None, n: int = 1, done: bool = True, na
         names=dict(enumerate(words)),
     )
     return Generation(
-        actions={"statistics": lambda: [known] * n},
+        actions={"statistics": lambda texts: [known] * len(texts)},
         name=name,
         prompt="ROMEO:",
         prompt_pieces=pieces(list("ROMEO:")),
