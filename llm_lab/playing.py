@@ -57,13 +57,20 @@ def playground(lm: LM, prompt: str, options: Mapping[str, Any]) -> Playground:
         models = {name: value for name, value in given.items() if name in specs(own)}
         asked = {"strategy": made.strategy, **models, **moved}
         for found in growing(lm, text, asked):
-            words = "".join(f", {key}={getattr(value, 'name', repr(value))}" for key, value in asked.items())
-            found.code = f"lab.generate({lm.name}, {text!r}{words})"
+            found.code = f"lab.generate({lm.name}, {text!r}{_words(asked)})"
             made.prompt, made.generation = text, found
             yield found
 
     made.actions["write"] = write
     return made
+
+
+def _words(options: Mapping[str, Any]) -> str:
+    """Options as they stand in the line that repeats a text; what stands at its default is left out."""
+    own: Any = STRATEGIES.entry(options["strategy"]).options
+    known = {**specs(GenerateOptions), **specs(FilterOptions), **specs(own)}
+    told = {key: value for key, value in options.items() if key not in known or known[key].default != value}
+    return "".join(f", {key}={getattr(value, 'name', repr(value))}" for key, value in told.items())
 
 
 def _whole(entry: Entry, given: Mapping[str, Any]) -> bool:
@@ -77,8 +84,9 @@ def _strategy(entry: Entry, start: Mapping[str, Any], hidden: set[str]) -> Strat
     values = start if start["strategy"] == entry.name else {}
     own = [_control(spec, values) for name, spec in specs(kind).items() if name not in SECOND]
     # What it consists of is moved like an option of its own.
-    own += [_control(specs(FilterOptions)[name], {name: value, **values}) for name, value in kind.fixed.items()]
-    without = {*kind.same.values(), *kind.fixed, *hidden}
+    fixed = {**kind.fixed, **({"temperature": 1.0} if draws else {})}
+    own += [_control(specs(FilterOptions)[name], {name: value, **values}) for name, value in fixed.items()]
+    without = {*kind.same.values(), *fixed, *hidden}
     without |= {name for name, line in FILTERS.items() if line.supports & DRAWS and not draws}
     return StrategyControls(name=entry.name, help=entry.help, draws=draws, own=own, without=sorted(without))
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from llm_lab.errors import LabError
 from llm_lab.results import Generation, Playground
 from llm_lab.views import tokens
 from llm_lab.views.bundle import esm
 from llm_lab.views.card import bundle, card, esc, figures
 from llm_lab.views.widget import kernel_widget
-
-_REST = 0.005  # seconds between two states in which the kernel hears what the page says
 
 
 def playground(result: Playground) -> dict[str, str]:
@@ -66,12 +62,9 @@ def _widget_class() -> type:
         def __init__(self, still: Any, actions: dict[str, Any], generation: Generation | None, **state: Any) -> None:
             super().__init__(still, **state)
             self._actions, self._generation = actions, generation
-            self._turn = 0  # of what is being written; a later turn ends an earlier one
-            self._task: asyncio.Task[None] | None = None
-            self._settle()
+            self.settled()
 
         def freeze(self) -> None:
-            self._turn += 1
             super().freeze()
             self._actions.pop("keep", None)
 
@@ -81,46 +74,17 @@ def _widget_class() -> type:
             elif kind == "write":
                 prompt, options = message.get("prompt"), message.get("options")
                 if isinstance(prompt, str) and isinstance(options, Mapping):
-                    self._go(message, self._actions["write"](prompt, options))
+                    self.go(message.get("id"), self._actions["write"](prompt, options))
             elif kind == "regrow" and self._generation is not None and "regrow" in self._generation.actions:
                 where = [message.get(name) for name in ("sample", "at", "token")]
-                self._go(message, self._generation.actions["regrow"](*where, None))
+                self.go(message.get("id"), self._generation.actions["regrow"](*where, None))
 
-        def _go(self, message: Mapping[str, Any], states: Iterator[Generation]) -> None:
-            """Write on the loop that the message came in by, so that the next one is heard meanwhile."""
-            self._turn += 1
-            writing = self._write(self._turn, message.get("id"), states, self._task)
-            try:
-                self._task = asyncio.get_running_loop().create_task(writing)
-            except RuntimeError:
-                asyncio.run(writing)
+        def drawn(self, state: Generation) -> dict[str, Any] | None:
+            self._generation = state
+            return None if state.done else {"page": tokens.page_of(state)}
 
-        async def _write(
-            self, turn: int, id: Any, states: Iterator[Generation], before: asyncio.Task[None] | None
-        ) -> None:
-            if before is not None:
-                await before
-            try:
-                for found in states:
-                    self._generation = found
-                    if not found.done:
-                        self.send({"kind": "state", "id": id, "page": tokens.page_of(found)})
-                    await asyncio.sleep(_REST)
-                    if self._turn != turn:
-                        break
-            except LabError as error:
-                self.send({"kind": "error", "id": id, "text": str(error)})
-            except Exception as error:
-                self.send({"kind": "error", "id": id, "text": f"{type(error).__name__}: {error}"})
-            finally:
-                states.close()  # type: ignore[attr-defined]  # a generator
-            if self._turn == turn:
-                self._settle()
-                self.send({"kind": "done", "id": id})
-
-        def _settle(self) -> None:
-            """What was written last becomes part of the widget's state, for every view of it."""
-            if self._generation is not None:
+        def settled(self) -> None:
+            if self._generation is not None and self._generation.done:
                 self.told = tokens.told(self._generation)
                 self.page = tokens.page_of(self._generation)
 

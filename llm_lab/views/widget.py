@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
+from llm_lab.errors import LabError
 from llm_lab.views.bundle import css
+
+_REST = 0.005  # seconds between two states in which the kernel hears what the page says
 
 
 @cache
@@ -21,6 +25,8 @@ def kernel_widget() -> type:
             super().__init__(**state)
             self._still = still
             self._handle: Any = None
+            self._turn = 0  # of what is being written; a later turn ends an earlier one
+            self._task: asyncio.Task[None] | None = None
             self.on_msg(self._heard)
 
         def show(self, handle: Any = None) -> None:
@@ -42,6 +48,7 @@ def kernel_widget() -> type:
 
         def freeze(self) -> None:
             """Replace the output by its static and scripted form: a saved widget is an error message once its kernel is gone."""
+            self._turn += 1
             if self._handle is not None:
                 self._handle.update(self._still(), raw=True)
                 self._handle = None
@@ -56,5 +63,41 @@ def kernel_widget() -> type:
 
         def heard(self, kind: str, message: dict[str, Any]) -> None:
             """What the page says, by kind."""
+
+        def drawn(self, state: Any) -> dict[str, Any] | None:
+            """What the page is told of a state of what is being written; None for nothing."""
+
+        def settled(self) -> None:
+            """Make what was written part of the widget's state, for every view of it."""
+
+        def go(self, id: Any, states: Iterator[Any]) -> None:
+            """Write on the loop that the page's message came in by, so that its next one is heard meanwhile."""
+            self._turn += 1
+            writing = self._write(self._turn, id, states, self._task)
+            try:
+                self._task = asyncio.get_running_loop().create_task(writing)
+            except RuntimeError:
+                asyncio.run(writing)
+
+        async def _write(self, turn: int, id: Any, states: Iterator[Any], before: asyncio.Task[None] | None) -> None:
+            if before is not None:
+                await before
+            wrong = ""
+            try:
+                for state in states:
+                    if told := self.drawn(state):
+                        self.send({"kind": "state", "id": id, **told})
+                    await asyncio.sleep(_REST)
+                    if self._turn != turn:
+                        break
+            except LabError as error:
+                wrong = str(error)
+            except Exception as error:  # whatever it is, the person at the page is told
+                wrong = f"{type(error).__name__}: {error}"
+            finally:
+                states.close()  # type: ignore[attr-defined]  # a generator
+            if self._turn == turn:
+                self.settled()
+                self.send({"kind": "error", "id": id, "text": wrong} if wrong else {"kind": "done", "id": id})
 
     return KernelWidget
