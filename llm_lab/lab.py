@@ -14,9 +14,19 @@ from llm_lab import machine, overview
 from llm_lab.errors import BadType, BadValue, NotYet, listing, show, suggestion
 from llm_lab.options import REQUIRED, distribute, specs
 from llm_lab.registry import load as load_entry
-from llm_lab.results import AttentionMaps, Comparison, Evaluation, Generation, Listing, Playground, Result, Tokenization
+from llm_lab.results import (
+    AttentionMaps,
+    Chat,
+    Comparison,
+    Evaluation,
+    Generation,
+    Listing,
+    Playground,
+    Result,
+    Tokenization,
+)
 from llm_lab.store import runs as store
-from llm_lab.verbs import VERBS, BuildOptions, CompareOptions, LiveOptions, TokenizeOptions
+from llm_lab.verbs import VERBS, BuildOptions, ChatOptions, CompareOptions, LiveOptions, TokenizeOptions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -279,6 +289,22 @@ def playground(model: Any, prompt: str = "", **options: Any) -> Playground:
 
     (text,) = _texts("prompt", prompt) or [""]
     return open_playground(_lm(model), text, _with_models(options))
+
+
+@_with_options("chat")
+def chat(model: Any, message: str = "", **options: Any) -> Chat:
+    """Talk with a model: `talk = lab.chat(bard, template="Q: {{user}}\\nA: {{assistant}}")`, then `talk.say("Who art thou?")`.
+
+    The template is the model's own (`lm.chat_template`) unless one is given; options of generate hold for every answer.
+    `.text` is the last answer, `.messages` all. A conversation longer than the context loses its oldest exchanges.
+    """
+    from llm_lab.chatting import chat as open_chat
+
+    (own,) = distribute((ChatOptions,), {k: options.pop(k) for k in list(options) if k in specs(ChatOptions)}, "chat")
+    distribute(VERBS["chat"].options_for(options), options, "chat")
+    talk = open_chat(_lm(model), _with_models(options), own.template, own.system)
+    (text,) = _texts("message", message) or [""]
+    return talk.say(text) if text else talk
 
 
 @_with_options("compare")

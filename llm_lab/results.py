@@ -394,6 +394,61 @@ class Playground(Result):
         self.widget()._ipython_display_()
 
 
+@dataclass(frozen=True, eq=False)
+class Message:
+    """What one side of a conversation said."""
+
+    role: str  # user | assistant | system
+    text: str
+    generation: Generation | None = None  # how a model wrote it
+
+
+@dataclass(eq=False, kw_only=True)
+class Chat(Result):
+    """A conversation with a model. Shows itself as a widget until it is frozen.
+
+    `actions`: `say(text, options)` gives the chat as the answer grows, `undo()` takes the last exchange away.
+    """
+
+    renderer: ClassVar[str] = "llm_lab.views.chat:chat"
+    name: str
+    template: str
+    facts: list[str] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    done: bool = True  # False while an answer is written
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """The last answer."""
+        return next((one.text for one in reversed(self.messages) if one.role == "assistant"), "")
+
+    def say(self, text: str, **options: Any) -> Chat:
+        """Say something, and let the model answer; options of generate are for this answer alone."""
+        for _ in self.actions["say"](text, options):
+            pass
+        return self
+
+    def undo(self) -> Chat:
+        """Take the last exchange away."""
+        self.actions["undo"]()
+        return self
+
+    def to_pandas(self) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.DataFrame([{"role": one.role, "text": one.text} for one in self.messages], columns=["role", "text"])
+
+    def widget(self) -> Any:
+        """The conversation with the kernel in the loop; `.freeze()` leaves the form that is saved with a notebook."""
+        return load("llm_lab.views.chat:chat_widget")(self)
+
+    def _ipython_display_(self) -> None:
+        if not in_notebook() or "say" not in self.actions:
+            raise NotImplementedError  # IPython then asks for the mimebundle
+        self.widget()._ipython_display_()
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Compared:
     """What one strategy made of one model and one prompt, and how it measures."""

@@ -57,6 +57,18 @@ class LiveOptions(Options):
 
 
 @dataclass(frozen=True)
+class ChatOptions(Options):
+    room: ClassVar[str] = "chat"
+    template: str | None = option(
+        None,
+        "how one exchange is written in what the model was trained on; \\n is a line break",
+        auto="the model's own",
+        example='"Q: {{user}}\\nA: {{assistant}}"',
+    )
+    system: str | None = option(None, "what stands before the conversation", auto="nothing", example='"Be brief."')
+
+
+@dataclass(frozen=True)
 class TokenizeOptions(Options):
     room: ClassVar[str] = "tokenizer"
     kind: tuple[str, ...] = option(
@@ -193,6 +205,15 @@ VERBS: dict[str, Verb] = {
             "llm_lab.lab:playground",
         ),
         Verb(
+            "chat",
+            "talk with a model that has a template",
+            '%chat bard "Good morrow!" --template "ROMEO:\\n{{user}}\\n\\nJULIET:\\n{{assistant}}"',
+            (_MODEL, Arg("message", "text", "what to say first, in quotes")),
+            (ChatOptions, GenerateOptions, strategy_options),
+            "message",
+            "llm_lab.lab:chat",
+        ),
+        Verb(
             "compare",
             "strategies, prompts and models side by side",
             '%compare bard "ROMEO:" --strategies greedy,top_p:p=0.5,beam',
@@ -284,7 +305,6 @@ VERBS: dict[str, Verb] = {
             (_NEW, Arg("base", "model", "the model to start from"), Arg("data", "corpus", "examples")),
             "options",
         ),
-        _soon("chat", "talk with a model", "%chat bard", "%generate continues a prompt", (_MODEL,)),
         _soon(
             "prompt",
             "a template run over rows",

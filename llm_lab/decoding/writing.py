@@ -47,13 +47,24 @@ class _Job:
     prompt_ids: list[int]
 
 
-def stream(lm: Writer, prompt: str, *, begin: Sequence[int] = (), **options: Any) -> Iterator[Generation]:
-    """The generation as it grows, a few states a second; the last one is `done`. Its `seed` repeats it. `begin` are the
-    first tokens of what is written, given instead of chosen."""
+def stream(
+    lm: Writer,
+    prompt: str,
+    *,
+    begin: Sequence[int] = (),
+    ids: Sequence[int] | None = None,
+    ends: Sequence[int] = (),
+    **options: Any,
+) -> Iterator[Generation]:
+    """The generation as it grows, a few states a second; the last one is `done`. Its `seed` repeats it.
+
+    `begin` are the first tokens of what is written, given instead of chosen; `ids` the prompt's where they are not those
+    of its text; `ends` reserved tokens that end the text besides its usual end.
+    """
     if "fills" in STRATEGIES.entry(options.get("strategy") or _usual(lm)).supports:
         yield from infill(lm, prompt, **options)
         return
-    job = _prepare(lm, prompt, options)
+    job = _prepare(lm, prompt, options, ids, ends)
     _check_begin(job, begin)
     result, n = job.result, job.choice.general.n
     began = shown = time.perf_counter()
@@ -103,7 +114,9 @@ def _statistics(
     return [replace(one, names=names) for one in found]
 
 
-def _prepare(lm: Writer, prompt: str, options: dict[str, Any]) -> _Job:
+def _prepare(
+    lm: Writer, prompt: str, options: dict[str, Any], given: Sequence[int] | None, ends: Sequence[int]
+) -> _Job:
     """All that is checked and made before the first token."""
     choice = choose(options)
     general = choice.general
@@ -117,7 +130,7 @@ def _prepare(lm: Writer, prompt: str, options: dict[str, Any]) -> _Job:
     if objective in FROM_SOURCE:
         model, begins, ids = conditioned(model, tokenizer, prompt, objective)
     else:
-        ids = tokenizer.encode(prompt)
+        ids = tokenizer.encode(prompt) if given is None else list(given)
     unknown = sorted({piece.text for piece in tokenizer.pieces(ids) if piece.unknown})
     if unknown:
         notes.append(f"the tokenizer does not know all of the prompt ({tokenizer.round_trip(prompt)})")
@@ -130,8 +143,8 @@ def _prepare(lm: Writer, prompt: str, options: dict[str, Any]) -> _Job:
         notes.append(f"the prompt has {len(start)} tokens and the context {context}: the model reads the last {kept}")
     elif len(start) + general.max_new_tokens > context and kept < context:
         notes.append(f"past the context of {context} tokens, the last {kept} are read again and the writing goes on")
-    ends = "eos" in tokenizer.specials and (lm.info.get("ends") or objective in FROM_SOURCE)
-    stop = [tokenizer.specials["eos"]] if ends else []
+    usual = "eos" in tokenizer.specials and (lm.info.get("ends") or objective in FROM_SOURCE)
+    stop = sorted({*ends, *([tokenizer.specials["eos"]] if usual else [])})
     banned = tokenizer.special_ids - set(tokenizer.sentinels if objective == "span_corruption" else [])
     banned |= set(range(tokenizer.vocab_size, model.vocab_size))  # rows of a table that was rounded up
     must = constraint(choice.constraint, tokenizer, general.max_new_tokens, stop, model.vocab_size)
