@@ -145,4 +145,4 @@ def _step(low: float, high: float) -> float:
     """A round hundredth of the way, or a little less."""
     rough = max(high - low, 1e-9) / 100
     power = 10.0 ** math.floor(math.log10(rough))
-    return float(max(m for m in (1, 2, 5) if m * power <= rough * 1.0001) * power)
+    return float(max(m for m in (1, 2, 5, 10) if m * power <= rough * 1.02) * power)

@@ -12,6 +12,7 @@ from llm_lab.views.card import HAIR, MONO, MUTED, bundle, card, clean, clip, esc
 
 PRE = f"{MONO};font-size:13px;line-height:1.75;margin:2px 0 8px;padding:0"
 MAX_TOKENS = 3000  # drawn one by one; a longer text is cut, and says so
+STREAMED = 600  # … while they are written
 MAX_RUNNERS_UP = 6000  # sent along with texts; the longer they are, the fewer each token has, and at last none
 TOP_BITS = 7.0  # surprisal inked in full
 LEVELS = 8
@@ -60,8 +61,6 @@ def generation(result: Generation) -> dict[str, str]:
     bits = [-lp / math.log(2) for lp in written if math.isfinite(lp)]
     mean = sum(bits) / len(bits) if bits else None
     room = _room(result)
-    if not result.done:
-        room = min(room, 600 // max(len(result.pieces), 1))
     body = f'<div style="overflow:hidden">{_samples(result, room)}</div>'
     ramp = "".join(f'<span style="background:{_orange(level)}">&nbsp;&nbsp;</span>' for level in range(LEVELS + 1))
     legend = f"Ground: surprisal, 0&nbsp;{ramp}&nbsp;{TOP_BITS:g} bits and more"
@@ -142,7 +141,8 @@ def _orange(level: int) -> str:
 
 def _room(result: Generation) -> int:
     """How many tokens of each text are drawn."""
-    return max(MAX_TOKENS // max(len(result.pieces), 1), 100)
+    room = max(MAX_TOKENS // max(len(result.pieces), 1), 100)
+    return room if result.done else min(room, max(STREAMED // max(len(result.pieces), 1), 20))
 
 
 def _begins(result: Generation, sample: int) -> int:
@@ -236,21 +236,24 @@ def _breaks(text: str) -> str:
 def page_of(result: Generation) -> dict[str, Any]:
     """What the script layer draws the texts from."""
     room = _room(result)
-    statistics = _thoughts(result, room)
+    statistics = _thoughts(result, room) if result.done else []
 
     def numbers(values: Sequence[float], low: float, write: Callable[[float], str]) -> list[float | None]:
         return [float(write(v)) if math.isfinite(v) else None if math.isnan(v) else low for v in values]
 
     def sample(i: int, depth: int) -> dict[str, Any]:
-        begins = _begins(result, i)
+        forked = _begins(result, i)
+        # While it streams the beginning may scroll out of the picture, so that every redraw stays small.
+        begins = forked if result.done else max(forked, len(result.pieces[i]) - room)
         part = slice(begins, begins + room)
         pieces = result.pieces[i][part]
+        before = _shared(result, i) if i in result.forks else _lines(result)
         return {
             "sample": i,
             "depth": depth,
             "begins": begins,
             "head": _heading(result, i),
-            "before": _shared(result, i) if i in result.forks else _lines(result),
+            "before": before + ("…" if begins > forked else ""),
             "text": [_shown(p) for p in pieces],
             "name": [visible(p.text) for p in pieces],
             "rtl": [t for t, p in enumerate(pieces) if is_rtl(p.text)],
