@@ -216,7 +216,7 @@ def _second(lm: Writer, choice: Choice, prompt: str, objective: str) -> Language
         raise BadType(f"{name}: {show(other)} is {type(other).__name__}; an LM with the same tokenizer would do")
     if other.tokenizer.fingerprint != lm.tokenizer.fingerprint or other.model.vocab_size != lm.model.vocab_size:
         raise BadValue(
-            f"{name}: {other.name} has another tokenizer than {lm.name}, so their tokens cannot be compared; train it with --tokenizer @{lm.name}.tokenizer, or on the same corpus with the same --tokenizer and --vocab_size"
+            f"{name}: {other.name} has another tokenizer than {lm.name}, so their tokens cannot be compared; train it with --tokenizer @{lm.name}"
         )
     if (_objective(other) in FROM_SOURCE) != (objective in FROM_SOURCE):
         raise BadValue(
