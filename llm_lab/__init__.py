@@ -27,6 +27,8 @@ _PUBLIC = {
     "generate": "llm_lab.lab:generate",
     "compare": "llm_lab.lab:compare",
     "prompt": "llm_lab.lab:prompt",
+    "playground": "llm_lab.lab:playground",
+    "chat": "llm_lab.lab:chat",
     "strategy": "llm_lab.lab:strategy",
     "check": "llm_lab.lab:check",
     "probe": "llm_lab.lab:probe",
@@ -39,7 +41,7 @@ _PUBLIC = {
     "LM": "llm_lab.store.lm:LM",
     "LabError": "llm_lab.errors:LabError",
 }
-_LATER = ("finetune", "playground", "chat", "compress", "export", "attach")
+_LATER = ("finetune", "compress", "export", "attach")
 
 __all__ = [*_PUBLIC, *_LATER, "__version__"]
 

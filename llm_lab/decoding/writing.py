@@ -71,14 +71,28 @@ class Job:
     generator: torch.Generator
 
 
-def stream(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
-    """The generation as it grows, a few states a second; the last one is `done`. Its `seed` repeats it."""
+def stream(
+    lm: Writer,
+    prompt: str,
+    *,
+    begin: Sequence[int] = (),
+    ids: Sequence[int] | None = None,
+    ends: Sequence[int] = (),
+    **options: Any,
+) -> Iterator[Generation]:
+    """The generation as it grows, a few states a second; the last one is `done`. Its `seed` repeats it.
+
+    `begin` are the first tokens of what is written, given instead of chosen; `ids` the prompt's where they are not those
+    of its text; `ends` reserved tokens that end the text besides its usual end.
+    """
     if fills(lm, options):
         yield from infill(lm, prompt, **options)
         return
-    how = setting(lm, options)
-    one = read(how, prompt)
-    for _ in grow(prepare(how, [one])):
+    how = setting(lm, options, ends)
+    one = read(how, prompt, given=ids)
+    job = prepare(how, [one])
+    _check_begin(job, begin)
+    for _ in grow(job, begin):
         yield one.result
 
 
@@ -87,15 +101,15 @@ def fills(lm: Writer, options: Mapping[str, Any]) -> bool:
     return "fills" in STRATEGIES.entry(options.get("strategy") or _usual(lm)).supports
 
 
-def grow(job: Job) -> Iterator[None]:
+def grow(job: Job, begin: Sequence[int] = ()) -> Iterator[None]:
     """Write; gives way a few times a second, its results being up to date, and when they are `done`."""
     results = [one.result for one in job.asked]
+    ended = _ending(job.setting.choice.general.stop, job.setting.must, job.setting.lm.tokenizer)
     began = shown = time.perf_counter()
     waited = 0.0  # the time that whoever shows the stream takes is not the model's
     tokens = 0
-    must, words = job.setting.must, job.setting.choice.general.stop
     try:
-        for rows in decode(job.rows, job.strategy, job.generator, _ending(words, must, job.setting.lm.tokenizer)):
+        for rows in decode(job.rows, job.strategy, job.generator, ended, begin):
             tokens = rows.written
             now = time.perf_counter()
             if now - shown > REFRESH_SECONDS:
@@ -103,22 +117,18 @@ def grow(job: Job) -> Iterator[None]:
                 yield
                 shown = time.perf_counter()
                 waited += shown - now
+                if any(result.stopping for result in results):
+                    raise KeyboardInterrupt
     except KeyboardInterrupt:  # what was written stays
         for result in results:
             result.notes.append(f"interrupted after {tokens} tokens")
-            result.interrupted = True
+            result.interrupted, result.stopping = True, False
     _fill(job, time.perf_counter() - began - waited)
     lm, objective = job.setting.lm, job.setting.objective
     for one in job.asked:
         one.result.notes += job.strategy.notes()
         one.result.actions["statistics"] = partial(
-            _statistics,
-            weakref.ref(lm.model),
-            lm.tokenizer,
-            one.result.prompt,
-            objective,
-            one.start,
-            one.result.tokens,
+            _statistics, weakref.ref(lm.model), lm.tokenizer, one.result.prompt, objective, one.start
         )
         one.result.done = True
     yield
@@ -144,7 +154,7 @@ def _statistics(
     return [replace(one, names=names) for one in found]
 
 
-def setting(lm: Writer, options: Mapping[str, Any]) -> Setting:
+def setting(lm: Writer, options: Mapping[str, Any], ends: Sequence[int] = ()) -> Setting:
     """All that is checked and made once, whatever the prompts are."""
     choice = choose(options)
     if not lm.supports & {"next_token", "seq2seq"}:
@@ -152,8 +162,8 @@ def setting(lm: Writer, options: Mapping[str, Any]) -> Setting:
             f"strategy: {choice.name} writes on, and {lm.name} only fills in what is hidden; use --strategy fill or gibbs"
         )
     general, tokenizer, objective = choice.general, lm.tokenizer, _objective(lm)
-    ends = "eos" in tokenizer.specials and (lm.info.get("ends") or objective in FROM_SOURCE)
-    stop = [tokenizer.specials["eos"]] if ends else []
+    usual = "eos" in tokenizer.specials and (lm.info.get("ends") or objective in FROM_SOURCE)
+    stop = sorted({*ends, *([tokenizer.specials["eos"]] if usual else [])})
     banned = tokenizer.special_ids - set(tokenizer.sentinels if objective == "span_corruption" else [])
     banned |= set(range(tokenizer.vocab_size, lm.model.vocab_size))  # rows of a table that was rounded up
     return Setting(
@@ -168,14 +178,15 @@ def setting(lm: Writer, options: Mapping[str, Any]) -> Setting:
     )
 
 
-def read(how: Setting, prompt: str, number: int = 0) -> Asked:
-    """A prompt as ids, with what its reader should know of it. Of several, each has the seed of the first and its number."""
+def read(how: Setting, prompt: str, number: int = 0, given: Sequence[int] | None = None) -> Asked:
+    """A prompt as ids, those `given` where there are some, with what its reader should know of it. Of several, each has the
+    seed of the first and its number."""
     lm, general, notes = how.lm, how.choice.general, list[str]()
     model, tokenizer, begins = lm.model, lm.tokenizer, list[int]()
     if how.objective in FROM_SOURCE:
         model, begins, ids = conditioned(model, tokenizer, prompt, how.objective)
     else:
-        ids = tokenizer.encode(prompt)
+        ids = tokenizer.encode(prompt) if given is None else list(given)
     if any(piece.unknown for piece in tokenizer.pieces(ids)):
         notes.append(f"the tokenizer does not know all of the prompt ({tokenizer.round_trip(prompt)})")
     start = begins or ids or tokenizer.encode("\n") or [tokenizer.start]
@@ -231,6 +242,20 @@ def prepare(how: Setting, asked: Sequence[Asked]) -> Job:
     )
 
 
+def _check_begin(job: Job, begin: Sequence[int]) -> None:
+    """Refuse a beginning that ends in a token which could not have been written there."""
+    if not begin:
+        return
+    last, must = begin[-1], job.strategy.constraint
+    (piece,) = job.setting.lm.tokenizer.pieces([last])
+    if last in job.rows.banned.tolist():
+        raise BadValue(f"token: {show(piece.text)} is reserved, and is never written; another one would do")
+    if isinstance(must, Constraint):
+        left = job.setting.choice.general.max_new_tokens - len(begin) + 1
+        if not bool(must.allowed(must.state(tuple(begin[:-1])), left)[last]):
+            raise BadValue(f"token: {show(piece.text)} leads to no text that is what it must be; another one would do")
+
+
 def _usual(lm: Writer) -> str:
     """The strategy where none is asked for."""
     return "fill" if "fill" in lm.supports and not lm.supports & {"next_token", "seq2seq"} else "top_p"
@@ -253,7 +278,7 @@ def second(how: Setting, one: Asked) -> LanguageModel | None:
         raise BadType(f"{name}: {show(other)} is {type(other).__name__}; an LM with the same tokenizer would do")
     if other.tokenizer.fingerprint != lm.tokenizer.fingerprint or other.model.vocab_size != lm.model.vocab_size:
         raise BadValue(
-            f"{name}: {other.name} has another tokenizer than {lm.name}, so their tokens cannot be compared; train it with --tokenizer @{lm.name}.tokenizer, or on the same corpus with the same --tokenizer and --vocab_size"
+            f"{name}: {other.name} has another tokenizer than {lm.name}, so their tokens cannot be compared; train it with --tokenizer @{lm.name}"
         )
     if (_objective(other) in FROM_SOURCE) != (objective in FROM_SOURCE):
         raise BadValue(
