@@ -28,7 +28,11 @@ from llm_lab.training.options import BUDGETS, SampleOptions
 from llm_lab.training.plan import Plan
 from llm_lab.verbs import VERBS, RunOptions
 
-STANDS_FOR = {"model": "@your_model", "corpus": "@your_text", "tokenizer": "@your_tokenizer"}  # objects whose variables' names a function cannot know
+STANDS_FOR = {
+    "model": "@your_model",
+    "corpus": "@your_text",
+    "tokenizer": "@your_tokenizer",
+}  # objects whose variables' names a function cannot know
 RECIPE = 3  # raised by hand when the same request would no longer train the same model
 
 

@@ -143,7 +143,9 @@ def _prepare(
     if isinstance(model, Prefixed) and len(start) + new > context:  # the source must stay in sight
         new = context - len(start)
         if new < 1:
-            raise BadValue(f"prompt: its {len(ids)} tokens leave no room to write in the context of {context}; shorten it")
+            raise BadValue(
+                f"prompt: its {len(ids)} tokens leave no room to write in the context of {context}; shorten it"
+            )
         notes.append(f"the text ends at the context of {context} tokens, of which the source takes {len(ids)}")
     if len(start) > context:
         notes.append(f"the prompt has {len(start)} tokens and the context {context}: the model reads the last {kept}")
