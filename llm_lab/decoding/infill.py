@@ -128,6 +128,7 @@ def infill(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
                 waited += shown - now
     except KeyboardInterrupt:
         result.notes.append(f"interrupted after {filled} draws")
+        result.interrupted = True
     finally:
         lm.model.train(was_training)
     _write(result, gaps, filled / max(time.perf_counter() - began - waited, 1e-9))

@@ -19,13 +19,18 @@ from typing import Any
 STATIC = Path(__file__).parent / "static"
 
 
+_IMPORT = re.compile(r'^import [^;]*? from "\./(\w+)\.js";\n', flags=re.M)
+
+
 @cache
 def esm(name: str) -> str:
-    """The ES module of a view in one piece: shared.js without its exports, then NAME.js without its imports."""
-    shared, view = (_slim((STATIC / f"{part}.js").read_text(encoding="utf-8")) for part in ("shared", name))
-    shared = re.sub(r"^export (?=(async )?(function|const|class)\b)", "", shared, flags=re.M)
-    view = re.sub(r'^import [^;]*? from "\./shared\.js";\n', "", view, flags=re.M)
-    return f"{shared}\n{view}"
+    """The ES module of a view in one piece: the files that it imports without their exports, then itself."""
+    source = _slim((STATIC / f"{name}.js").read_text(encoding="utf-8"))
+    parts = dict.fromkeys(_IMPORT.findall(source))
+    parts = dict.fromkeys(["shared", *parts])  # which those imported may rest on
+    before = [_IMPORT.sub("", _slim((STATIC / f"{part}.js").read_text(encoding="utf-8"))) for part in parts]
+    before = [re.sub(r"^export (?=(async )?(function|const|class)\b)", "", part, flags=re.M) for part in before]
+    return "\n".join([*before, _IMPORT.sub("", source)])
 
 
 @cache
