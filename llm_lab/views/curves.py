@@ -120,7 +120,7 @@ def validations(curves: Sequence[tuple[str, Curve]]) -> str:
     """The validation curves of several runs over their steps, each dashed in its way and named at its end."""
     shown = [(name, decimate(curve, 100)) for name, curve in curves]
     points = [p for _, curve in shown for p in curve]
-    span = max(p[0] for p in points)
+    span = max(1, *(p[0] for p in points))
     low, high = min(p[2] for p in points), max(p[2] for p in points)
     low, high = low - 0.05 * (high - low) - 1e-6, high + 0.05 * (high - low) + 1e-6
     right = WIDTH - RIGHT - NAMES
