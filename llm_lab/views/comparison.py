@@ -172,7 +172,7 @@ def _named(strategy: str) -> str:
 
 def _about(cell: Compared) -> str:
     """All that was set, the seed, and how much was written."""
-    options = [f"{name} {_word(value)}" for name, value in cell.options.items() if value is not None]
+    options = [f"{name} {clip(_word(value), 200)}" for name, value in cell.options.items() if value is not None]
     texts = f"{len(cell.texts)} text{'s' * (len(cell.texts) != 1)}, {cell.n_tokens:,} tokens"
     return ", ".join([*options, f"seed {cell.seed}", texts])
 

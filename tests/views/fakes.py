@@ -328,7 +328,7 @@ def compared(
     cells = [
         Compared(
             model=model, strategy=strategy, prompt=i, options={"p": 0.5, "bad_words": (written[0],)}, texts=written,
-            logprob=-1.2 - at - 0.1 * i - 0.3 * m, entropy=1.5, distinct_1=0.4, distinct_2=0.3 + 0.4 * at + 0.05 * i,
+            logprob=-1.2 - at - 0.1 * i - 0.3 * m, entropy=1.5, distinct_1=0.4, distinct_2=0.3 + 0.15 * at + 0.05 * i,
             repetition=0.1, self_bleu=41.0 - at if i else math.nan, n_tokens=28, tokens_per_second=812.0 + m, seed=0,
             notes=[name] if at else [], beams=None if at else tree,
         )

@@ -1,5 +1,5 @@
 import { ticks, tickLabel, scale, el, svg } from "./shared.js";
-import { keepKeys, sortable } from "./table.js";
+import { sortable } from "./table.js";
 
 /**
  * Strategies side by side: a table that sorts, a chart of one measure against another, and the texts of the row chosen.
@@ -25,7 +25,6 @@ function render({ model, el: root }) {
   let [across, up] = /** @type {[number, number]} */ (model.get("axes"));
   let chosen = 0;
   let width = 400;
-  keepKeys(root);
 
   // the table
   const picks = rows.map((row, i) => {
@@ -33,11 +32,12 @@ function render({ model, el: root }) {
     pick.addEventListener("focus", () => light(i));
     pick.addEventListener("blur", () => light(null));
     pick.addEventListener("keydown", (event) => {
-      const seen = lines.filter(({ line }) => !line.hidden).map(({ line }) => line);
-      const at = seen.indexOf(/** @type {HTMLElement} */ (pick.closest("tr")));
+      const seen = lines.map(({ line }) => line).filter((line) => !line.hidden);
+      const at = seen.indexOf(trs[i]);
       const to = { ArrowUp: at - 1, ArrowDown: at + 1, Home: 0, End: seen.length - 1 }[event.key];
       if (to === undefined) return;
       event.preventDefault();
+      event.stopPropagation();
       const next = Number(seen[Math.min(Math.max(to, 0), seen.length - 1)].dataset.row);
       choose(next);
       picks[next].focus();
@@ -54,6 +54,7 @@ function render({ model, el: root }) {
     const values = [row.name, ...(prompts.length > 1 ? [prompts[row.prompt]] : []), ...row.values];
     return { line, values };
   });
+  const trs = lines.map(({ line }) => line); // in the order of `rows`, which a sorting of `lines` leaves
   const heads = [{ name: "strategy", text: true }, ...(prompts.length > 1 ? [{ name: "prompt", text: true }] : []), ...measures];
   const table = sortable("What each strategy's texts measure. Up and down arrow keys choose a row.", heads, lines);
 
@@ -74,6 +75,7 @@ function render({ model, el: root }) {
       else if (to !== undefined) spots[drawn[Math.min(Math.max(to, 0), drawn.length - 1)]].focus();
       else return;
       event.preventDefault();
+      event.stopPropagation();
     });
     return spot;
   });
@@ -147,12 +149,16 @@ function render({ model, el: root }) {
     picks.forEach((pick, i) => (pick.tabIndex = i === chosen ? 0 : -1));
   }
 
+  /** @type {number | null} */ let lit = null;
+
   /** @param {number | null} i */
   function light(i) {
-    for (const [j, spot] of spots.entries()) {
-      spot.classList.toggle("lab-lit", j === i);
-      lines.find(({ line }) => line.dataset.row === String(j))?.line.classList.toggle("lab-lit", j === i);
+    for (const [row, on] of /** @type {[number | null, boolean][]} */ ([[lit, false], [i, true]])) {
+      if (row === null) continue;
+      spots[row].classList.toggle("lab-lit", on);
+      trs[row].classList.toggle("lab-lit", on);
     }
+    lit = i;
   }
 
   // the texts
@@ -160,14 +166,14 @@ function render({ model, el: root }) {
 
   /** @param {number} i */
   function choose(i) {
+    for (const [row, on] of /** @type {[number, boolean][]} */ ([[chosen, false], [i, true]])) {
+      picks[row].setAttribute("aria-pressed", String(on));
+      spots[row].setAttribute("aria-pressed", String(on));
+      spots[row].classList.toggle("lab-chosen", on);
+      trs[row].classList.toggle("lab-chosen", on);
+    }
     chosen = i;
     const row = rows[i];
-    rows.forEach((_, j) => {
-      picks[j].setAttribute("aria-pressed", String(j === i));
-      spots[j].setAttribute("aria-pressed", String(j === i));
-      spots[j].classList.toggle("lab-chosen", j === i);
-    });
-    for (const { line } of lines) line.classList.toggle("lab-chosen", line.dataset.row === String(i));
     const after = el("span", { class: "lab-muted" }, " after “", el("bdi", {}, prompts[row.prompt]), "”");
     detail.replaceChildren(el("div", {}, el("b", {}, el("bdi", {}, row.name)), after));
     for (const line of [row.about, ...row.notes]) detail.append(el("div", { class: "lab-muted lab-small" }, line));
@@ -193,12 +199,13 @@ function render({ model, el: root }) {
    * @param {(value: string) => void} change
    */
   function select(label, options, value, change) {
-    const box = /** @type {HTMLSelectElement} */ (el("select", {}, ...options.map(([value, words]) => el("option", { value }, words))));
+    const box = /** @type {HTMLSelectElement} */ (el("select", { "aria-label": label }, ...options.map(([value, words]) => el("option", { value }, words))));
     box.value = value;
     box.addEventListener("change", () => {
       change(box.value);
-      for (const { line } of lines) line.hidden = !shown().includes(Number(line.dataset.row));
-      if (!shown().includes(chosen)) choose(Number(lines.find(({ line }) => !line.hidden)?.line.dataset.row ?? 0));
+      const kept = new Set(shown());
+      trs.forEach((line, i) => (line.hidden = !kept.has(i)));
+      if (!kept.has(chosen)) choose(Number(lines.find(({ line }) => !line.hidden)?.line.dataset.row ?? 0));
       draw();
     });
     return el("label", {}, `${label} `, box);

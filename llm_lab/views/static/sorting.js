@@ -1,5 +1,5 @@
 import { el } from "./shared.js";
-import { keepKeys, sortable } from "./table.js";
+import { sortable } from "./table.js";
 
 /**
  * A table alone, whose headings sort it.
@@ -12,7 +12,6 @@ function render({ model, el: root }) {
     const cells = shown.map((text, i) => el("td", columns[i].text ? { class: "lab-left" } : {}, el("bdi", {}, text)));
     return { line: el("tr", {}, ...cells), values };
   });
-  keepKeys(root);
   root.append(sortable(model.get("label"), columns, lines));
 }
 

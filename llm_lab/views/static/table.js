@@ -8,16 +8,6 @@ import { el } from "./shared.js";
  */
 
 /**
- * Keys that work here must not reach the page around, where they are commands of the notebook.
- * @param {HTMLElement} box
- */
-export function keepKeys(box) {
-  box.addEventListener("keydown", (event) => {
-    if (["Enter", " ", "ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight", "Home", "End"].includes(event.key)) event.stopPropagation();
-  });
-}
-
-/**
  * @param {string} label what the table holds, for screen readers
  * @param {Column[]} columns
  * @param {Line[]} lines in the order that they stand in
