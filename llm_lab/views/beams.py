@@ -43,7 +43,7 @@ def boxed(found: Picture) -> str:
     size = f'width="{found.width}" height="{found.height}"'
     style = f"width:{found.width}px;max-width:none;height:auto;margin:0"
     image = f'<img src="{src}" alt="{esc(found.alt)}" {size} style="{style}">'
-    return f'<div style="overflow-x:auto">{image}</div>{small(esc(found.caption))}'
+    return f'<div style="overflow-x:auto;margin-top:8px">{image}</div>{small(esc(found.caption))}'
 
 
 def picture(beams: BeamTree | None) -> Picture | None:

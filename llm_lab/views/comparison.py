@@ -188,7 +188,7 @@ def _texts(result: Comparison, named: Sequence[str], trees: Mapping[int, beams.P
     many = sum(len(cell.texts) for cell in result.cells) > TEXTS
     page = ""
     for at, prompt in enumerate(result.prompts):
-        rows = []
+        rows: list[tuple[str | tuple[str, str], ...]] = []
         for i, (name, cell) in enumerate(list(zip(named, result.cells, strict=True))[:ROWS]):
             if cell.prompt != at:
                 continue
@@ -199,7 +199,7 @@ def _texts(result: Comparison, named: Sequence[str], trees: Mapping[int, beams.P
                 for text in texts
             )
             shown += beams.boxed(trees[i]) if i in trees else ""
-            rows.append([esc(name), (shown, "width:85%;max-width:0")])  # so that a wide picture scrolls, not the table
+            rows.append((esc(name), (shown, "width:85%;max-width:0")))  # so that a wide picture scrolls, not the table
         if rows:
             page += small(f"after “{esc(visible(clip(prompt, 120, 1)))}”", 10) + table(
                 ["strategy", "writes"], rows, left=(0, 1)

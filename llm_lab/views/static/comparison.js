@@ -11,7 +11,7 @@ import { sortable } from "./table.js";
 
 const HEIGHT = 270;
 const PAD = { left: 52, right: 14, top: 14, bottom: 38 };
-const LABEL = 6.8; // about the width of a character, bold
+const LABEL = 7.1; // about the width of a character, bold
 
 /**
  * @param {{ model: { get(name: string): any }, el: HTMLElement }} context
