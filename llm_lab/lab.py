@@ -16,16 +16,18 @@ from llm_lab.options import REQUIRED, distribute, specs
 from llm_lab.registry import load as load_entry
 from llm_lab.results import (
     AttentionMaps,
+    Chat,
     Comparison,
     Evaluation,
     Generation,
     Listing,
+    Playground,
     Result,
     RunComparison,
     Tokenization,
 )
 from llm_lab.store import runs as store
-from llm_lab.verbs import VERBS, BuildOptions, CompareOptions, TokenizeOptions
+from llm_lab.verbs import VERBS, BuildOptions, ChatOptions, CompareOptions, LiveOptions, TokenizeOptions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -268,9 +270,10 @@ def generate(model: Any, prompt: str | Sequence[str] = "", *, display: bool = Fa
 
     A random seed is drawn and reported where none is given. A prompt longer than the context is read from its end.
     """
-    from llm_lab.decoding.writing import stream
+    from llm_lab.decoding.regrow import growing
 
     lm = _lm(model)
+    live = distribute((LiveOptions,), {"live": options.pop("live", False)}, "generate")[0].live
     if not lm.supports & {"seq2seq", "fill"}:
         lm.need("next_token", "generate", "a model trained with objective clm would do")
     options = _with_models(options)
@@ -281,9 +284,40 @@ def generate(model: Any, prompt: str | Sequence[str] = "", *, display: bool = Fa
 
     def code(result: Generation) -> str:
         told = {key: value for key, value in options.items() if key != "seed"} | {"seed": result.seed}
+        if live:
+            result.live, result.actions["keep"] = True, lambda: lm  # the widget needs it, until it is frozen
         return f"lab.generate({lm.name}, {prompt!r}{_words(told)})"
 
-    return _drawn(stream(lm, prompt, **options), display, code)
+    return _drawn(growing(lm, prompt, options), display, code)
+
+
+@_with_options("playground")
+def playground(model: Any, prompt: str = "", **options: Any) -> Playground:
+    """A prompt box, the strategies and a slider for every option; the model writes as they move.
+
+    Options say where the controls stand at first; a strategy with a second model is offered where that is given
+    (`draft=small`). `.generation` is what was written last. `.freeze()` of its widget leaves a form that needs no kernel.
+    """
+    from llm_lab.playing import playground as open_playground
+
+    (text,) = _texts("prompt", prompt) or [""]
+    return open_playground(_lm(model), text, _with_models(options))
+
+
+@_with_options("chat")
+def chat(model: Any, message: str = "", **options: Any) -> Chat:
+    """Talk with a model: `talk = lab.chat(bard, template="Q: {{user}}\\nA: {{assistant}}")`, then `talk.say("Who art thou?")`.
+
+    The template is the model's own (`lm.chat_template`) unless one is given; options of generate hold for every answer.
+    `.text` is the last answer, `.messages` all. A conversation longer than the context loses its oldest exchanges.
+    """
+    from llm_lab.chatting import chat as open_chat
+
+    (own,) = distribute((ChatOptions,), {k: options.pop(k) for k in list(options) if k in specs(ChatOptions)}, "chat")
+    distribute(VERBS["chat"].options_for(options), options, "chat")
+    talk = open_chat(_lm(model), _with_models(options), own.template, own.system)
+    (text,) = _texts("message", message) or [""]
+    return talk.say(text) if text else talk
 
 
 @_with_options("compare")

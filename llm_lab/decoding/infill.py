@@ -126,9 +126,12 @@ def infill(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
                 yield result
                 shown = time.perf_counter()
                 waited += shown - now
+                if result.stopping:
+                    raise KeyboardInterrupt
     except KeyboardInterrupt:
         result.notes.append(f"interrupted after {filled} draws")
         result.interrupted = True
+        result.stopping = False
     finally:
         lm.model.train(was_training)
     _write(result, gaps, filled / max(time.perf_counter() - began - waited, 1e-9))

@@ -9,7 +9,7 @@ import torch
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.tokenizers.tokenizer import Tokenizer
 
-REFRESH_SECONDS = 0.4  # between two states of a stream
+REFRESH_SECONDS = 0.2  # between two states of a stream
 
 
 @runtime_checkable

@@ -31,6 +31,7 @@ from llm_lab.store.files import check_fit, read_json, read_weights, weight_shape
 from llm_lab.store.folders import writing
 from llm_lab.store.runs import Run
 from llm_lab.store.typed import build
+from llm_lab.tokenizers.template import Template
 from llm_lab.tokenizers.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -54,6 +55,15 @@ class LM:
     )  # how it decodes and was trained: ends (documents end by <eos>), objective, …
     report: Result | None = field(default=None, repr=False)  # how its training went
     extras: nn.ModuleDict = field(default_factory=nn.ModuleDict, repr=False)  # what its objective added: heads, …
+
+    @property
+    def chat_template(self) -> str | None:
+        """How a conversation is written for it: Jinja, or an exchange with {{user}} and {{assistant}}. Saved with it."""
+        return self.info.get("chat_template")
+
+    @chat_template.setter
+    def chat_template(self, template: str) -> None:
+        self.info["chat_template"] = Template(template, self.tokenizer).source
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -243,7 +253,15 @@ _LARGEST = dict.fromkeys(
     ),
     1 << 24,
 )
-_INFO = {"corpus": str, "objective": str, "ends": bool, "held_out": str, "sizes": dict, "given": list}
+_INFO = {
+    "chat_template": str,
+    "corpus": str,
+    "objective": str,
+    "ends": bool,
+    "held_out": str,
+    "sizes": dict,
+    "given": list,
+}
 _INFO |= {"objective_options": dict, "mix": str, "weights": list}
 # Which needs of an objective mean that it teaches an ability.
 _TEACHES = {"next_token": {"next_token", "seq2seq", "any_order"}, "fill": {"fill"}, "seq2seq": {"seq2seq"}}

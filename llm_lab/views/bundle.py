@@ -19,18 +19,28 @@ from typing import Any
 STATIC = Path(__file__).parent / "static"
 
 
-_IMPORT = re.compile(r'^import [^;]*? from "\./(\w+)\.js";\n', flags=re.M)
-
-
 @cache
 def esm(name: str) -> str:
-    """The ES module of a view in one piece: the files that it imports without their exports, then itself."""
+    """The ES module of a view in one piece: the modules that it imports, each once and without exports, before its own."""
+    parts: dict[str, str] = {}
+    _collect(name, parts)
+    *others, own = parts.values()
+    return "\n".join(
+        [*(_EXPORT.sub("", part) for part in others), re.sub(r"^export \{[^}]*\};\n", "", own, flags=re.M)]
+    )
+
+
+_IMPORT = re.compile(r'^import [^;]*? from "\./(\w+)\.js";\n', re.M)
+_EXPORT = re.compile(r"^export (?=(async )?(function|const|class)\b)|^export (default )?\{[^}]*\};\n", re.M)
+
+
+def _collect(name: str, parts: dict[str, str]) -> None:
+    """Add a module behind all that it imports."""
     source = _slim((STATIC / f"{name}.js").read_text(encoding="utf-8"))
-    parts = dict.fromkeys(_IMPORT.findall(source))
-    parts = dict.fromkeys(["shared", *parts])  # which those imported may rest on
-    before = [_IMPORT.sub("", _slim((STATIC / f"{part}.js").read_text(encoding="utf-8"))) for part in parts]
-    before = [re.sub(r"^export (?=(async )?(function|const|class)\b)", "", part, flags=re.M) for part in before]
-    return "\n".join([*before, _IMPORT.sub("", source)])
+    for other in _IMPORT.findall(source):
+        if other not in parts:
+            _collect(other, parts)
+    parts[name] = _IMPORT.sub("", source)
 
 
 @cache

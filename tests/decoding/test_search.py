@@ -229,6 +229,19 @@ def test_the_tree_of_a_result_leads_to_its_texts(options):
     assert lab.generate(lm, "a", strategy="greedy", max_new_tokens=3).beams is None
 
 
+def test_the_tree_of_a_text_written_on_begins_where_it_does():
+    from llm_lab.decoding.writing import write
+
+    lm = train("tiny")
+    begin = lm.tokenizer.encode("green bo")
+    found = write(lm, "1 ", strategy="beam", num_beams=3, max_new_tokens=14, begin=begin)
+    tree = found.beams
+    assert (tree.n_steps, len(tree.best)) == (14 - len(begin), 14 - len(begin))
+    way = [tree.steps[t][i] for t, i in enumerate(tree.best)]
+    assert [node.piece.id for node in way] == found.tokens[0][len(begin) :]
+    assert way[-1].total == pytest.approx(sum(found.logprob[0]), abs=1e-4)
+
+
 def test_a_large_search_keeps_a_part_of_its_tree(small, monkeypatch):
     from llm_lab.decoding import beam
 
