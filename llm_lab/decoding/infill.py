@@ -130,6 +130,7 @@ def infill(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
                     raise KeyboardInterrupt
     except KeyboardInterrupt:
         result.notes.append(f"interrupted after {filled} draws")
+        result.interrupted = True
         result.stopping = False
     finally:
         lm.model.train(was_training)

@@ -83,8 +83,10 @@ def stream(
                     raise KeyboardInterrupt
     except KeyboardInterrupt:  # what was written stays
         result.notes.append(f"interrupted after {tokens} tokens")
+        result.interrupted = True
         result.stopping = False
     _fill(job, n, time.perf_counter() - began - waited)
+    result.beams = job.strategy.beams(job.rows, lm.tokenizer)
     result.notes += job.strategy.notes()
     begun = job.rows.ids[0, : job.rows.begin].tolist()
     result.actions["statistics"] = partial(
