@@ -14,7 +14,7 @@ import torch
 
 from llm_lab import machine
 from llm_lab.decoding.choosing import SECOND, Choice, choose
-from llm_lab.decoding.conditioned import FROM_SOURCE, conditioned
+from llm_lab.decoding.conditioned import FROM_SOURCE, Prefixed, conditioned
 from llm_lab.decoding.constraints import Constraint, constraint, spelled
 from llm_lab.decoding.infill import infill
 from llm_lab.decoding.loop import decode
@@ -54,6 +54,7 @@ class Asked:
 
     model: LanguageModel
     start: list[int]  # what is written after
+    new: int  # tokens to write at most
     source: int  # tokens that an encoder has read
     ids: list[int]  # the prompt's
     shown: str | None  # None where the prompt is a source: then what was written stands for itself
@@ -68,6 +69,7 @@ class Job:
     asked: Sequence[Asked]
     rows: Rows
     strategy: Strategy
+    must: Constraint | None
     generator: torch.Generator
 
 
@@ -104,7 +106,7 @@ def fills(lm: Writer, options: Mapping[str, Any]) -> bool:
 def grow(job: Job, begin: Sequence[int] = ()) -> Iterator[None]:
     """Write; gives way a few times a second, its results being up to date, and when they are `done`."""
     results = [one.result for one in job.asked]
-    ended = _ending(job.setting.choice.general.stop, job.setting.must, job.setting.lm.tokenizer)
+    ended = _ending(job.setting.choice.general.stop, job.must, job.setting.lm.tokenizer)
     began = shown = time.perf_counter()
     waited = 0.0  # the time that whoever shows the stream takes is not the model's
     tokens = 0
@@ -126,6 +128,7 @@ def grow(job: Job, begin: Sequence[int] = ()) -> Iterator[None]:
     _fill(job, time.perf_counter() - began - waited)
     lm, objective = job.setting.lm, job.setting.objective
     for one in job.asked:
+        one.result.beams = job.strategy.beams(job.rows, lm.tokenizer)
         one.result.notes += job.strategy.notes()
         one.result.actions["statistics"] = partial(
             _statistics, weakref.ref(lm.model), lm.tokenizer, one.result.prompt, objective, one.start
@@ -194,9 +197,17 @@ def read(how: Setting, prompt: str, number: int = 0, given: Sequence[int] | None
         notes.append("no prompt was given: the model begins after a line break")
     context: int = model.max_seq_len
     kept = max(1, context // 2) if "cache" in model.supports else context
+    new = general.max_new_tokens
+    if isinstance(model, Prefixed) and len(start) + new > context:  # the source must stay in sight
+        new = context - len(start)
+        if new < 1:
+            raise BadValue(
+                f"prompt: its {len(ids)} tokens leave no room to write in the context of {context}; shorten it"
+            )
+        notes.append(f"the text ends at the context of {context} tokens, of which the source takes {len(ids)}")
     if len(start) > context:
         notes.append(f"the prompt has {len(start)} tokens and the context {context}: the model reads the last {kept}")
-    elif len(start) + general.max_new_tokens > context and kept < context:
+    elif len(start) + new > context and kept < context:
         notes.append(f"past the context of {context} tokens, the last {kept} are read again and the writing goes on")
     result = Generation(
         name=lm.name,
@@ -214,19 +225,22 @@ def read(how: Setting, prompt: str, number: int = 0, given: Sequence[int] | None
         done=False,
         notes=notes,
     )
-    return Asked(model, start, len(ids) if begins else 0, ids, None if begins else prompt, result)
+    return Asked(model, start, new, len(ids) if begins else 0, ids, None if begins else prompt, result)
 
 
 def prepare(how: Setting, asked: Sequence[Asked]) -> Job:
     """The rows of one prompt; or of several, shorter ones filled up on the left, where the strategy chooses by row."""
     lm, general, first = how.lm, how.choice.general, asked[0]
-    if how.must is not None:
-        how.must.forget()
-    strategy = how.choice.strategy(how.must)
+    must = how.must
+    if first.new < general.max_new_tokens:  # so what must be is met sooner
+        must = constraint(how.choice.constraint, lm.tokenizer, first.new, how.stop, lm.model.vocab_size)
+    if must is not None:
+        must.forget()
+    strategy = how.choice.strategy(must)
     strategy.other = second(how, first)
     n = strategy.rows(general.n)
     longest = max(len(one.start) for one in asked)
-    _check_memory(lm, n * len(asked), longest, general.max_new_tokens, first.source)
+    _check_memory(lm, n * len(asked), longest, first.new, first.source)
     rows = [[0] * (longest - len(one.start)) + one.start for one in asked for _ in range(n)]
     kept = [[False] * (longest - len(one.start)) + [True] * len(one.start) for one in asked for _ in range(n)]
     keep = None if all(map(all, kept)) else torch.tensor(kept, device=lm.device)
@@ -234,8 +248,9 @@ def prepare(how: Setting, asked: Sequence[Asked]) -> Job:
     return Job(
         how,
         asked,
-        Rows(first.model, ids, general.max_new_tokens, how.banned, how.stop, keep, how.spelling),
+        Rows(first.model, ids, first.new, how.banned, how.stop, keep, how.spelling),
         strategy,
+        must,
         torch.Generator(lm.device).manual_seed(first.result.seed)
         if len(asked) == 1
         else Generators(lm.device, [one.result.seed for one in asked]),
@@ -251,7 +266,7 @@ def _check_begin(job: Job, begin: Sequence[int]) -> None:
     if last in job.rows.banned.tolist():
         raise BadValue(f"token: {show(piece.text)} is reserved, and is never written; another one would do")
     if isinstance(must, Constraint):
-        left = job.setting.choice.general.max_new_tokens - len(begin) + 1
+        left = job.rows.new - len(begin) + 1
         if not bool(must.allowed(must.state(tuple(begin[:-1])), left)[last]):
             raise BadValue(f"token: {show(piece.text)} leads to no text that is what it must be; another one would do")
 
