@@ -121,8 +121,7 @@ def unescaped(own: PromptOptions) -> PromptOptions:
     def plain(text: Any) -> Any:
         return text.replace("\\n", "\n").replace("\\t", "\t") if isinstance(text, str) else text
 
-    changed = {name: plain(getattr(own, name)) for name in ("separator", "target_delimiter")}
-    return replace(own, **changed, stop=own.stop and tuple(map(plain, own.stop)))
+    return replace(own, **{name: plain(getattr(own, name)) for name in ("separator", "target_delimiter")})
 
 
 def separator_of(own: PromptOptions) -> str:

@@ -129,7 +129,7 @@ class Spec:
                 return None
             raise self.refuse(value)
         if self.many:
-            items = [item.strip() for item in value.split(",")] if isinstance(value, str) else value
+            items = [item.strip() or item for item in value.split(",")] if isinstance(value, str) else value
             if self.type is object and not isinstance(items, Sequence):
                 items = [items]  # one thing of any kind is a list of one
             if not isinstance(items, Sequence):

@@ -354,12 +354,14 @@ class GenerateOptions(Options):
     n: int = option(1, "texts to write, in one batch", ge=1, usual=(1, 8))
     seed: int | None = option(None, "of the draws", ge=0, lt=2**63, auto="a random one, printed", example="0")
     stop: tuple[str, ...] | None = option(
-        None, "a text that ends the writing, itself included", auto="none", example="END"
+        None, "a text that ends the writing, itself included; \\n is a line break", auto="none", example="END"
     )
 
     def validate(self) -> None:
         if self.stop is not None and not all(self.stop):
             raise BadValue("stop: one of the texts is empty; for example --stop END")
+        if self.stop is not None:  # on a line a break can only be written so
+            object.__setattr__(self, "stop", tuple(word.replace("\\n", "\n") for word in self.stop))
 
 
 def strategy_options(given: Mapping[str, Any]) -> tuple[type[Options], ...]:

@@ -266,3 +266,13 @@ def test_one_stack_that_reads_a_source_ends_at_the_context():
     assert any("ends at the context of 32" in note for note in found.notes)
     with pytest.raises(BadValue, match="leave no room to write"):
         lab.generate(lm, ("1 green bottles stood upon the wall" * 2)[:31] + "1")
+
+
+def test_a_line_break_can_end_a_text(lm):
+    import re
+
+    other = train("lines", ["one two\nthree four\n" * 200], steps=30)
+    whole = lab.generate(other, "one", max_new_tokens=40, seed=0)
+    for stop in ("\n", ["\n"], "\\n"):
+        found = lab.generate(other, "one", max_new_tokens=40, seed=0, stop=stop)
+        assert found.text == re.match(r"[^\n]*\n?", whole.text)[0]
