@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from llm_lab import machine, overview
+from llm_lab.decoding.options import EnsembleOptions
 from llm_lab.errors import BadType, BadValue, NotYet, listing, show, suggestion
 from llm_lab.options import REQUIRED, distribute, specs
 from llm_lab.registry import load as load_entry
 from llm_lab.results import AttentionMaps, Comparison, Evaluation, Generation, Listing, Result, Tokenization
 from llm_lab.store import runs as store
-from llm_lab.verbs import VERBS, BuildOptions, CompareOptions, TokenizeOptions
+from llm_lab.verbs import VERBS, BuildOptions, CompareOptions, TokenizeOptions, WeightOptions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -146,7 +147,9 @@ def _words(options: Mapping[str, Any]) -> str:
     """Options of decoding as they stand in the line that repeats it; a model goes by its name."""
     from llm_lab.store.lm import LM
 
-    return "".join(f", {key}={value.name if isinstance(value, LM) else repr(value)}" for key, value in options.items())
+    return "".join(
+        f", {key}={value.called if isinstance(value, LM) else repr(value)}" for key, value in options.items()
+    )
 
 
 def _drawn(results: Iterable[_R], display: bool, code: Callable[[_R], str]) -> _R:
@@ -173,6 +176,13 @@ def _texts(argument: str, value: Any, example: str = "To be, or not to be") -> l
     return items
 
 
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str) or not name.isidentifier():
+        raise BadValue(
+            f"name: {show(name)} cannot be a variable's name; letters, digits and _ would do, for example bard"
+        )
+
+
 @_with_options("pretrain")
 def pretrain(corpus: Any = None, name: str = "lm", *, display: bool = True, **options: Any) -> LM:
     """Train a model from nothing on text; `display` draws a live card in a notebook, a progress line in a terminal.
@@ -183,10 +193,7 @@ def pretrain(corpus: Any = None, name: str = "lm", *, display: bool = True, **op
     from llm_lab.models.presets import PRESETS
     from llm_lab.pretraining import pretrain as carry_out
 
-    if not isinstance(name, str) or not name.isidentifier():
-        raise BadValue(
-            f"name: {show(name)} cannot be a variable's name; letters, digits and _ would do, for example bard"
-        )
+    _check_name(name)
     if name in PRESETS and "preset" not in options and "model" not in options:
         raise BadValue(
             f"name: {name} is a preset, and none was chosen, so that another would be trained under its name; use preset={name!r}, or another name"
@@ -245,24 +252,60 @@ def build(preset: str = "modern", *, name: str = "model", **options: Any) -> Lan
 def generate(model: Any, prompt: str | Sequence[str] = "", *, display: bool = False, **options: Any) -> Generation:
     """Let a model continue a text; `display` shows it as it grows. `.text`, `.texts`, `.tokens`, `.logprob`.
 
-    A random seed is drawn and reported where none is given. A prompt longer than the context is read from its end.
+    A random seed is drawn and reported where none is given. A prompt longer than the context is read from its end. Several
+    models write as one: `lab.generate([a, b], "ROMEO:", ensemble="logits")`; they have the same tokenizer.
     """
-    from llm_lab.decoding.writing import stream
+    from llm_lab.decoding.ensemble import together
+    from llm_lab.store.lm import called
 
-    lm = _lm(model)
-    if not lm.supports & {"seq2seq", "fill"}:
-        lm.need("next_token", "generate", "a model trained with objective clm would do")
-    options = _with_models(options)
+    lms, options = _lms(model), _with_models(options)
+    for lm in lms:
+        if not lm.supports & {"seq2seq", "fill"}:
+            lm.need("next_token", "generate", "a model trained with objective clm would do")
+    asked = {key: value for key, value in options.items() if key != "seed"}
+    (how,) = distribute(
+        (EnsembleOptions,), {key: options.pop(key) for key in specs(EnsembleOptions) if key in options}, "generate"
+    )
+    write = together(lms, how)
     prompts = _texts("prompt", prompt)
     if len(prompts) != 1:
         raise BadValue(f"prompt: {len(prompts)} prompts were given, and generate takes one at a time")
     prompt = prompts[0]
 
     def code(result: Generation) -> str:
-        told = {key: value for key, value in options.items() if key != "seed"} | {"seed": result.seed}
-        return f"lab.generate({lm.name}, {prompt!r}{_words(told)})"
+        return f"lab.generate({called(lms)}, {prompt!r}{_words(asked | {'seed': result.seed})})"
 
-    return _drawn(stream(lm, prompt, **options), display, code)
+    return _drawn(write(prompt, **options), display, code)
+
+
+def ensemble(
+    models: Any, average: str = "probs", weights: Sequence[float] | None = None, name: str | None = None
+) -> LM:
+    """Several models as one that goes wherever an LM goes: it says of the next token what its members say on average.
+
+    `average`: "probs", or "logits" (the geometric mean of the probabilities); `weights` say how much each counts. The
+    members have the same tokenizer and what they do in common; they stay as they are, and are held.
+    """
+    from llm_lab.decoding.ensemble import join
+
+    (chosen,) = distribute((WeightOptions,), {"weights": weights}, "ensemble")
+    if name is not None:
+        _check_name(name)
+    return join(_lms(models), average, chosen.weights, "weights", name)
+
+
+@_with_options("soup")
+def soup(model: Any, name: str = "soup", **options: Any) -> LM:
+    """One model whose weights are the mean of those of several, which are of the same make and stay as they are.
+
+    It shows what it was made of. It helps where the models were trained further from one trained model (Wortsman et al.
+    2022, model soups); elsewhere it is usually worse than each of them: `lab.evaluate([mixed, a, b])` says.
+    """
+    from llm_lab.store.soup import soup as mix
+
+    (chosen,) = distribute((WeightOptions,), options, "soup")
+    _check_name(name)
+    return mix(_lms(model), name, chosen.weights)
 
 
 @_with_options("compare")
@@ -275,6 +318,7 @@ def compare(
     one text (a comma between) will do too. Options are for all; a strategy without a use for one goes without it.
     """
     from llm_lab.comparing import compare as run
+    from llm_lab.store.lm import called
 
     lms = _lms(model)
     prompts = _texts("prompt", prompt)
@@ -290,8 +334,7 @@ def compare(
     options = _with_models(options)
     shared = options | {name: getattr(chosen, name) for name in ("max_new_tokens", "n")}
     asked = list(strategies)
-    names = lms[0].name if len(lms) == 1 else f"[{', '.join(lm.name for lm in lms)}]"
-    code = f"lab.compare({names}, {prompt!r}, strategies={asked!r}{_words(options)})"
+    code = f"lab.compare({called(lms)}, {prompt!r}, strategies={asked!r}{_words(options)})"
     return _drawn(run(lms, prompts, asked, shared), display, lambda _: code)
 
 

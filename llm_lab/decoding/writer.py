@@ -1,4 +1,4 @@
-"""What writes, and how often it shows what it has written."""
+"""What writes, and how often it shows what it has written; whose tokens are the same."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from llm_lab.errors import BadValue
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.tokenizers.tokenizer import Tokenizer
 
@@ -26,3 +27,11 @@ class Writer(Protocol):
 
     @property
     def supports(self) -> frozenset[str]: ...
+
+
+def need_same_tokens(argument: str, one: Writer, other: Writer) -> None:
+    """BadValue where the tokens of two models are not the same, so that what they say of them cannot be put together."""
+    if other.tokenizer.fingerprint != one.tokenizer.fingerprint or other.model.vocab_size != one.model.vocab_size:
+        raise BadValue(
+            f"{argument}: {other.name} has another tokenizer than {one.name}, so their tokens cannot be compared; train it with --tokenizer @{one.name}.tokenizer, or on the same corpus with the same --tokenizer and --vocab_size"
+        )

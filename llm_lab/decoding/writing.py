@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,8 +21,9 @@ from llm_lab.decoding.options import STRATEGIES
 from llm_lab.decoding.rows import Rows
 from llm_lab.decoding.statistics import statistics
 from llm_lab.decoding.strategy import Strategy
-from llm_lab.decoding.writer import REFRESH_SECONDS, Writer
+from llm_lab.decoding.writer import REFRESH_SECONDS, Writer, need_same_tokens
 from llm_lab.errors import BadType, BadValue, show
+from llm_lab.models.ensemble import Ensemble
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.results import Generation, TokenStatistics
 from llm_lab.tokenizers.tokenizer import Tokenizer
@@ -49,7 +49,7 @@ class _Job:
 
 def stream(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
     """The generation as it grows, a few states a second; the last one is `done`. Its `seed` repeats it."""
-    if "fills" in STRATEGIES.entry(options.get("strategy") or _usual(lm)).supports:
+    if "fills" in STRATEGIES.entry(options.get("strategy") or usual(lm)).supports:
         yield from infill(lm, prompt, **options)
         return
     job = _prepare(lm, prompt, options)
@@ -72,14 +72,14 @@ def stream(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
     result.notes += job.strategy.notes()
     begun = job.rows.ids[0, : job.rows.begin].tolist()
     result.actions["statistics"] = partial(
-        _statistics, weakref.ref(lm.model), lm.tokenizer, prompt, _objective(lm), begun, result.tokens
+        _statistics, lm.model.weakly(), lm.tokenizer, prompt, _objective(lm), begun, result.tokens
     )
     result.done = True
     yield result
 
 
 def _statistics(
-    reference: weakref.ref[LanguageModel],
+    reference: Callable[[], LanguageModel | None],
     tokenizer: Tokenizer,
     prompt: str,
     objective: str,
@@ -107,16 +107,12 @@ def _prepare(lm: Writer, prompt: str, options: dict[str, Any]) -> _Job:
             f"strategy: {choice.name} writes on, and {lm.name} only fills in what is hidden; use --strategy fill or gibbs"
         )
     seed = general.seed if general.seed is not None else secrets.randbelow(2**31)
-    tokenizer, notes = lm.tokenizer, list[str]()
-    model, objective, begins = lm.model, _objective(lm), list[int]()
-    if objective in FROM_SOURCE:
-        model, begins, ids = conditioned(model, tokenizer, prompt, objective)
-    else:
-        ids = tokenizer.encode(prompt)
+    tokenizer, objective, notes = lm.tokenizer, _objective(lm), list[str](lm.model.about.get("notes", ()))
+    model, start, ids = beginning(lm, prompt)
+    source = objective in FROM_SOURCE
     unknown = sorted({piece.text for piece in tokenizer.pieces(ids) if piece.unknown})
     if unknown:
         notes.append(f"the tokenizer does not know all of the prompt ({tokenizer.round_trip(prompt)})")
-    start = begins or ids or tokenizer.encode("\n") or [tokenizer.start]
     if not ids:
         notes.append("no prompt was given: the model begins after a line break")
     context: int = model.max_seq_len
@@ -125,7 +121,7 @@ def _prepare(lm: Writer, prompt: str, options: dict[str, Any]) -> _Job:
         notes.append(f"the prompt has {len(start)} tokens and the context {context}: the model reads the last {kept}")
     elif len(start) + general.max_new_tokens > context and kept < context:
         notes.append(f"past the context of {context} tokens, the last {kept} are read again and the writing goes on")
-    ends = "eos" in tokenizer.specials and (lm.info.get("ends") or objective in FROM_SOURCE)
+    ends = "eos" in tokenizer.specials and (lm.info.get("ends") or source)
     stop = [tokenizer.specials["eos"]] if ends else []
     banned = tokenizer.special_ids - set(tokenizer.sentinels if objective == "span_corruption" else [])
     banned |= set(range(tokenizer.vocab_size, model.vocab_size))  # rows of a table that was rounded up
@@ -133,7 +129,7 @@ def _prepare(lm: Writer, prompt: str, options: dict[str, Any]) -> _Job:
     strategy = choice.strategy(must)
     strategy.other = _second(lm, choice, prompt, objective)
     n = strategy.rows(general.n)
-    _check_memory(lm, n, len(start), general.max_new_tokens, len(ids) if begins else 0)
+    _check_memory(lm, n, len(start), general.max_new_tokens, len(ids) if source else 0)
     spelling = spelled(tokenizer, model.vocab_size, "bad_words") if "bad_words" in choice.filters else None
     rows = torch.tensor([start] * n, dtype=torch.long, device=lm.device)
     return _Job(
@@ -158,12 +154,20 @@ def _prepare(lm: Writer, prompt: str, options: dict[str, Any]) -> _Job:
             done=False,
             notes=notes,
         ),
-        None if begins else prompt,
+        None if source else prompt,
         ids,
     )
 
 
-def _usual(lm: Writer) -> str:
+def beginning(lm: Writer, prompt: str) -> tuple[LanguageModel, list[int], list[int]]:
+    """(a model of the next token, what stands there when it begins to write, the prompt's ids)."""
+    if (objective := _objective(lm)) in FROM_SOURCE:
+        return conditioned(lm.model, lm.tokenizer, prompt, objective)
+    ids = lm.tokenizer.encode(prompt)
+    return lm.model, ids or lm.tokenizer.encode("\n") or [lm.tokenizer.start], ids
+
+
+def usual(lm: Writer) -> str:
     """The strategy where none is asked for."""
     return "fill" if "fill" in lm.supports and not lm.supports & {"next_token", "seq2seq"} else "top_p"
 
@@ -182,10 +186,7 @@ def _second(lm: Writer, choice: Choice, prompt: str, objective: str) -> Language
         raise BadType(f"{choice.name} needs a second model, for example --{name} @small; it has the same tokenizer")
     if not isinstance(other, Writer):
         raise BadType(f"{name}: {show(other)} is {type(other).__name__}; an LM with the same tokenizer would do")
-    if other.tokenizer.fingerprint != lm.tokenizer.fingerprint or other.model.vocab_size != lm.model.vocab_size:
-        raise BadValue(
-            f"{name}: {other.name} has another tokenizer than {lm.name}, so their tokens cannot be compared; train it with --tokenizer @{lm.name}.tokenizer, or on the same corpus with the same --tokenizer and --vocab_size"
-        )
+    need_same_tokens(name, lm, other)
     if (_objective(other) in FROM_SOURCE) != (objective in FROM_SOURCE):
         raise BadValue(
             f"{name}: {other.name} was trained for {_objective(other)} and {lm.name} for {objective}: one writes from a source and the other does not"
@@ -218,19 +219,9 @@ def _check_memory(lm: Writer, n: int, prompt: int, new: int, source: int = 0) ->
 
     `source` are the tokens that an encoder has read: once for all texts, but each keeps its keys and values.
     """
-    model, config = lm.model, lm.model.config
-    length = min(prompt, model.max_seq_len)
-    if "cache" in model.supports and config is not None:
-        two = config.shape == "encoder_decoder"
-        each = 2 * (config.decoder_layers if two else config.n_layer) * config.kv_heads * config.head_dim
-        read = length * (2 * config.ff_width + 8 * config.d_model)  # one block's activations over the prompt
-        held = each * (min(prompt + new, model.max_seq_len) + (source if two else 0))
-        if prompt + new > model.max_seq_len:
-            held *= 2  # past the context a second one is filled before the first is let go
-    else:  # all is read again for each token, and all logits are computed
-        length = min(prompt + new, model.max_seq_len)
-        read, held = 2 * length * model.vocab_size, 0
-    on_device = 4 * (read + held + _SAMPLED * model.vocab_size) + 2 * 8 * (prompt + new)
+    model = lm.model
+    taken = _numbers(model, "cache" in model.supports, min(model.max_seq_len, prompt + new), prompt, new, source)
+    on_device = 4 * (taken + _SAMPLED * model.vocab_size) + 2 * 8 * (prompt + new)
     on_host = _RECORDED * new
     where = lm.device
     if where.type == "cpu":
@@ -247,6 +238,21 @@ def _check_memory(lm: Writer, n: int, prompt: int, new: int, source: int = 0) ->
             raise BadValue(
                 f"n: {n:,} texts of {new:,} tokens need about {n * row / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free{place}; {works} would fit"
             )
+
+
+def _numbers(model: LanguageModel, cached: bool, context: int, prompt: int, new: int, source: int) -> int:
+    """The numbers that a text takes while it is read, of which up to `context` tokens are read at a time."""
+    if isinstance(model, Ensemble):
+        return sum(model.vocab_size + _numbers(one, cached, context, prompt, new, source) for one in model.members)
+    config = model.config
+    if not cached or config is None:  # all is read again for each token, and all logits are computed
+        return 2 * context * model.vocab_size
+    two = config.shape == "encoder_decoder"
+    each = 2 * (config.decoder_layers if two else config.n_layer) * config.kv_heads * config.head_dim
+    read = min(prompt, context) * (2 * config.ff_width + 8 * config.d_model)  # one block's activations over the prompt
+    held = each * (context + (source if two else 0))
+    # Past the context a second one is filled before the first is let go.
+    return read + held * (2 if prompt + new > context else 1)
 
 
 def _fill(job: _Job, n: int, seconds: float) -> None:

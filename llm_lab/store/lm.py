@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from llm_lab.errors import BadType, BadValue, LabError, listing, show, suggestio
 from llm_lab.models import cost
 from llm_lab.models.adapted import adapt
 from llm_lab.models.bare import bare
+from llm_lab.models.ensemble import Ensemble
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.models.options import SHAPES, ModelConfig
 from llm_lab.objectives.make import make
@@ -54,6 +55,11 @@ class LM:
     )  # how it decodes and was trained: ends (documents end by <eos>), objective, …
     report: Result | None = field(default=None, repr=False)  # how its training went
     extras: nn.ModuleDict = field(default_factory=nn.ModuleDict, repr=False)  # what its objective added: heads, …
+
+    @property
+    def called(self) -> str:
+        """How a line of Python calls it: by its name, or, where that is no variable's, by what makes it."""
+        return self.name if self.name.isidentifier() else str(self.model.about.get("code", self.name))
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -119,6 +125,10 @@ class LM:
         if not str(path):
             raise BadValue('path: it is empty; name a folder, for example "bard-model" ("." is the one you work in)')
         folder = Path(path)
+        if isinstance(self.model, Ensemble):
+            raise BadValue(
+                f"save: {self.name} is several models and has no weights of its own; save each of them, or their soup: lab.soup([a, b]).save(path)"
+            )
         if format not in ("lab", "hf"):
             raise BadValue(f"format: {show(format)} is unknown{suggestion(format, ('lab', 'hf'))}; there is: lab, hf")
         if format == "hf":
@@ -158,6 +168,11 @@ class LM:
         size = sum(p.numel() for p in self.model.parameters())
         where = f", run {self.run.id}" if self.run else ""
         return f"<LM {self.name}: {size / 1e6:.2f} M parameters, {self.tokenizer!r}, context {self.max_seq_len}{where}>"
+
+
+def called(lms: Sequence[LM]) -> str:
+    """One model, or several, as a line of Python has them."""
+    return lms[0].called if len(lms) == 1 else f"[{', '.join(lm.called for lm in lms)}]"
 
 
 def load_lm(folder: Path, name: str | None = None, model: Any = None, device: str = "cpu") -> LM:
@@ -244,7 +259,7 @@ _LARGEST = dict.fromkeys(
     1 << 24,
 )
 _INFO = {"corpus": str, "objective": str, "ends": bool, "held_out": str, "sizes": dict, "given": list}
-_INFO |= {"objective_options": dict, "mix": str, "weights": list}
+_INFO |= {"objective_options": dict, "mix": str, "weights": list, "soup": list}
 # Which needs of an objective mean that it teaches an ability.
 _TEACHES = {"next_token": {"next_token", "seq2seq", "any_order"}, "fill": {"fill"}, "seq2seq": {"seq2seq"}}
 
