@@ -28,6 +28,8 @@ _PUBLIC = {
     "ensemble": "llm_lab.lab:ensemble",
     "soup": "llm_lab.lab:soup",
     "compare": "llm_lab.lab:compare",
+    "playground": "llm_lab.lab:playground",
+    "chat": "llm_lab.lab:chat",
     "strategy": "llm_lab.lab:strategy",
     "check": "llm_lab.lab:check",
     "probe": "llm_lab.lab:probe",
@@ -40,7 +42,7 @@ _PUBLIC = {
     "LM": "llm_lab.store.lm:LM",
     "LabError": "llm_lab.errors:LabError",
 }
-_LATER = ("finetune", "playground", "chat", "prompt", "compress", "export", "attach")
+_LATER = ("finetune", "prompt", "compress", "export", "attach")
 
 __all__ = [*_PUBLIC, *_LATER, "__version__"]
 

@@ -15,9 +15,19 @@ from llm_lab.decoding.options import EnsembleOptions
 from llm_lab.errors import BadType, BadValue, NotYet, listing, show, suggestion
 from llm_lab.options import REQUIRED, distribute, specs
 from llm_lab.registry import load as load_entry
-from llm_lab.results import AttentionMaps, Comparison, Evaluation, Generation, Listing, Result, Tokenization
+from llm_lab.results import (
+    AttentionMaps,
+    Chat,
+    Comparison,
+    Evaluation,
+    Generation,
+    Listing,
+    Playground,
+    Result,
+    Tokenization,
+)
 from llm_lab.store import runs as store
-from llm_lab.verbs import VERBS, BuildOptions, CompareOptions, TokenizeOptions, WeightOptions
+from llm_lab.verbs import VERBS, BuildOptions, ChatOptions, CompareOptions, LiveOptions, TokenizeOptions, WeightOptions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -255,27 +265,32 @@ def generate(model: Any, prompt: str | Sequence[str] = "", *, display: bool = Fa
     A random seed is drawn and reported where none is given. A prompt longer than the context is read from its end. Several
     models write as one: `lab.generate([a, b], "ROMEO:", ensemble="logits")`; they have the same tokenizer.
     """
-    from llm_lab.decoding.ensemble import together
+    from llm_lab.decoding.ensemble import stream_of
     from llm_lab.store.lm import called
 
     lms, options = _lms(model), _with_models(options)
     for lm in lms:
         if not lm.supports & {"seq2seq", "fill"}:
             lm.need("next_token", "generate", "a model trained with objective clm would do")
-    asked = {key: value for key, value in options.items() if key != "seed"}
-    (how,) = distribute(
-        (EnsembleOptions,), {key: options.pop(key) for key in specs(EnsembleOptions) if key in options}, "generate"
+    told = {key: value for key, value in options.items() if key not in ("seed", "live")}
+    view, how = (
+        distribute((kind,), {key: options.pop(key) for key in specs(kind) if key in options}, "generate")[0]
+        for kind in (LiveOptions, EnsembleOptions)
     )
-    write = together(lms, how)
+    if view.live and how.ensemble == "vote":
+        raise BadType("live: the texts of a vote are not written on; leave live out, or use --ensemble probs")
+    write = stream_of(lms, how)
     prompts = _texts("prompt", prompt)
     if len(prompts) != 1:
         raise BadValue(f"prompt: {len(prompts)} prompts were given, and generate takes one at a time")
     prompt = prompts[0]
 
     def code(result: Generation) -> str:
-        return f"lab.generate({called(lms)}, {prompt!r}{_words(asked | {'seed': result.seed})})"
+        if view.live:
+            result.live, result.actions["keep"] = True, lambda: lms  # the widget needs them, until it is frozen
+        return f"lab.generate({called(lms)}, {prompt!r}{_words(told | {'seed': result.seed})})"
 
-    return _drawn(write(prompt, **options), display, code)
+    return _drawn(write(prompt, options), display, code)
 
 
 def ensemble(
@@ -306,6 +321,35 @@ def soup(model: Any, name: str = "soup", **options: Any) -> LM:
     (chosen,) = distribute((WeightOptions,), options, "soup")
     _check_name(name)
     return mix(_lms(model), name, chosen.weights)
+
+
+@_with_options("playground")
+def playground(model: Any, prompt: str = "", **options: Any) -> Playground:
+    """A prompt box, the strategies and a slider for every option; the model writes as they move.
+
+    Options say where the controls stand at first; a strategy with a second model is offered where that is given
+    (`draft=small`). `.generation` is what was written last. `.freeze()` of its widget leaves a form that needs no kernel.
+    """
+    from llm_lab.playing import playground as open_playground
+
+    (text,) = _texts("prompt", prompt) or [""]
+    return open_playground(_lm(model), text, _with_models(options))
+
+
+@_with_options("chat")
+def chat(model: Any, message: str = "", **options: Any) -> Chat:
+    """Talk with a model: `talk = lab.chat(bard, template="Q: {{user}}\\nA: {{assistant}}")`, then `talk.say("Who art thou?")`.
+
+    The template is the model's own (`lm.chat_template`) unless one is given; options of generate hold for every answer.
+    `.text` is the last answer, `.messages` all. A conversation longer than the context loses its oldest exchanges.
+    """
+    from llm_lab.chatting import chat as open_chat
+
+    (own,) = distribute((ChatOptions,), {k: options.pop(k) for k in list(options) if k in specs(ChatOptions)}, "chat")
+    distribute(VERBS["chat"].options_for(options), options, "chat")
+    talk = open_chat(_lm(model), _with_models(options), own.template, own.system)
+    (text,) = _texts("message", message) or [""]
+    return talk.say(text) if text else talk
 
 
 @_with_options("compare")

@@ -38,16 +38,18 @@ def option(
     example: str = "",
     auto: str = "",
     also: tuple[str, ...] = (),
+    usual: tuple[float, float] | None = None,
 ) -> Any:
     """A dataclass field that is an option.
 
     `ge, gt, le, lt` bound a number; `choices` are the names allowed (a table, or a function that returns them);
     `unit` and `example` are for help; `auto` says what None stands for ("chosen for the machine"); `also` are the
-    names that it goes by elsewhere, for suggestions.
+    names that it goes by elsewhere, for suggestions; `usual` are the ends of its slider, where its limits are not them.
     """
     meta = dict(
-        help=help, unit=unit, ge=ge, gt=gt, le=le, lt=lt, choices=choices, example=example, auto=auto, also=also
-    )
+        help=help, unit=unit, ge=ge, gt=gt, le=le, lt=lt, choices=choices, example=example, auto=auto, also=also,
+        usual=usual,
+    )  # fmt: skip
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata={"option": meta})
     return dataclasses.field(default=default, metadata={"option": meta})
@@ -72,6 +74,7 @@ class Spec:
     example: str
     auto: str
     also: tuple[str, ...]
+    usual: tuple[float, float] | None
 
     @property
     def flag(self) -> str:

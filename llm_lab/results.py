@@ -11,7 +11,6 @@ import html
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -231,6 +230,15 @@ class TokenStatistics:
     names: dict[int, str] = field(default_factory=dict)  # what the tokens of `top` write
 
 
+@dataclass(frozen=True)
+class Fork:
+    """Where a text left another one."""
+
+    sample: int  # the text that it shares the tokens before with
+    at: int  # the token in whose place it has another one
+    seed: int  # of what it wrote from there on
+
+
 @dataclass(eq=False, kw_only=True)
 class Generation(Result):
     """Texts that a model wrote, token by token.
@@ -254,15 +262,51 @@ class Generation(Result):
     scores: list[float] = field(default_factory=list)  # of a search, by which the texts are ranked
     end_logprob: list[float | None] = field(default_factory=list)  # of the token that ended a text, if one did
     continues: bool = True  # False where places in the prompt were filled in: then `pieces` are the whole text
+    forks: dict[int, Fork] = field(default_factory=dict)  # of the texts that were regrown from others
+    live: bool = (
+        False  # shows itself as a widget in which a token can be chosen and the text regrown, until it is frozen
+    )
     done: bool = True  # False while it streams
     notes: list[str] = field(default_factory=list)
+    stopping: bool = field(default=False, init=False, repr=False)
+    _known: list[TokenStatistics] = field(default_factory=list, init=False, repr=False)
 
-    @cached_property
+    def request_stop(self) -> None:
+        """While it streams: end it after the token that is being written."""
+        self.stopping = not self.done
+
+    @property
     def statistics(self) -> list[TokenStatistics]:
-        """Entropy, rank and the ten likeliest tokens at each token of every sample, worked out when first asked for;
-        empty where the model is gone, or filled places in."""
+        """Entropy, rank and the ten likeliest tokens at each token of every sample that is written, worked out when first
+        asked for; empty where the model is gone, or filled places in."""
         work: Any = self.actions.get("statistics")
-        return work() if work is not None else []
+        if work is not None and self.done and len(self._known) < len(self.pieces):
+            self._known += work(self.tokens[len(self._known) :])
+        return self._known
+
+    def regrow(self, at: int, token: int | str, sample: int = 0, seed: int | None = None) -> Generation:
+        """Write `sample` once more from its token number `at`, with `token` (a text or an id) in that one's place.
+
+        The text is added as one more sample, and `forks` says where it left: `gen.regrow(12, " moon").texts[-1]`. Raises
+        BadValue where there is no such place, the token cannot stand there, or the model is gone.
+        """
+        work: Any = self.actions.get("regrow")
+        if work is None:
+            raise BadValue(
+                "regrow: this text was not written by lab.generate from left to right; one that was would do"
+            )
+        for _ in work(sample, at, token, seed):
+            pass
+        return self
+
+    def widget(self) -> Any:
+        """The text with the kernel in the loop; `.freeze()` leaves the form that is saved with a notebook."""
+        return load("llm_lab.views.playground:regrow_widget")(self)
+
+    def _ipython_display_(self) -> None:
+        if not self.live:
+            raise NotImplementedError  # IPython then asks for the mimebundle
+        self.widget()._ipython_display_()
 
     @property
     def text(self) -> str:
@@ -284,6 +328,125 @@ class Generation(Result):
                 for t, (p, lp, cp) in enumerate(zip(pieces, lps, cps, strict=True))
             ]
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """One option as a person may move it: a slider with its ends, a list of names, a switch, a box for text or a number."""
+
+    name: str
+    kind: str  # slider | number | choice | switch | text
+    help: str
+    unit: str = ""
+    value: Any = None  # what it stands at
+    low: float = 0.0
+    high: float = 1.0
+    step: float = 0.01
+    whole: bool = False
+    choices: list[str] = field(default_factory=list)
+    optional: bool = False  # off unless it is wanted
+    on: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrategyControls:
+    """A strategy in a list to choose from, with what can be moved of it."""
+
+    name: str
+    help: str
+    draws: bool
+    own: list[Control]
+    without: list[str]  # filters that say what one of its own options says, or that have no meaning for it
+
+
+@dataclass(eq=False, kw_only=True)
+class Playground(Result):
+    """A prompt and every control of decoding, moved while the model writes. Shows itself as a widget until it is frozen.
+
+    `.generation` is what was written last, or None. `actions`: `write(prompt, options)` gives it as it grows.
+    """
+
+    renderer: ClassVar[str] = "llm_lab.views.playground:playground"
+    name: str
+    facts: list[str] = field(default_factory=list)
+    prompt: str = ""
+    strategy: str = ""
+    strategies: list[StrategyControls] = field(default_factory=list)
+    filters: list[Control] = field(default_factory=list)
+    general: list[Control] = field(default_factory=list)
+    generation: Generation | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def write(self, prompt: str | None = None, **options: Any) -> Generation:
+        """Write once with these options, as a movement of the controls does."""
+        for found in self.actions["write"](self.prompt if prompt is None else prompt, options):
+            self.generation = found
+        assert self.generation is not None, "at least one state is given"
+        return self.generation
+
+    def widget(self) -> Any:
+        """The controls with the kernel in the loop; `.freeze()` leaves the form that is saved with a notebook."""
+        return load("llm_lab.views.playground:playground_widget")(self)
+
+    def _ipython_display_(self) -> None:
+        if not in_notebook():
+            raise NotImplementedError  # IPython then asks for the mimebundle
+        self.widget()._ipython_display_()
+
+
+@dataclass(frozen=True, eq=False)
+class Message:
+    """What one side of a conversation said."""
+
+    role: str  # user | assistant | system
+    text: str
+    generation: Generation | None = None  # how a model wrote it
+
+
+@dataclass(eq=False, kw_only=True)
+class Chat(Result):
+    """A conversation with a model. Shows itself as a widget until it is frozen.
+
+    `actions`: `say(text, options)` gives the chat as the answer grows, `undo()` takes the last exchange away.
+    """
+
+    renderer: ClassVar[str] = "llm_lab.views.chat:chat"
+    name: str
+    template: str
+    facts: list[str] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    done: bool = True  # False while an answer is written
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """The last answer."""
+        return next((one.text for one in reversed(self.messages) if one.role == "assistant"), "")
+
+    def say(self, text: str, **options: Any) -> Chat:
+        """Say something, and let the model answer; options of generate are for this answer alone."""
+        for _ in self.actions["say"](text, options):
+            pass
+        return self
+
+    def undo(self) -> Chat:
+        """Take the last exchange away."""
+        self.actions["undo"]()
+        return self
+
+    def to_pandas(self) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.DataFrame([{"role": one.role, "text": one.text} for one in self.messages], columns=["role", "text"])
+
+    def widget(self) -> Any:
+        """The conversation with the kernel in the loop; `.freeze()` leaves the form that is saved with a notebook."""
+        return load("llm_lab.views.chat:chat_widget")(self)
+
+    def _ipython_display_(self) -> None:
+        if not in_notebook() or "say" not in self.actions:
+            raise NotImplementedError  # IPython then asks for the mimebundle
+        self.widget()._ipython_display_()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -363,7 +526,7 @@ class AttentionMaps(Result):
 
     def widget(self) -> Any:
         """The maps with the kernel in the loop; `.freeze()` leaves the form that is saved with a notebook."""
-        return load("llm_lab.views.widget:attention_widget")(self)
+        return load("llm_lab.views.attention_widget:attention_widget")(self)
 
     def _ipython_display_(self) -> None:
         if not self.live:

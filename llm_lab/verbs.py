@@ -57,6 +57,26 @@ class WeightOptions(Options):
 
 
 @dataclass(frozen=True)
+class LiveOptions(Options):
+    room: ClassVar[str] = "view"
+    live: bool = option(
+        False, "keep the kernel in the loop: choose a token, and the text is written on from another one in its place"
+    )
+
+
+@dataclass(frozen=True)
+class ChatOptions(Options):
+    room: ClassVar[str] = "chat"
+    template: str | None = option(
+        None,
+        "how one exchange is written in what the model was trained on; \\n is a line break",
+        auto="the model's own",
+        example='"Q: {{user}}\\nA: {{assistant}}"',
+    )
+    system: str | None = option(None, "what stands before the conversation", auto="nothing", example='"Be brief."')
+
+
+@dataclass(frozen=True)
 class TokenizeOptions(Options):
     room: ClassVar[str] = "tokenizer"
     kind: tuple[str, ...] = option(
@@ -181,11 +201,29 @@ VERBS: dict[str, Verb] = {
                 Arg("model", "models", "a model, or several that write as one: a,b", required=True),
                 Arg("prompt", "text", "the text to continue, in quotes"),
             ),
-            (GenerateOptions, EnsembleOptions, strategy_options),
+            (GenerateOptions, EnsembleOptions, strategy_options, LiveOptions),
             "prompt",
             "llm_lab.lab:generate",
             examples=('%generate bard,poet "ROMEO:" --ensemble logits --ensemble_weights 0.7,0.3',),
             draws=True,
+        ),
+        Verb(
+            "playground",
+            "a prompt box and sliders; the model writes as they move",
+            '%playground bard "ROMEO:"',
+            (_MODEL, Arg("prompt", "text", "the text to continue, in quotes")),
+            (GenerateOptions, strategy_options),
+            "prompt",
+            "llm_lab.lab:playground",
+        ),
+        Verb(
+            "chat",
+            "talk with a model that has a template",
+            '%chat bard "Good morrow!" --template "ROMEO:\\n{{user}}\\n\\nJULIET:\\n{{assistant}}"',
+            (_MODEL, Arg("message", "text", "what to say first, in quotes")),
+            (ChatOptions, GenerateOptions, strategy_options),
+            "message",
+            "llm_lab.lab:chat",
         ),
         Verb(
             "compare",
@@ -289,10 +327,6 @@ VERBS: dict[str, Verb] = {
             (_NEW, Arg("base", "model", "the model to start from"), Arg("data", "corpus", "examples")),
             "options",
         ),
-        _soon(
-            "playground", "a prompt box and sliders", "%playground bard", "%generate takes the same options", (_MODEL,)
-        ),
-        _soon("chat", "talk with a model", "%chat bard", "%generate continues a prompt", (_MODEL,)),
         _soon(
             "prompt",
             "a template run over rows",

@@ -39,13 +39,14 @@ class _Group:
         self.done = False
 
     def choose(
-        self, logs: Float[Tensor, "B V"], penalty: Float[Tensor, " V"] | None, n_stop: int
+        self, logs: Float[Tensor, "B V"], penalty: Float[Tensor, " V"] | None, n_stop: int, begun: float = 0.0
     ) -> list[tuple[int, int, float]]:
         """The best continuations of all beams, best first: (beam, token, total). So many that enough go on even where all
-        ending tokens are among them. A penalty counts for the order, not for the totals."""
+        ending tokens are among them. A penalty counts for the order, not for the totals. `begun` is the log-probability of
+        what all beams begin with."""
         if self.totals is None:
             self.totals = torch.full((self.size,), WORST, device=logs.device)
-            self.totals[0] = 0.0
+            self.totals[0] = begun
         totals = logs + self.totals[:, None]
         ranked = (totals if penalty is None else totals - penalty).flatten()
         best = ranked.topk(min(max(2, 1 + n_stop) * self.size, ranked.numel())).indices
@@ -94,6 +95,7 @@ class BeamSearch(Strategy):
         # The model's own probabilities, so that scores can be added up from what is reported of each token.
         logs = rows.raw[:, 0].log_softmax(dim=-1).masked_fill(logits.isneginf(), -torch.inf)
         logs = self.filtered(logs, rows.past)
+        begun = float(rows.logprob[0].sum()) if self.groups[0].totals is None else 0.0
         parents: list[int] = []
         tokens: list[int] = []
         taken: list[int] = []
@@ -102,7 +104,7 @@ class BeamSearch(Strategy):
             penalty = self.penalty(taken, logs.shape[1], logs.device)
             on: list[tuple[int, int, float]] = []
             for rank, (beam, token, total) in enumerate(
-                group.choose(logs[first : first + group.size], penalty, len(rows.stop))
+                group.choose(logs[first : first + group.size], penalty, len(rows.stop), begun)
             ):
                 ends = token in rows.stop or rows.left == 1
                 finished = ends and rank < group.size
@@ -154,6 +156,8 @@ class BeamSearch(Strategy):
         return Text([*before.ids, token], [*before.logprob, own], [*before.chosen_prob, chosen], score)
 
     def texts(self, rows: Rows, n: int) -> list[Text]:
+        if all(group.totals is None for group in self.groups):  # all was given, and nothing is searched for
+            return super().texts(rows, n)
         found = [text for group in self.groups for text in group.finished]
         for i, group in enumerate(self.groups if rows.left > 0 else []):
             if group.totals is not None and not group.done:

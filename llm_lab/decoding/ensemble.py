@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from llm_lab.decoding.conditioned import FROM_SOURCE
 from llm_lab.decoding.options import ENSEMBLES, FILLS, JUDGES, STRATEGIES, EnsembleOptions
+from llm_lab.decoding.regrow import growing
 from llm_lab.decoding.statistics import log_probs
 from llm_lab.decoding.writer import need_same_tokens
 from llm_lab.decoding.writing import beginning, stream, usual
@@ -23,17 +24,17 @@ _TRAINED = ("objective", "objective_options", "mix", "weights")  # what says how
 _TASKS = {"next_token": "clm", "fill": "mlm"}  # what models that were trained in different ways may have in common
 
 
-def together(lms: Sequence[LM], how: EnsembleOptions) -> Callable[..., Iterator[Generation]]:
-    """What writes from a prompt as `writing.stream` does: one model, or several in the way that was chosen."""
+def stream_of(lms: Sequence[LM], how: EnsembleOptions) -> Callable[[str, Mapping[str, Any]], Iterator[Generation]]:
+    """What writes from a prompt, given options: one model, or several in the way that was chosen."""
     if len(lms) == 1:
         for name, value in how.to_dict().items():
             if value is not None:
                 raise BadType(f"{name} is for several models, and there is {lms[0].name} alone; name more: a,b")
-        return partial(stream, lms[0])
+        return partial(growing, lms[0])
     chosen = ENSEMBLES.entry(how.ensemble or "probs")
     if chosen.supports & JUDGES:
         return partial(chosen.load(), lms, how.ensemble_weights)
-    return partial(stream, join(lms, chosen.name, how.ensemble_weights, "ensemble_weights"))
+    return partial(growing, join(lms, chosen.name, how.ensemble_weights, "ensemble_weights"))
 
 
 def join(
@@ -86,7 +87,9 @@ def _common(lms: Sequence[LM]) -> dict[str, Any]:
     def agree(*keys: str) -> bool:
         return all(lm.info.get(key) == first.info.get(key) for lm in others for key in keys)
 
-    info: dict[str, Any] = {key: first.info[key] for key in ("corpus", "held_out") if key in first.info and agree(key)}
+    info: dict[str, Any] = {
+        key: first.info[key] for key in ("corpus", "held_out", "chat_template") if key in first.info and agree(key)
+    }
     ends = [lm.info["ends"] for lm in lms if "ends" in lm.info]
     info |= {"ends": any(ends)} if ends else {}
     if agree(*_TRAINED) and not any(len(lm.extras) for lm in lms):
@@ -112,7 +115,9 @@ class _Candidate:
     score: float
 
 
-def vote(lms: Sequence[LM], weights: Sequence[float] | None, prompt: str, **options: Any) -> Iterator[Generation]:
+def vote(
+    lms: Sequence[LM], weights: Sequence[float] | None, prompt: str, options: Mapping[str, Any]
+) -> Iterator[Generation]:
     """Each model writes its n texts, and the n best of them all stay, best first. A text's score is the mean over the
     models, by their weights, of its log-probability a token, in nats, the token that ended it included.
 
@@ -187,7 +192,7 @@ def _scored(
     return found
 
 
-def _statistics(chosen: Sequence[tuple[Generation, int]]) -> list[TokenStatistics]:
-    """Those of each text; none where the models are gone."""
+def _statistics(chosen: Sequence[tuple[Generation, int]], written: list[list[int]]) -> list[TokenStatistics]:
+    """Those of each text that is `written`; none where the models are gone."""
     found = [(texts.statistics, sample) for texts, sample in chosen]
     return [known[sample] for known, sample in found] if all(known for known, _ in found) else []

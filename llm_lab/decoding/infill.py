@@ -127,8 +127,11 @@ def infill(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
                     yield result
                     shown = time.perf_counter()
                     waited += shown - now
+                    if result.stopping:
+                        raise KeyboardInterrupt
         except KeyboardInterrupt:
             result.notes.append(f"interrupted after {filled} draws")
+            result.stopping = False
     _write(result, gaps, filled / max(time.perf_counter() - began - waited, 1e-9))
     result.done = True
     yield result

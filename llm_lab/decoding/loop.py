@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -33,24 +33,31 @@ def decode(
     strategy: Strategy,
     generator: torch.Generator,
     ended: Callable[[list[int]], bool] | None = None,
+    begin: Sequence[int] = (),
 ) -> Iterator[Rows]:
     """Write up to `rows.new` tokens after each row; gives the rows after every step.
 
-    A row ends with a token of `rows.stop`, or where `ended` says so of what it has written. The model's mode is put back
-    at the end.
+    A row ends with a token of `rows.stop`, or where `ended` says so of what it has written. `begin` are the first of the
+    tokens, given instead of chosen. The model's mode is put back at the end.
     """
     model = rows.model
     with evaluating(model):
         weights = sum(p.numel() for p in model.parameters())
         small = model.device.type == "cpu" and weights * len(rows.ids) < SMALL
-        while rows.left > 0:
+        if begin:
+            with torch.no_grad(), _one_thread(small):
+                rows.give(begin)
+            if ended is not None:
+                _end_texts(rows, len(begin), ended)
+            yield rows
+        while rows.left > 0 and bool(rows.alive.any()):
             with torch.no_grad(), _one_thread(small):
                 step = strategy.step(rows, generator)
                 rows.append(step)
             if ended is not None:
                 _end_texts(rows, step.tokens.shape[1], ended)
             yield rows
-            if step.final or not bool(rows.alive.any()):
+            if step.final:
                 return
 
 

@@ -26,40 +26,60 @@ class FilterOptions(Options):
         "logits are divided by it: below 1 the likely tokens get likelier, above 1 the unlikely ones do",
         ge=0,
         le=1e4,
+        usual=(0.1, 2.0),
     )
-    top_k: int | None = option(None, "keep the k likeliest tokens", ge=1, auto="all", example="50")
+    top_k: int | None = option(None, "keep the k likeliest tokens", ge=1, auto="all", example="50", usual=(1, 100))
     top_p: float | None = option(
         None, "keep the likeliest tokens whose probabilities sum to p", gt=0, le=1, auto="all", example="0.95"
     )
     min_p: float | None = option(
-        None, "keep tokens at least this share as likely as the likeliest", ge=0, le=1, auto="all", example="0.1"
+        None,
+        "keep tokens at least this share as likely as the likeliest",
+        ge=0,
+        le=1,
+        auto="all",
+        example="0.1",
+        usual=(0.0, 0.5),
     )
     top_n_sigma: float | None = option(
-        None, "keep logits within so many standard deviations of the largest", gt=0, auto="all", example="1.0"
+        None,
+        "keep logits within so many standard deviations of the largest",
+        gt=0,
+        auto="all",
+        example="1.0",
+        usual=(0.1, 5.0),
     )
     typical_p: float | None = option(
         None, "keep the tokens that surprise most nearly as expected, up to p", gt=0, le=1, auto="all", example="0.9"
     )
     epsilon_cutoff: float | None = option(
-        None, "drop tokens less likely than this", ge=0, lt=1, auto="none", example="0.0003"
+        None, "drop tokens less likely than this", ge=0, lt=1, auto="none", example="0.0003", usual=(0.0, 0.01)
     )
     eta_cutoff: float | None = option(
-        None, "as epsilon_cutoff, but lower where the model is unsure", ge=0, lt=1, auto="none", example="0.0003"
+        None,
+        "as epsilon_cutoff, but lower where the model is unsure",
+        ge=0,
+        lt=1,
+        auto="none",
+        example="0.0003",
+        usual=(0.0, 0.01),
     )
     repetition_penalty: float | None = option(
         None, "logits of tokens that stand in the text are divided by it (if negative, multiplied)", gt=0, auto="none",
-        example="1.2",
+        example="1.2", usual=(0.8, 2.0),
     )  # fmt: skip
     presence_penalty: float | None = option(
-        None, "taken from the logits of tokens written before", auto="none", example="0.5"
+        None, "taken from the logits of tokens written before", auto="none", example="0.5", usual=(-2.0, 2.0)
     )
     frequency_penalty: float | None = option(
-        None, "taken from a token's logit for each time it was written", auto="none", example="0.3"
+        None, "taken from a token's logit for each time it was written", auto="none", example="0.3", usual=(-2.0, 2.0)
     )
     no_repeat_ngram_size: int | None = option(
-        None, "no sequence of so many tokens comes twice", ge=1, auto="none", example="3"
+        None, "no sequence of so many tokens comes twice", ge=1, auto="none", example="3", usual=(1, 10)
     )
-    min_new_tokens: int | None = option(None, "the text does not end before", ge=0, auto="none", example="20")
+    min_new_tokens: int | None = option(
+        None, "the text does not end before", ge=0, auto="none", example="20", usual=(0, 200)
+    )
     bad_words: tuple[str, ...] | None = option(None, "texts that are never written", auto="none", example="damn,wicked")
 
     def validate(self) -> None:
@@ -118,7 +138,7 @@ class Temperature(StrategyOptions):
 class TopK(StrategyOptions):
     room: ClassVar[str] = "top_k"
     same: ClassVar[Mapping[str, str]] = {"k": "top_k"}
-    k: int = option(50, "keep the k likeliest tokens", ge=1)
+    k: int = option(50, "keep the k likeliest tokens", ge=1, usual=(1, 100))
 
 
 @dataclass(frozen=True)
@@ -161,16 +181,20 @@ class Eta(StrategyOptions):
 @dataclass(frozen=True)
 class Mirostat(StrategyOptions):
     room: ClassVar[str] = "mirostat"
-    mirostat_tau: float = option(5.0, "surprisal that the text is held at", unit="bits a token", gt=0)
+    mirostat_tau: float = option(
+        5.0, "surprisal that the text is held at", unit="bits a token", gt=0, usual=(0.5, 10.0)
+    )
     mirostat_eta: float = option(0.1, "how fast it is steered there", gt=0, le=1)
 
 
 @dataclass(frozen=True)
 class Beam(StrategyOptions):
     room: ClassVar[str] = "beam"
-    num_beams: int = option(5, "texts that are kept at each step; n of them are returned", ge=1, le=1024)
+    num_beams: int = option(5, "texts that are kept at each step; n of them are returned", ge=1, le=1024, usual=(1, 16))
     length_penalty: float = option(
-        1.0, "a text's score is its log-probability over its length to this power: above 0 favours longer texts"
+        1.0,
+        "a text's score is its log-probability over its length to this power: above 0 favours longer texts",
+        usual=(-1.0, 2.0),
     )
     early_stopping: str = option(
         "false",
@@ -184,9 +208,16 @@ class Beam(StrategyOptions):
 class DiverseBeam(Beam):
     room: ClassVar[str] = "diverse_beam"
     num_beam_groups: int | None = option(
-        None, "groups of beams, each kept away from those before it", ge=1, auto="one for each beam", example="5"
+        None,
+        "groups of beams, each kept away from those before it",
+        ge=1,
+        auto="one for each beam",
+        example="5",
+        usual=(1, 16),
     )
-    diversity_penalty: float = option(1.0, "taken from a token for each beam of an earlier group that chose it", ge=0)
+    diversity_penalty: float = option(
+        1.0, "taken from a token for each beam of an earlier group that chose it", ge=0, usual=(0.0, 5.0)
+    )
 
     def validate(self) -> None:
         if self.num_beam_groups and self.num_beams % self.num_beam_groups:
@@ -199,7 +230,7 @@ class DiverseBeam(Beam):
 @dataclass(frozen=True)
 class ContrastiveSearch(StrategyOptions):
     room: ClassVar[str] = "contrastive_search"
-    candidates: int = option(5, "of the likeliest tokens that are compared", ge=1, le=1024)
+    candidates: int = option(5, "of the likeliest tokens that are compared", ge=1, le=1024, usual=(1, 20))
     penalty_alpha: float = option(0.6, "weight of being unlike what was written, against being likely", ge=0, le=1)
 
 
@@ -210,7 +241,7 @@ class Contrastive(StrategyOptions):
     contrast_alpha: float = option(
         0.1, "only tokens at least this share as likely as the likeliest are compared", gt=0, le=1
     )
-    contrast_beta: float = option(0.5, "how strongly the amateur's opinion is taken away", ge=0)
+    contrast_beta: float = option(0.5, "how strongly the amateur's opinion is taken away", ge=0, usual=(0.0, 2.0))
 
 
 @dataclass(frozen=True)
@@ -230,21 +261,21 @@ class Fill(StrategyOptions):
 @dataclass(frozen=True)
 class Gibbs(StrategyOptions):
     room: ClassVar[str] = "gibbs"
-    sweeps: int = option(10, "times that every hidden place is drawn", ge=1)
+    sweeps: int = option(10, "times that every hidden place is drawn", ge=1, usual=(1, 50))
 
 
 @dataclass(frozen=True)
 class Speculative(StrategyOptions):
     room: ClassVar[str] = "speculative"
     draft: object = option(None, "a faster model with the same tokenizer", auto="needed", example="@small")
-    draft_tokens: int = option(4, "tokens that are guessed at a time", ge=1, le=256)
+    draft_tokens: int = option(4, "tokens that are guessed at a time", ge=1, le=256, usual=(1, 16))
 
 
 @dataclass(frozen=True)
 class PromptLookup(StrategyOptions):
     room: ClassVar[str] = "prompt_lookup"
-    lookup_tokens: int = option(8, "tokens that are copied at a time", ge=1, le=256)
-    lookup_ngram: int = option(3, "the longest end of the text that is looked for in it", ge=1)
+    lookup_tokens: int = option(8, "tokens that are copied at a time", ge=1, le=256, usual=(1, 32))
+    lookup_ngram: int = option(3, "the longest end of the text that is looked for in it", ge=1, usual=(1, 8))
 
 
 def _strategy(
@@ -353,8 +384,8 @@ class EnsembleOptions(Options):
 class GenerateOptions(Options):
     room: ClassVar[str] = "generation"
     strategy: str = option("top_p", "how the next token is chosen", choices=lambda: STRATEGIES)
-    max_new_tokens: int = option(200, "tokens to write", ge=1)
-    n: int = option(1, "texts to write, in one batch", ge=1)
+    max_new_tokens: int = option(200, "tokens to write", ge=1, usual=(1, 500))
+    n: int = option(1, "texts to write, in one batch", ge=1, usual=(1, 8))
     seed: int | None = option(None, "of the draws", ge=0, lt=2**63, auto="a random one, printed", example="0")
     stop: tuple[str, ...] | None = option(
         None, "a text that ends the writing, itself included", auto="none", example="END"

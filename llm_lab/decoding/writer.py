@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -10,7 +11,7 @@ from llm_lab.errors import BadValue
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.tokenizers.tokenizer import Tokenizer
 
-REFRESH_SECONDS = 0.4  # between two states of a stream
+REFRESH_SECONDS = 0.2  # between two states of a stream
 
 
 @runtime_checkable
@@ -27,6 +28,9 @@ class Writer(Protocol):
 
     @property
     def supports(self) -> frozenset[str]: ...
+
+    def weakly(self) -> Callable[[], Writer | None]:
+        """What gives it for as long as its model is there, without keeping that."""
 
 
 def need_same_tokens(argument: str, one: Writer, other: Writer) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -47,18 +47,31 @@ class _Job:
     prompt_ids: list[int]
 
 
-def stream(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
-    """The generation as it grows, a few states a second; the last one is `done`. Its `seed` repeats it."""
+def stream(
+    lm: Writer,
+    prompt: str,
+    *,
+    begin: Sequence[int] = (),
+    ids: Sequence[int] | None = None,
+    ends: Sequence[int] = (),
+    **options: Any,
+) -> Iterator[Generation]:
+    """The generation as it grows, a few states a second; the last one is `done`. Its `seed` repeats it.
+
+    `begin` are the first tokens of what is written, given instead of chosen; `ids` the prompt's where they are not those
+    of its text; `ends` reserved tokens that end the text besides its usual end.
+    """
     if "fills" in STRATEGIES.entry(options.get("strategy") or usual(lm)).supports:
         yield from infill(lm, prompt, **options)
         return
-    job = _prepare(lm, prompt, options)
+    job = _prepare(lm, prompt, options, ids, ends)
+    _check_begin(job, begin)
     result, n = job.result, job.choice.general.n
     began = shown = time.perf_counter()
     waited = 0.0  # the time that whoever shows the stream takes is not the model's
     tokens = 0
     try:
-        for rows in decode(job.rows, job.strategy, job.generator, job.ended):
+        for rows in decode(job.rows, job.strategy, job.generator, job.ended, begin):
             tokens = rows.written
             now = time.perf_counter()
             if now - shown > REFRESH_SECONDS:
@@ -66,14 +79,15 @@ def stream(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
                 yield result
                 shown = time.perf_counter()
                 waited += shown - now
+                if result.stopping:
+                    raise KeyboardInterrupt
     except KeyboardInterrupt:  # what was written stays
         result.notes.append(f"interrupted after {tokens} tokens")
+        result.stopping = False
     _fill(job, n, time.perf_counter() - began - waited)
     result.notes += job.strategy.notes()
     begun = job.rows.ids[0, : job.rows.begin].tolist()
-    result.actions["statistics"] = partial(
-        _statistics, lm.model.weakly(), lm.tokenizer, prompt, _objective(lm), begun, result.tokens
-    )
+    result.actions["statistics"] = partial(_statistics, lm.model.weakly(), lm.tokenizer, prompt, _objective(lm), begun)
     result.done = True
     yield result
 
@@ -98,7 +112,9 @@ def _statistics(
     return [replace(one, names=names) for one in found]
 
 
-def _prepare(lm: Writer, prompt: str, options: dict[str, Any]) -> _Job:
+def _prepare(
+    lm: Writer, prompt: str, options: dict[str, Any], given: Sequence[int] | None, ends: Sequence[int]
+) -> _Job:
     """All that is checked and made before the first token."""
     choice = choose(options)
     general = choice.general
@@ -108,7 +124,7 @@ def _prepare(lm: Writer, prompt: str, options: dict[str, Any]) -> _Job:
         )
     seed = general.seed if general.seed is not None else secrets.randbelow(2**31)
     tokenizer, objective, notes = lm.tokenizer, _objective(lm), list[str](lm.model.about.get("notes", ()))
-    model, start, ids = beginning(lm, prompt)
+    model, start, ids = beginning(lm, prompt, given)
     source = objective in FROM_SOURCE
     unknown = sorted({piece.text for piece in tokenizer.pieces(ids) if piece.unknown})
     if unknown:
@@ -121,8 +137,8 @@ def _prepare(lm: Writer, prompt: str, options: dict[str, Any]) -> _Job:
         notes.append(f"the prompt has {len(start)} tokens and the context {context}: the model reads the last {kept}")
     elif len(start) + general.max_new_tokens > context and kept < context:
         notes.append(f"past the context of {context} tokens, the last {kept} are read again and the writing goes on")
-    ends = "eos" in tokenizer.specials and (lm.info.get("ends") or source)
-    stop = [tokenizer.specials["eos"]] if ends else []
+    ended = "eos" in tokenizer.specials and (lm.info.get("ends") or source)
+    stop = sorted({*ends, *([tokenizer.specials["eos"]] if ended else [])})
     banned = tokenizer.special_ids - set(tokenizer.sentinels if objective == "span_corruption" else [])
     banned |= set(range(tokenizer.vocab_size, model.vocab_size))  # rows of a table that was rounded up
     must = constraint(choice.constraint, tokenizer, general.max_new_tokens, stop, model.vocab_size)
@@ -159,11 +175,28 @@ def _prepare(lm: Writer, prompt: str, options: dict[str, Any]) -> _Job:
     )
 
 
-def beginning(lm: Writer, prompt: str) -> tuple[LanguageModel, list[int], list[int]]:
-    """(a model of the next token, what stands there when it begins to write, the prompt's ids)."""
+def _check_begin(job: _Job, begin: Sequence[int]) -> None:
+    """Refuse a beginning that ends in a token which could not have been written there."""
+    if not begin:
+        return
+    last, must = begin[-1], job.strategy.constraint
+    (piece,) = job.lm.tokenizer.pieces([last])
+    if last in job.rows.banned.tolist():
+        raise BadValue(f"token: {show(piece.text)} is reserved, and is never written; another one would do")
+    if isinstance(must, Constraint):
+        left = job.choice.general.max_new_tokens - len(begin) + 1
+        if not bool(must.allowed(must.state(tuple(begin[:-1])), left)[last]):
+            raise BadValue(f"token: {show(piece.text)} leads to no text that is what it must be; another one would do")
+
+
+def beginning(
+    lm: Writer, prompt: str, given: Sequence[int] | None = None
+) -> tuple[LanguageModel, list[int], list[int]]:
+    """(a model of the next token, what stands there when it begins to write, the prompt's ids). `given` are those where
+    they are not the ids of its text."""
     if (objective := _objective(lm)) in FROM_SOURCE:
         return conditioned(lm.model, lm.tokenizer, prompt, objective)
-    ids = lm.tokenizer.encode(prompt)
+    ids = lm.tokenizer.encode(prompt) if given is None else list(given)
     return lm.model, ids or lm.tokenizer.encode("\n") or [lm.tokenizer.start], ids
 
 

@@ -95,11 +95,16 @@ class Ensemble(LanguageModel):
 
     def weakly(self) -> Callable[[], LanguageModel | None]:
         """As in the base: it is made again for as long as its members are there."""
-        references, average, weights = [one.weakly() for one in self.members], self.average, self.weights
+        references = [one.weakly() for one in self.members]
+        average, weights, about = self.average, self.weights, self.about
 
         def again() -> LanguageModel | None:
             there = [one for one in (reference() for reference in references) if one is not None]
-            return Ensemble(there, average, weights) if len(there) == len(references) else None
+            if len(there) < len(references):
+                return None
+            made = Ensemble(there, average, weights)
+            made.about = about
+            return made
 
         return again
 

@@ -25,6 +25,7 @@ from llm_lab.store.folders import writing
 from llm_lab.store.hub import PREFIX, find, weights
 from llm_lab.store.lm import LM, affordable, check_sizes, check_tables, checked
 from llm_lab.tokenizers import foreign
+from llm_lab.tokenizers.template import Template
 from llm_lab.tokenizers.tokenizer import FILE, Tokenizer
 
 _IDS = ("pad", "bos", "eos")  # what every config.json has an id of
@@ -75,6 +76,8 @@ def load_hf(folder: Path, name: str | None = None, device: str = "cpu") -> LM:
         "ends": "eos" in tokenizer.specials,
         "model_type": kind,
     }
+    if (template := foreign.chat_template(folder)) is not None:
+        info["chat_template"] = template
     lm = LM(name or identifier(folder.name), model, tokenizer, info=info, extras=extras)
     model.to(device).eval()
     lm.extras.to(device).eval()
@@ -103,7 +106,12 @@ def save_hf(lm: LM, folder: Path) -> Path:
     write_json(folder / "config.json", about)
     with writing(folder / FILE):
         tokenizer.save(folder / FILE)
-    write_json(folder / foreign.BESIDE, {**tokenizer.described(), "model_max_length": config.max_seq_len})
+    more = (
+        {"chat_template": lm.chat_template}
+        if lm.chat_template and Template(lm.chat_template, tokenizer).is_jinja
+        else {}
+    )
+    write_json(folder / foreign.BESIDE, {**tokenizer.described(), "model_max_length": config.max_seq_len, **more})
     return folder
 
 

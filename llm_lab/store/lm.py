@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ from llm_lab.store.files import check_fit, read_json, read_weights, weight_shape
 from llm_lab.store.folders import writing
 from llm_lab.store.runs import Run
 from llm_lab.store.typed import build
+from llm_lab.tokenizers.template import Template
 from llm_lab.tokenizers.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -62,6 +64,15 @@ class LM:
         return self.name if self.name.isidentifier() else str(self.model.about.get("code", self.name))
 
     @property
+    def chat_template(self) -> str | None:
+        """How a conversation is written for it: Jinja, or an exchange with {{user}} and {{assistant}}. Saved with it."""
+        return self.info.get("chat_template")
+
+    @chat_template.setter
+    def chat_template(self, template: str) -> None:
+        self.info["chat_template"] = Template(template, self.tokenizer).source
+
+    @property
     def objectives(self) -> tuple[str, ...]:
         """The names of what it was trained to do."""
         return tuple(self.info.get("objective", "clm").split(","))
@@ -86,6 +97,18 @@ class LM:
         needs = [OBJECTIVES[name].supports for name in self.objectives if name in OBJECTIVES]
         untaught = {ability for ability in _TEACHES if not any(_TEACHES[ability] & one for one in needs)}
         return self.model.supports - untaught
+
+    def weakly(self) -> Callable[[], LM | None]:
+        """What gives it for as long as it is there, without keeping it; an ensemble, for as long as its members are."""
+        if not isinstance(self.model, Ensemble):
+            return weakref.ref(self)
+        reference, name, tokenizer, info = self.model.weakly(), self.name, self.tokenizer, self.info
+
+        def again() -> LM | None:
+            model = reference()
+            return None if model is None else LM(name, model, tokenizer, info=info)
+
+        return again
 
     @property
     def max_seq_len(self) -> int:
@@ -258,7 +281,15 @@ _LARGEST = dict.fromkeys(
     ),
     1 << 24,
 )
-_INFO = {"corpus": str, "objective": str, "ends": bool, "held_out": str, "sizes": dict, "given": list}
+_INFO = {
+    "chat_template": str,
+    "corpus": str,
+    "objective": str,
+    "ends": bool,
+    "held_out": str,
+    "sizes": dict,
+    "given": list,
+}
 _INFO |= {"objective_options": dict, "mix": str, "weights": list, "soup": list}
 # Which needs of an objective mean that it teaches an ability.
 _TEACHES = {"next_token": {"next_token", "seq2seq", "any_order"}, "fill": {"fill"}, "seq2seq": {"seq2seq"}}

@@ -14,7 +14,18 @@ from llm_lab.models.ensemble import shares
 from llm_lab.results import Listing
 from llm_lab.store.lm import LM
 
-_SAME = ("corpus", "held_out", "objective", "objective_options", "mix", "weights", "model_type", "given", "sizes")
+_SAME = (
+    "chat_template",
+    "corpus",
+    "held_out",
+    "objective",
+    "objective_options",
+    "mix",
+    "weights",
+    "model_type",
+    "given",
+    "sizes",
+)
 
 
 def soup(lms: Sequence[LM], name: str, weights: Sequence[float] | None = None) -> LM:

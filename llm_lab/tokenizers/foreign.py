@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -41,6 +42,17 @@ def specials(backend: tokenizers.Tokenizer, folder: Path) -> dict[str, int]:
             found[name] = first
     ordered = sorted((int(m[1]), i) for token, i in backend.get_vocab().items() if (m := _SENTINEL.fullmatch(token)))
     return found | {f"extra_{n}": i for n, i in ordered}
+
+
+def chat_template(folder: Path) -> str | None:
+    """The template that the files beside a tokenizer.json bring; of several the one called default."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    found = _read(folder / BESIDE).get("chat_template")
+    if isinstance(found, list):
+        named = {one.get("name"): one.get("template") for one in found if isinstance(one, Mapping)}
+        found = named.get("default")
+    return found if isinstance(found, str) else None
 
 
 def described(backend: tokenizers.Tokenizer, special: Mapping[str, int]) -> dict[str, Any]:

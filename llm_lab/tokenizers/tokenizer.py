@@ -113,6 +113,14 @@ class Tokenizer:
         found = [[i for _ in range(count) for i in next(encoded).ids] for count in counts]
         return [self._as_text(ids) for ids in found] if self.is_foreign else found
 
+    def encode_markup(self, text: str) -> list[int]:
+        """The ids of a text in which reserved tokens are meant where they are written, as in a chat template."""
+        self.backend.encode_special_tokens = False
+        try:
+            return list(self.backend.encode(_utf8(text), add_special_tokens=False).ids)
+        finally:
+            self.backend.encode_special_tokens = True
+
     def _as_text(self, ids: list[int]) -> list[int]:
         """Without reserved tokens: in some vocabularies (T5's) text can spell them, and then they are unknown."""
         if self.special_ids.isdisjoint(ids):

@@ -21,11 +21,26 @@ STATIC = Path(__file__).parent / "static"
 
 @cache
 def esm(name: str) -> str:
-    """The ES module of a view in one piece: shared.js without its exports, then NAME.js without its imports."""
-    shared, view = (_slim((STATIC / f"{part}.js").read_text(encoding="utf-8")) for part in ("shared", name))
-    shared = re.sub(r"^export (?=(async )?(function|const|class)\b)", "", shared, flags=re.M)
-    view = re.sub(r'^import [^;]*? from "\./shared\.js";\n', "", view, flags=re.M)
-    return f"{shared}\n{view}"
+    """The ES module of a view in one piece: the modules that it imports, each once and without exports, before its own."""
+    parts: dict[str, str] = {}
+    _collect(name, parts)
+    *others, own = parts.values()
+    return "\n".join(
+        [*(_EXPORT.sub("", part) for part in others), re.sub(r"^export \{[^}]*\};\n", "", own, flags=re.M)]
+    )
+
+
+_IMPORT = re.compile(r'^import [^;]*? from "\./(\w+)\.js";\n', re.M)
+_EXPORT = re.compile(r"^export (?=(async )?(function|const|class)\b)|^export (default )?\{[^}]*\};\n", re.M)
+
+
+def _collect(name: str, parts: dict[str, str]) -> None:
+    """Add a module behind all that it imports."""
+    source = _slim((STATIC / f"{name}.js").read_text(encoding="utf-8"))
+    for other in _IMPORT.findall(source):
+        if other not in parts:
+            _collect(other, parts)
+    parts[name] = _IMPORT.sub("", source)
 
 
 @cache

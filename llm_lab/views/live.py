@@ -45,6 +45,9 @@ class Live:
         if self._closed:
             return
         self._closed = True
+        if self._notebook and getattr(result, "live", False):
+            result.widget().show(self._handle)  # type: ignore[attr-defined]  # results that may be live have one
+            return
         if self._notebook:
             self._handle.update(result._repr_mimebundle_(), raw=True)
             return

@@ -8,10 +8,11 @@ from typing import Any
 
 from llm_lab.results import Generation, Piece, Tokenization
 from llm_lab.views.bundle import live
-from llm_lab.views.card import HAIR, MONO, MUTED, bundle, card, clip, esc, is_rtl, number, si, table, visible
+from llm_lab.views.card import HAIR, MONO, MUTED, bundle, card, clean, clip, esc, is_rtl, number, si, table, visible
 
 PRE = f"{MONO};font-size:13px;line-height:1.75;margin:2px 0 8px;padding:0"
 MAX_TOKENS = 3000  # drawn one by one; a longer text is cut, and says so
+STREAMED = 600  # … while they are written
 MAX_RUNNERS_UP = 6000  # sent along with texts; the longer they are, the fewer each token has, and at last none
 TOP_BITS = 7.0  # surprisal inked in full
 LEVELS = 8
@@ -54,41 +55,50 @@ def tokenization(result: Tokenization) -> dict[str, str]:
 
 def generation(result: Generation) -> dict[str, str]:
     """What a model wrote: the prompt plain, each token inked by its surprisal in bits."""
-    words = [_option(result.strategy, key, value) for key, value in result.options.items()]
-    # The option that a strategy is named after comes first and names it too: top_p 0.95, temperature 1.
-    options = ", ".join(sorted(words, key=lambda word: not word.startswith(f"{result.strategy} ")))
-    count = sum(len(sample) for sample in result.pieces)
-    speed = f"{si(result.tokens_per_second)} tokens/s" if result.tokens_per_second else ""
-    facts = [
-        "generate",
-        options if options.startswith(f"{result.strategy} ") else f"{result.strategy} {options}".strip(),
-        f"{count:,} tokens",
-        speed,
-        f"seed {result.seed}",
-    ]
-    bits = [-lp / math.log(2) for sample in result.logprob for lp in sample if math.isfinite(lp)]
+    own = [len(sample) - _begins(result, i) for i, sample in enumerate(result.pieces)]
+    count = sum(own)
+    written = (lp for i, sample in enumerate(result.logprob) for lp in sample[_begins(result, i) :])
+    bits = [-lp / math.log(2) for lp in written if math.isfinite(lp)]
     mean = sum(bits) / len(bits) if bits else None
-    room = max(MAX_TOKENS // max(len(result.pieces), 1), 100)
-    if not result.done:
-        room = min(room, 600 // max(len(result.pieces), 1))
+    room = _room(result)
     body = f'<div style="overflow:hidden">{_samples(result, room)}</div>'
     ramp = "".join(f'<span style="background:{_orange(level)}">&nbsp;&nbsp;</span>' for level in range(LEVELS + 1))
     legend = f"Ground: surprisal, 0&nbsp;{ramp}&nbsp;{TOP_BITS:g} bits and more"
     legend += f" · mean {number(mean, 2)} bits per token" if mean is not None else ""
     body += f'<div style="{MUTED};font-size:12px">{legend}</div>' if count else ""
     if result.done and count:
-        body = live("tokens", body, _data(result, room, mean))
+        body = live("tokens", body, page_of(result))
     caption = "<br>".join(esc(note) for note in result.notes)
-    cut = max((len(sample) for sample in result.pieces), default=0)
+    cut = max(own, default=0)
     if result.done and cut > room:
         caption += (
             f"{'<br>' if caption else ''}Only the first {room:,} tokens of each sample are drawn; .texts has all."
         )
     hint = "" if result.done else "writing…"
-    page = card(result.name, facts, body, caption=caption, hint=hint)
+    page = card(result.name, _facts(result), body, caption=caption, hint=hint)
     plain = "\n---\n".join(result.texts)
     notes = "".join(f"\n{note}" for note in result.notes)
     return bundle(f"{plain}{notes}", page)
+
+
+def told(result: Generation) -> dict[str, Any]:
+    """What stands around the texts: facts, notes and the line that repeats them, all plain text."""
+    return {"facts": [clean(fact) for fact in _facts(result)], "notes": result.notes, "code": clean(result.code)}
+
+
+def _facts(result: Generation) -> list[str]:
+    words = [_option(result.strategy, key, value) for key, value in result.options.items()]
+    # The option that a strategy is named after comes first and names it too: top_p 0.95, temperature 1.
+    options = ", ".join(sorted(words, key=lambda word: not word.startswith(f"{result.strategy} ")))
+    count = sum(len(sample) - _begins(result, i) for i, sample in enumerate(result.pieces))
+    facts = [
+        "generate",
+        options if options.startswith(f"{result.strategy} ") else f"{result.strategy} {options}".strip(),
+        f"{count:,} tokens",
+        f"{si(result.tokens_per_second)} tokens/s" if result.tokens_per_second else "",
+        f"seed {result.seed}",
+    ]
+    return [fact for fact in facts if fact]
 
 
 def _option(strategy: str, key: str, value: Any) -> str:
@@ -129,24 +139,67 @@ def _orange(level: int) -> str:
     return f"rgba(224,123,26,{level / LEVELS * 0.62:.2f})" if level else "none"
 
 
+def _room(result: Generation) -> int:
+    """How many tokens of each text are drawn."""
+    room = max(MAX_TOKENS // max(len(result.pieces), 1), 100)
+    return room if result.done else min(room, max(STREAMED // max(len(result.pieces), 1), 20))
+
+
+def _begins(result: Generation, sample: int) -> int:
+    """The first token that a text does not share with the one it left."""
+    return result.forks[sample].at if sample in result.forks else 0
+
+
+def _tree(result: Generation) -> list[tuple[int, int]]:
+    """(sample, depth): every text, each followed by those that left it, the earliest first."""
+
+    def below(sample: int, depth: int) -> list[tuple[int, int]]:
+        left = [i for i, fork in result.forks.items() if fork.sample == sample]
+        found = [(sample, depth)]
+        for i in sorted(left, key=lambda i: (result.forks[i].at, i)):
+            found += below(i, depth + 1)
+        return found
+
+    return [one for i in range(len(result.pieces)) if i not in result.forks for one in below(i, 0)]
+
+
 def _samples(result: Generation, room: int) -> str:
     prompt = _breaks(clip(result.prompt, 4000)) if result.continues else ""
-    texts = []
-    for i, (pieces, logprobs) in enumerate(zip(result.pieces, result.logprob, strict=True)):
+    page = ""
+    for i, depth in _tree(result):
+        begins = _begins(result, i)
+        pieces, logprobs = result.pieces[i][begins:], result.logprob[i][begins:]
         # While it streams the beginning may scroll out of the picture, so that every redraw stays small.
         skip = 0 if result.done else max(len(pieces) - room, 0)
         shown = list(zip(pieces, logprobs, strict=True))[skip : skip + room]
-        head = (
-            f'<div style="{MUTED};font-size:12px">sample {i + 1} of {len(result.pieces)}</div>'
-            if len(result.pieces) > 1
-            else ""
-        )
+        heading = _heading(result, i)
+        head = f'<div style="{MUTED};font-size:12px">{esc(heading)}</div>' if heading else ""
+        before = prompt
+        if i in result.forks:
+            before = f'<span style="{MUTED}">{esc(_shared(result, i))}</span>'
         body = _inked(shown, merge=not result.done)
         more = "…" if len(pieces) > skip + room else ""
-        texts.append(f'{head}<pre style="{PRE}">\n{prompt}{"…" if skip else ""}{body}{more}</pre>')
-    if not result.pieces:
-        texts.append(f'<pre style="{PRE}">\n{prompt}</pre>')
-    return "".join(texts)
+        text = f'{head}<pre style="{PRE}">\n{before}{"…" if skip else ""}{body}{more}</pre>'
+        edge = f"margin-left:{14 * depth}px;border-left:2px solid {HAIR};padding-left:10px"
+        page += f'<div style="{edge}">{text}</div>' if depth else text
+    return page or f'<pre style="{PRE}">\n{prompt}</pre>'
+
+
+def _heading(result: Generation, sample: int) -> str:
+    """Which text this is, and where it left another."""
+    if sample not in result.forks:
+        return f"sample {sample + 1} of {len(result.pieces)}" if len(result.pieces) > 1 else ""
+    fork = result.forks[sample]
+    old, new = (visible(result.pieces[i][fork.at].text) for i in (fork.sample, sample))
+    instead = f"“{new}” in place of “{old}”" if new != old else f"“{new}” again"
+    return f"sample {sample + 1} · leaves sample {fork.sample + 1} at token {fork.at + 1}: {instead} · seed {fork.seed}"
+
+
+def _shared(result: Generation, sample: int) -> str:
+    """The end of what a text shares with the one it left, as one line."""
+    text = "".join(piece.text for piece in result.pieces[sample][: _begins(result, sample)][-60:])
+    line = "".join(visible(char) if char != " " else " " for char in (result.prompt + text)[-48:])
+    return ("…" if len(result.prompt + text) > 48 else "") + line
 
 
 def _inked(shown: Iterable[tuple[Piece, float]], merge: bool) -> str:
@@ -180,48 +233,65 @@ def _breaks(text: str) -> str:
     return esc("⏎\n".join(lines))
 
 
+def page_of(result: Generation) -> dict[str, Any]:
+    """What the script layer draws the texts from."""
+    room = _room(result)
+    statistics = _thoughts(result, room) if result.done else []
+
+    def numbers(values: Sequence[float], low: float, write: Callable[[float], str]) -> list[float | None]:
+        return [float(write(v)) if math.isfinite(v) else None if math.isnan(v) else low for v in values]
+
+    def sample(i: int, depth: int) -> dict[str, Any]:
+        forked = _begins(result, i)
+        # While it streams the beginning may scroll out of the picture, so that every redraw stays small.
+        begins = forked if result.done else max(forked, len(result.pieces[i]) - room)
+        part = slice(begins, begins + room)
+        pieces = result.pieces[i][part]
+        before = _shared(result, i) if i in result.forks else _lines(result)
+        return {
+            "sample": i,
+            "depth": depth,
+            "begins": begins,
+            "head": _heading(result, i),
+            "before": before + ("…" if begins > forked else ""),
+            "text": [_shown(p) for p in pieces],
+            "name": [visible(p.text) for p in pieces],
+            "rtl": [t for t, p in enumerate(pieces) if is_rtl(p.text)],
+            "id": [p.id for p in pieces],
+            "logprob": numbers(result.logprob[i][part], -100.0, "{:.4f}".format),
+            "chosen": numbers(result.chosen_prob[i][part], 0.0, "{:.4g}".format),
+            "cut": len(result.pieces[i]) > begins + room,
+            "thoughts": statistics[i] if i < len(statistics) else None,
+        }
+
+    return {"samples": [sample(i, depth) for i, depth in _tree(result)], "top": TOP_BITS}
+
+
+def _lines(result: Generation) -> str:
+    if not result.continues:
+        return ""
+    return "⏎\n".join(visible(line) if line else "" for line in clip(result.prompt, 4000).split("\n"))
+
+
 def _thoughts(result: Generation, room: int) -> list[dict[str, Any]]:
-    """For each sample what else there was at each token, where that is known."""
-    count = sum(min(len(pieces), room) for pieces in result.pieces)
+    """For each sample what else there was at each token of its own, where that is known."""
+    count = sum(min(len(pieces) - _begins(result, i), room) for i, pieces in enumerate(result.pieces))
     each = min(10, MAX_RUNNERS_UP // max(count, 1))
     if each < 3:
         return []
-    return [
-        {
-            "entropy": [round(float(x), 3) for x in one.entropy[:room]],
-            "rank": [int(x) for x in one.rank[:room]],
-            "names": {
-                i: visible(one.names.get(i, "?")).strip(" ") or "␣"
-                for i in sorted({int(i) for i in one.top[:room, :each].flat})
-            },
-            "ids": one.top[:room, :each].astype(int).tolist(),
-            "probs": [[float(f"{math.exp(x):.3g}") for x in row] for row in one.top_logprob[:room, :each]],
-        }
-        for one in result.statistics
-    ]
-
-
-def _data(result: Generation, room: int, mean: float | None) -> dict[str, Any]:
-    def numbers(values: Sequence[float], low: float, write: Callable[[float], str]) -> list[float]:
-        return [float(write(v)) if math.isfinite(v) else 0.0 if math.isnan(v) else low for v in values[:room]]
-
-    return {
-        "prompt": ""
-        if not result.continues
-        else "⏎\n".join(visible(line) if line else "" for line in clip(result.prompt, 4000).split("\n")),
-        "samples": [
+    found = []
+    for i, one in enumerate(result.statistics[: len(result.pieces)]):
+        part = slice(_begins(result, i), _begins(result, i) + room)
+        ids = one.top[part, :each].astype(int)
+        found.append(
             {
-                "text": [_shown(p) for p in pieces[:room]],
-                "name": [visible(p.text) for p in pieces[:room]],
-                "rtl": [i for i, p in enumerate(pieces[:room]) if is_rtl(p.text)],
-                "id": [p.id for p in pieces[:room]],
-                "logprob": numbers(logprob, -100.0, "{:.4f}".format),
-                "chosen": numbers(chosen, 0.0, "{:.4g}".format),
-                "cut": len(pieces) > room,
+                "entropy": [round(float(x), 3) for x in one.entropy[part]],
+                "rank": [int(x) for x in one.rank[part]],
+                "names": {
+                    i: visible(one.names.get(i, "?")).strip(" ") or "␣" for i in sorted(set(ids.ravel().tolist()))
+                },
+                "ids": ids.tolist(),
+                "probs": [[float(f"{math.exp(x):.3g}") for x in row] for row in one.top_logprob[part, :each]],
             }
-            for pieces, logprob, chosen in zip(result.pieces, result.logprob, result.chosen_prob, strict=True)
-        ],
-        "thoughts": _thoughts(result, room),
-        "top": TOP_BITS,
-        "mean": None if mean is None else round(mean, 3),
-    }
+        )
+    return found

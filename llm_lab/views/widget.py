@@ -1,65 +1,56 @@
-"""Attention where a kernel answers: the same module in an anywidget, which asks Python for the exact value."""
+"""What every view with the kernel in the loop has: it shows itself, hears its page, and leaves the form that is saved."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
-from llm_lab.results import AttentionMaps
-from llm_lab.views import attention
-from llm_lab.views.bundle import css, esm
+from llm_lab.errors import LabError
+from llm_lab.views.bundle import css
 
-
-def attention_widget(result: AttentionMaps) -> Any:
-    """A widget of these maps. Its value is exact where `result.actions["exact"]` or q and k tell it.
-
-    `.freeze()`, or the button of that name, replaces its output by the view that is saved with the notebook: a saved
-    widget is an error message once its kernel is gone.
-    """
-    return _widget_class()(result)
+_REST = 0.005  # seconds between two states in which the kernel hears what the page says
 
 
 @cache
-def _widget_class() -> type:
+def kernel_widget() -> type:
+    """The base of the widgets. anywidget is imported when the first one is made."""
     import anywidget
-    import traitlets as t
 
-    class AttentionWidget(anywidget.AnyWidget):  # type: ignore[misc]
-        _esm = esm("attention")
+    class KernelWidget(anywidget.AnyWidget):  # type: ignore[misc]
         _css = css()
-        layers, heads, side, levels = (t.Int().tag(sync=True) for _ in range(4))
-        layer, head, labelled = (t.Int().tag(sync=True) for _ in range(3))
-        causal = t.Bool().tag(sync=True)
-        asks = t.Bool(True).tag(sync=True)
-        title = t.Unicode().tag(sync=True)
-        subtitle = t.Unicode().tag(sync=True)
-        tokens = t.List().tag(sync=True)
-        facts = t.List().tag(sync=True)
-        maps = t.Bytes().tag(sync=True)
 
-        def __init__(self, result: AttentionMaps) -> None:
-            data, buffers = attention.payload(result)
-            layers, heads, tokens, _ = result.shape
-            subtitle = f"attention · {tokens:,} tokens · {layers} layers × {heads} heads"
-            super().__init__(title=result.name, subtitle=subtitle, **data, **buffers)
-            self._result = result
+        def __init__(self, still: Callable[[], dict[str, Any]], **state: Any) -> None:
+            super().__init__(**state)
+            self._still = still
             self._handle: Any = None
+            self._turn = 0  # of what is being written; a later turn ends an earlier one
+            self._task: asyncio.Task[None] | None = None
             self.on_msg(self._heard)
 
-        def _ipython_display_(self, **kwargs: Any) -> None:
+        def show(self, handle: Any = None) -> None:
+            """Display it, in the place of `handle` where one is given."""
             from IPython.display import display
 
-            made = super()._repr_mimebundle_(**kwargs)
+            made = super()._repr_mimebundle_()
             bundle, metadata = made if isinstance(made, tuple) else (made, {})
             # Where no widget can be shown (GitHub, an untrusted notebook) the HTML beside it is.
-            bundle = {**(bundle or {}), **attention.maps(self._result)}
-            self._handle = display(bundle, metadata=metadata, raw=True, display_id=True)
+            bundle = {**(bundle or {}), **self._still()}
+            if handle is None:
+                self._handle = display(bundle, metadata=metadata, raw=True, display_id=True)
+            else:
+                handle.update(bundle, metadata=metadata, raw=True)
+                self._handle = handle
+
+        def _ipython_display_(self, **_: Any) -> None:
+            self.show()
 
         def freeze(self) -> None:
-            """Replace the output by its static and scripted form."""
+            """Replace the output by its static and scripted form: a saved widget is an error message once its kernel is gone."""
+            self._turn += 1
             if self._handle is not None:
-                self._handle.update(attention.maps(self._result), raw=True)
+                self._handle.update(self._still(), raw=True)
                 self._handle = None
             self.close()
 
@@ -67,20 +58,46 @@ def _widget_class() -> type:
             kind = message.get("kind") if isinstance(message, dict) else None
             if kind == "freeze":
                 self.freeze()
-            elif kind == "exact":
-                where = [message.get(name) for name in ("layer", "head", "q", "k")]
-                value = exact(self._result, where)
-                if value is not None:
-                    self.send({"kind": "exact", "id": message.get("id"), "value": value})
+            elif kind is not None:
+                self.heard(kind, message)
 
-    return AttentionWidget
+        def heard(self, kind: str, message: dict[str, Any]) -> None:
+            """What the page says, by kind."""
 
+        def drawn(self, state: Any) -> dict[str, Any] | None:
+            """What the page is told of a state of what is being written; None for nothing."""
 
-def exact(result: AttentionMaps, where: list[Any]) -> float | None:
-    """One attention weight; None where the four indices are not in the maps."""
-    inside = all(type(i) is int and 0 <= i < n for i, n in zip(where, result.shape, strict=True))
-    if not inside:
-        return None
-    layer, head, q, k = where
-    answer: Callable[..., Any] | None = result.actions.get("exact")
-    return float(answer(layer, head, q, k) if answer else result.pattern(layer, head)[q, k])
+        def settled(self) -> None:
+            """Make what was written part of the widget's state, for every view of it."""
+
+        def go(self, id: Any, states: Iterator[Any]) -> None:
+            """Write on the loop that the page's message came in by, so that its next one is heard meanwhile."""
+            self._turn += 1
+            writing = self._write(self._turn, id, states, self._task)
+            try:
+                self._task = asyncio.get_running_loop().create_task(writing)
+            except RuntimeError:
+                asyncio.run(writing)
+
+        async def _write(self, turn: int, id: Any, states: Iterator[Any], before: asyncio.Task[None] | None) -> None:
+            if before is not None:
+                await before
+            wrong = ""
+            try:
+                for state in states:
+                    if told := self.drawn(state):
+                        self.send({"kind": "state", "id": id, **told})
+                    await asyncio.sleep(_REST)
+                    if self._turn != turn:
+                        break
+            except LabError as error:
+                wrong = str(error)
+            except Exception as error:  # whatever it is, the person at the page is told
+                wrong = f"{type(error).__name__}: {error}"
+            finally:
+                states.close()  # type: ignore[attr-defined]  # a generator
+            if self._turn == turn:
+                self.settled()
+                self.send({"kind": "error", "id": id, "text": wrong} if wrong else {"kind": "done", "id": id})
+
+    return KernelWidget

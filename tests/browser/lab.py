@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -137,6 +138,20 @@ class Notebook:
         self.page.keyboard.press("Escape")
         self.page.keyboard.press("Control+s")
         self.page.wait_for_timeout(1500)
+
+
+def refuse_kernels(page: Any) -> None:
+    """From now on this page gets no kernel, as in a viewer that has none; JupyterLab's dialogs about it are closed."""
+
+    def refuse(route: Any) -> None:
+        route.abort() if route.request.method == "POST" else route.continue_()
+
+    page.route(re.compile("/api/(sessions|kernels)"), refuse)
+    page.add_locator_handler(
+        page.locator(".jp-Dialog"),
+        lambda dialog: dialog.locator(".jp-Dialog-button").first.click(),
+        no_wait_after=True,  # one dialog may follow another
+    )
 
 
 def write_notebook(path: Path, cells: list[str]) -> None:

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 import llm_lab
-from tests.browser.lab import Notebook, server, write_notebook
+from tests.browser.lab import Notebook, refuse_kernels, server, write_notebook
 from tests.conftest import DATA
 from tests.small import TEXT
 
@@ -167,20 +167,6 @@ def test_reopened_with_a_new_kernel(ran, lab, cells, page):
         book = Notebook(page, address, "quickstart.ipynb")
         book.kernel_ready()
         holds(book, cells, interactive=True)
-
-
-def refuse_kernels(page):
-    """From now on this page gets no kernel, as in a viewer that has none; JupyterLab's dialogs about it are closed."""
-
-    def refuse(route):
-        route.abort() if route.request.method == "POST" else route.continue_()
-
-    page.route(re.compile("/api/(sessions|kernels)"), refuse)
-    page.add_locator_handler(
-        page.locator(".jp-Dialog"),
-        lambda dialog: dialog.locator(".jp-Dialog-button").first.click(),
-        no_wait_after=True,  # one dialog may follow another
-    )
 
 
 def test_reopened_without_a_kernel_and_untrusted(ran, lab, cells, page):

@@ -177,6 +177,23 @@ def test_what_is_reported_is_the_ensembles_own(lms, how):
     assert eval(found.code, {"lab": lab, "a": a, "b": b}).texts == found.texts
 
 
+@torch.no_grad()
+def test_a_text_of_several_models_is_written_on_from_another_token(lms):
+    a, _ = lms
+    found = lab.generate(lms, "1 green", max_new_tokens=8, seed=0)
+    gc.collect()
+    found.regrow(3, "w", seed=1)
+    assert found.texts[1].startswith(found.texts[0][:10] + "w")
+    ids = torch.tensor([a.tokenizer.encode(found.texts[1])])
+    probs = mean([lm.model(ids).logits[0, 6:-1] for lm in lms], "probs", (0.5, 0.5))
+    want = probs.gather(1, ids[0, 7:, None])[:, 0].log()
+    assert found.logprob[1] == pytest.approx(want.tolist(), abs=1e-4)
+    assert len(found.statistics) == 2
+    voted = lab.generate(lms, "1 green", ensemble="vote", max_new_tokens=8, seed=0)
+    with pytest.raises(lab.LabError, match=r"^regrow: "):
+        voted.regrow(3, "w")
+
+
 def test_an_ensemble_made_for_one_text_is_there_while_its_members_are():
     a, b = train("a", steps=2), train("b", steps=2, seed=1)
     found = lab.generate([a, b], "1", max_new_tokens=4)
@@ -220,6 +237,9 @@ def test_an_ensemble_goes_where_a_model_goes(lms):
     drafted = lab.generate(a, "1 green", strategy="speculative", draft=both, max_new_tokens=8, seed=0)
     assert "draft=lab.ensemble([a, b], average='probs', weights=(0.7, 0.3))" in drafted.code
     assert len(lab.generate(nested, "1 green", max_new_tokens=50, n=2, seed=0).tokens[1]) == 50
+    controls = lab.playground(both, "1 green", draft=a, strategy="speculative")
+    *_, last = controls.actions["write"]("1", {"max_new_tokens": 5, "seed": 1, "strategy": "speculative"})
+    assert eval(last.code, {"lab": lab, "a": a, "b": b}).texts == last.texts
     table = lab.compare([both, a], "1 green", ["greedy", "beam"], max_new_tokens=6, n=1)
     assert [cell.model for cell in table.cells] == ["a + b", "a + b", "a", "a"]
     assert [part.parameters for part in both.model.report().parts] == [
@@ -377,6 +397,7 @@ def test_models_trained_in_different_ways_do_what_they_have_in_common(lms):
         (lambda a, b: lab.generate([a, 3], "x"), "^model: 3 is int"),
         (lambda a, b: lab.generate([a, b], "x", strategy="dola"), "^dola reads the model's own layers"),
         (lambda a, b: lab.generate([a, b], "x", n=10**9), r"^n: 1,000,000,000 texts"),
+        (lambda a, b: lab.generate([a, b], "x", ensemble="vote", live=True), "^live: the texts of a vote"),
         (lambda a, b: lab.ensemble([a, b], "vote"), "^average: 'vote' judges finished texts"),
         (lambda a, b: lab.ensemble([a, b], weights=(1, 2, 3)), "^weights: .* has 3, and there are 2 models"),
         (lambda a, b: lab.ensemble([a, b], name="a b"), "^name: 'a b' cannot be"),

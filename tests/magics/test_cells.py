@@ -120,7 +120,7 @@ def test_the_only_model_is_announced(bard):
         ("%%generate bard --n -1\nx", BadValue),
         ("%%pretrain tiny\nsteps = ", BadValue),
         ("%%pretrain tiny --stps 5", BadType),
-        ("%playground bard", NotYet),
+        ("%export bard", NotYet),
         ("%%finetune bard\nwhatever = [", NotYet),
         ("%probe bard “x”", BadValue),
         ("%probe bard 'x", BadValue),

@@ -57,8 +57,8 @@ def test_public_names_are_the_verbs():
             assert name in llm_lab.__all__
             assert name in dir(llm_lab)
             assert (name in llm_lab._LATER) == (not verb.target)
-    with pytest.raises(NotYet, match="playground is not there yet"):
-        llm_lab.playground(1, prompt="a")
+    with pytest.raises(NotYet, match="finetune is not there yet"):
+        llm_lab.finetune(1, prompt="a")
     with pytest.raises(AttributeError, match="no attribute 'pretrian'"):
         _ = llm_lab.pretrian
 

@@ -69,7 +69,7 @@ def test_prints_the_result(shell, monkeypatch):
         (["pretrain", "bard", "--steps", "5", "--steps", "5"], "given twice"),
         (["probe", "bard"], "needs a text"),
         (["generate"], "needs the name of a model"),
-        (["playground", "a"], "not there yet"),
+        (["export", "a"], "not there yet"),
         (["generate", "bard", "--body", "none.txt"], "cannot be read"),
         (["generate", "bard", "--body"], "needs a value"),
     ],

@@ -10,19 +10,25 @@ import numpy as np
 
 from llm_lab.results import (
     AttentionMaps,
+    Chat,
     Compared,
     Comparison,
+    Control,
     CorpusReport,
     Evaluation,
     ExpertRouting,
+    Fork,
     Generation,
     Listing,
+    Message,
     ModelPart,
     ModelReport,
     Neighbours,
     Piece,
+    Playground,
     Sample,
     Score,
+    StrategyControls,
     Tokenization,
     TokenizationRow,
     TokenStatistics,
@@ -106,7 +112,7 @@ def generation(texts: list[str] | None = None, n: int = 1, done: bool = True, na
         names=dict(enumerate(words)),
     )
     return Generation(
-        actions={"statistics": lambda: [known] * n},
+        actions={"statistics": lambda texts: [known] * len(texts)},
         name=name,
         prompt="ROMEO:",
         prompt_pieces=pieces(list("ROMEO:")),
@@ -119,6 +125,48 @@ def generation(texts: list[str] | None = None, n: int = 1, done: bool = True, na
         seed=0,
         tokens_per_second=2140.0,
         done=done,
+    )
+
+
+def tree(texts: list[str] | None = None, name: str = "bard") -> Generation:
+    """A text, one that left it, one that left that one, and another that left the first earlier."""
+    made = generation(texts, n=4, name=name)
+    made.forks = {1: Fork(0, 6, 11), 2: Fork(1, 9, 12), 3: Fork(0, 3, 13)}
+    for sample, fork in made.forks.items():
+        made.pieces[sample] = list(made.pieces[sample])
+        made.pieces[sample][fork.at] = Piece(texts[sample] if texts else f" w{sample}", 900 + sample)
+        made.chosen_prob[sample][fork.at] = math.nan
+    return made
+
+
+def chat(texts: list[str] | None = None, name: str = "bard") -> Chat:
+    words = texts or ["Good morrow!", "What is the matter\nwith your honour?"]
+    written = generation(texts, name=name)
+    said = [Message("system", words[0]), Message("user", words[0]), Message("assistant", words[1], written)]
+    return Chat(name=name, template=f"Q: {{{{user}}}}\nA: {{{{assistant}}}}{words[0]}", messages=said, notes=[words[0]])
+
+
+def playground(texts: list[str] | None = None, name: str = "bard", written: bool = False) -> Playground:
+    word = texts[0] if texts else "top_p"
+    slider = Control(name="p", kind="slider", help=f"keep {word}", value=0.9, low=0.01, high=1.0)
+    words = Control(name="stop", kind="text", help=word, value="", optional=True, on=False)
+    seed = Control(name="seed", kind="number", help="of the draws", value=0, optional=True, whole=True)
+    top_k = Control(
+        name="top_k", kind="slider", help="k", value=50, low=1, high=100, step=1, whole=True, optional=True, on=False
+    )
+    way = Control(name="early_stopping", kind="choice", help="when to end", value="false", choices=["false", "true"])
+    return Playground(
+        name=name,
+        facts=["context 64 tokens"],
+        prompt="".join(texts) if texts else "ROMEO:",
+        strategy=word,
+        strategies=[
+            StrategyControls(name=word, help=word, draws=True, own=[slider], without=["top_p"]),
+            StrategyControls(name="beam", help="beams", draws=False, own=[way], without=["top_k"]),
+        ],
+        filters=[top_k],
+        general=[seed, words],
+        generation=generation(texts, name=name) if written else None,
     )
 
 
@@ -317,6 +365,10 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "steps": training("stopped", steps=300, by_time=False),
             "generation": generation(),
             "samples": generation(n=3),
+            "tree": tree(),
+            "chat": chat(),
+            "playground": playground(),
+            "played": playground(written=True),
             "streaming": generation(n=2, done=False),
             "attention": attention(),
             "tokenization": tokenization(),
@@ -353,6 +405,9 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         "training": done,
         "generation": written,
         "streaming": streaming,
+        "tree": tree(HOSTILE, evil),
+        "chat": chat(HOSTILE, evil),
+        "playground": playground(HOSTILE, evil),
         "attention": attention(HOSTILE, name=evil),
         "tokenization": tokenization(evil, hostile=True),
         "model": model(evil, evil),

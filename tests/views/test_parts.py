@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm_lab.errors import BadValue
 from llm_lab.results import ModelPart, ModelReport, Piece
-from llm_lab.views import attention, curves, live, svg, training, widget
+from llm_lab.views import attention, attention_widget, chat, curves, live, playground, svg, tokens, training
 from llm_lab.views.bundle import STATIC, css, esm, loader
 from llm_lab.views.card import clock, number, png, si, size
 from llm_lab.views.diagram import block_of, diagram
@@ -151,17 +152,17 @@ def test_maps_are_exact_while_they_fit_and_reduced_beyond():
 
 def test_exact_asks_the_action_and_refuses_what_is_not_there():
     maps = fakes.attention()
-    assert widget.exact(maps, [1, 2, 5, 1]) == pytest.approx(float(maps.pattern(1, 2)[5, 1]))
+    assert attention_widget.exact(maps, [1, 2, 5, 1]) == pytest.approx(float(maps.pattern(1, 2)[5, 1]))
     maps.actions["exact"] = lambda layer, head, q, k: 1000 * layer + 100 * head + 10 * q + k
-    assert widget.exact(maps, [1, 2, 5, 1]) == 1251
+    assert attention_widget.exact(maps, [1, 2, 5, 1]) == 1251
     for where in ([4, 0, 0, 0], [0, 0, 12, 0], [0, -1, 0, 0], ["0", 0, 0, 0], [True, 0, 0, 0], [None] * 4):
-        assert widget.exact(maps, where) is None
+        assert attention_widget.exact(maps, where) is None
 
 
 def test_widget_answers_and_freezes(monkeypatch):
     pytest.importorskip("anywidget")
     maps = fakes.attention()
-    made = widget.attention_widget(maps)
+    made = attention_widget.attention_widget(maps)
     assert len(made.maps) == 4 * 6 * 12 * 12
     sent, frozen = [], []
     monkeypatch.setattr(made, "send", sent.append)
@@ -178,6 +179,146 @@ def test_widget_answers_and_freezes(monkeypatch):
     made._heard(made, {"kind": "freeze"}, [])
     made.freeze()
     assert [set(bundle) for bundle in frozen] == [{"text/plain", "text/html"}]
+
+
+def spoken(made, monkeypatch):
+    """What a widget says to its page."""
+    sent: list[dict] = []
+    monkeypatch.setattr(made, "send", sent.append)
+    return sent
+
+
+def growing(result, states=3):
+    """Gives a result as if it grew, until it is asked to stop."""
+    result.done = False
+    for _ in range(states):
+        yield result
+        if result.stopping:
+            break
+    result.done = True
+    yield result
+
+
+def test_playground_writes_what_was_moved_and_says_what_went_wrong(monkeypatch):
+    asked = []
+    play = fakes.playground()
+
+    def write(prompt, options):
+        asked.append((prompt, dict(options)))
+        if options.get("p") == 7:
+            raise BadValue("p: 7 is out of range")
+        if options.get("p") == 8:
+            raise RuntimeError("boom")
+        yield from growing(fakes.generation())
+
+    play.actions["write"] = write
+    made = playground.playground_widget(play)
+    sent = spoken(made, monkeypatch)
+    assert made.page == {}
+    made._heard(made, {"kind": "write", "id": 1, "prompt": "JULIET:", "options": {"p": 0.5}}, [])
+    assert asked == [("JULIET:", {"p": 0.5})]
+    assert [message["kind"] for message in sent] == ["state"] * 3 + ["done"]
+    assert made.page["samples"][0]["text"][:2] == ["⏎\n", "What"]
+    assert made.page["samples"][0]["thoughts"]
+    assert "top_p 0.9" in made.told["facts"][1]
+    for wrong, says in ((7, "p: 7 is out of range"), (8, "RuntimeError: boom")):
+        made._heard(made, {"kind": "write", "id": 2, "prompt": "", "options": {"p": wrong}}, [])
+        assert sent[-1] == {"kind": "error", "id": 2, "text": says}
+    for nonsense in (
+        {"kind": "write", "id": 3},
+        {"kind": "write", "prompt": 3, "options": []},
+        {"kind": "regrow", "sample": 0},
+    ):
+        made._heard(made, nonsense, [])
+    assert len(asked) == 3
+
+
+def test_a_later_movement_ends_the_writing_before_it(monkeypatch):
+    import asyncio
+
+    play = fakes.playground()
+    closed = []
+
+    def write(prompt, options):
+        try:
+            yield from growing(fakes.generation(), 1000)
+        finally:
+            closed.append(prompt)
+
+    play.actions["write"] = write
+    made = playground.playground_widget(play)
+    sent = spoken(made, monkeypatch)
+
+    async def move():
+        made._heard(made, {"kind": "write", "id": 1, "prompt": "a", "options": {}}, [])
+        await asyncio.sleep(0.05)
+        made._heard(made, {"kind": "write", "id": 2, "prompt": "b", "options": {}}, [])
+        await asyncio.sleep(0.05)
+        made._heard(made, {"kind": "stop"}, [])
+        await made._task
+
+    asyncio.run(move())
+    assert closed == ["a", "b"]
+    ids = [message["id"] for message in sent]
+    assert ids == sorted(ids)
+    assert [message["id"] for message in sent if message["kind"] == "done"] == [2]
+
+
+def test_a_live_text_regrows_by_its_action(monkeypatch):
+    made_by = []
+    text = fakes.generation()
+
+    def regrow(*where):
+        made_by.append(where)
+        text.forks = fakes.tree().forks
+        yield from growing(fakes.tree())
+
+    text.actions |= {"regrow": regrow, "keep": lambda: None}
+    made = text.widget()
+    sent = spoken(made, monkeypatch)
+    made._heard(made, {"kind": "regrow", "id": 1, "sample": 0, "at": 3, "token": 12}, [])
+    assert made_by == [(0, 3, 12, None)]
+    assert sent[-1] == {"kind": "done", "id": 1}
+    assert [one["sample"] for one in made.page["samples"]] == [0, 3, 1, 2]
+    assert [one["depth"] for one in made.page["samples"]] == [0, 1, 1, 2]
+    made.freeze()
+    assert "keep" not in text.actions
+
+
+def test_chat_says_and_takes_back(monkeypatch):
+    talk = fakes.chat()
+    said = []
+
+    def say(text, options):
+        said.append(text)
+        talk.done = False
+        yield talk
+        talk.done = True
+        yield talk
+
+    talk.actions |= {"say": say, "undo": lambda: talk.messages.pop()}
+    made = chat.chat_widget(talk)
+    sent = spoken(made, monkeypatch)
+    made._heard(made, {"kind": "say", "id": 1, "text": "hello"}, [])
+    assert said == ["hello"]
+    assert [message["kind"] for message in sent] == ["state", "done"]
+    assert [one["who"] for one in made.messages] == ["system", "you", "bard"]
+    assert made.messages[2]["page"]["samples"]
+    made._heard(made, {"kind": "undo"}, [])
+    assert len(made.messages) == 2
+
+
+def test_texts_that_left_others_stand_below_them():
+    page = tokens.page_of(fakes.tree())
+    first, third, second, deep = page["samples"]
+    assert [one["begins"] for one in (first, third, second, deep)] == [0, 3, 6, 9]
+    assert third["head"] == "sample 4 · leaves sample 1 at token 4: “ w3” in place of “ the” · seed 13"
+    assert third["text"][0] == " w3"
+    assert third["chosen"][0] is None
+    assert third["before"].endswith("⏎What is")
+    assert len(third["thoughts"]["rank"]) == len(third["text"])
+    plain = fakes.tree()._repr_mimebundle_()["text/html"]
+    assert plain.index("sample 4") < plain.index("sample 2") < plain.index("sample 3")
 
 
 def test_block_of_models():

@@ -1,0 +1,103 @@
+"""A conversation: who said what, and how surprising each token of an answer was to the model that gave it."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from llm_lab.results import Chat, Message
+from llm_lab.views import tokens
+from llm_lab.views.bundle import esm
+from llm_lab.views.card import HAIR, MONO, MUTED, bundle, card, clip, esc, is_rtl, visible
+from llm_lab.views.widget import kernel_widget
+
+_LENGTH = 4000  # characters of one message that are shown
+_NAMES = {"user": "you", "system": "system"}
+
+
+def chat(result: Chat) -> dict[str, str]:
+    """Message below message, the model's set apart by its name and a line in blue."""
+    page = "".join(_message(one, result.name) for one in result.messages)
+    if not page:
+        page = (
+            f'<div style="{MUTED}">Nothing is said yet. In a notebook with a kernel there is a box to write in.</div>'
+        )
+    template = esc("⏎".join(map(visible, clip(result.template, 400).split("\n"))))
+    notes = "".join(f"<br>{esc(note)}" for note in result.notes)
+    count = sum(one.role == "user" for one in result.messages)
+    facts = ["chat", *result.facts, f"{count} exchange{'s' if count != 1 else ''}"]
+    body = card(result.name, facts, page, caption=f"Template: {template}{notes}")
+    plain = [f"chat · {result.name}", *(f"{_who(one, result.name)}: {one.text}" for one in result.messages)]
+    return bundle("\n".join([*plain, *result.notes]), body)
+
+
+def _who(message: Message, name: str) -> str:
+    return _NAMES.get(message.role, name)
+
+
+def _message(message: Message, name: str) -> str:
+    edge = "2px solid #3d7de6" if message.role == "assistant" else f"2px solid {HAIR}"
+    rtl = " dir=auto" if is_rtl(message.text) else ""
+    text = esc(_shown(message.text))
+    return (
+        f'<div style="border-left:{edge};padding:0 0 0 10px;margin:0 0 9px">'
+        f'<div style="{MUTED};font-size:12px">{esc(_who(message, name))}</div>'
+        f'<div{rtl} style="{MONO};font-size:13px;line-height:1.55">{text}</div></div>'
+    )
+
+
+def _shown(text: str) -> str:
+    return "\n".join(visible(line) if line else "" for line in clip(text, _LENGTH).split("\n"))
+
+
+def chat_widget(result: Chat) -> Any:
+    """The conversation with a box to write in; `.freeze()` leaves the form that is saved."""
+    return _widget_class()(result)
+
+
+@cache
+def _widget_class() -> type:
+    import traitlets as t
+
+    class ChatWidget(kernel_widget()):  # type: ignore[misc]
+        _esm = esm("chat")
+        title = t.Unicode().tag(sync=True)
+        facts, messages, notes = (t.List().tag(sync=True) for _ in range(3))
+
+        def __init__(self, result: Chat) -> None:
+            super().__init__(lambda: chat(result), title=result.name, facts=["chat", *result.facts])
+            self._result = result
+            self.settled()
+
+        def heard(self, kind: str, message: dict[str, Any]) -> None:
+            if kind == "say" and isinstance(message.get("text"), str):
+                self.go(message.get("id"), self._result.actions["say"](message["text"], {}))
+            elif kind == "undo" and any(one.role == "user" for one in self._result.messages):
+                self._result.undo()
+                self.settled()
+            elif kind == "stop":
+                for one in self._result.messages[-1:]:
+                    if one.generation is not None:
+                        one.generation.request_stop()
+
+        def drawn(self, state: Chat) -> dict[str, Any] | None:
+            return None if state.done else {"messages": self._pages()[-2:]}
+
+        def settled(self) -> None:
+            self.notes = self._result.notes
+            self.messages = self._pages()
+
+        def _pages(self) -> list[dict[str, Any]]:
+            return [
+                {
+                    "who": _who(one, self._result.name),
+                    "role": one.role,
+                    "text": _shown(one.text),
+                    "page": tokens.page_of(one.generation)
+                    if one.generation is not None and one.generation.done
+                    else None,
+                }
+                for one in self._result.messages
+            ]
+
+    return ChatWidget

@@ -1,0 +1,108 @@
+import { el } from "./shared.js";
+import { tokensView } from "./tokens.js";
+
+/**
+ * A conversation: a box to write in, the answer as it streams, and each answer token by token where that is asked for.
+ * @typedef {{ who: string, role: string, text: string, page: any }} Message
+ */
+
+/**
+ * @param {{ model: any, el: HTMLElement }} context
+ * @returns {() => void} clean-up
+ */
+function talk({ model, el: root }) {
+  root.classList.add("llm-lab", "lab-play");
+  root.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own keys stay out of it
+  let turn = 0;
+  let writing = false;
+
+  const facts = el("span", { class: "lab-muted lab-grow" }, model.get("facts").join(" · "));
+  const button = (/** @type {string} */ name, /** @type {string} */ title, /** @type {() => void} */ act) => {
+    const made = el("button", { class: "lab-button", type: "button", title }, name);
+    made.addEventListener("click", act);
+    return made;
+  };
+  const stop = button("stop", "End the answer here", () => model.send({ kind: "stop" }));
+  const undo = button("undo", "Take the last exchange away", () => writing || model.send({ kind: "undo" }));
+  const freeze = button("freeze", "Replace this by a view that needs no kernel and is saved with the notebook", () => model.send({ kind: "freeze" }));
+  const lines = el("div", { class: "lab-lines", role: "log", "aria-live": "polite", tabindex: 0, "aria-label": "conversation" });
+  const says = el("div", { class: "lab-small lab-says", role: "status" });
+  const box = /** @type {HTMLTextAreaElement} */ (
+    el("textarea", { class: "lab-box lab-prompt-box", rows: 2, "aria-label": "message", placeholder: "Say something; Enter sends it, Shift+Enter breaks the line" })
+  );
+
+  /** @param {Message} message */
+  function line(message) {
+    const made = el("div", { class: `lab-line lab-${message.role === "assistant" ? "answer" : "said"}` });
+    made.append(el("div", { class: "lab-muted lab-small" }, message.who), el("div", { class: "lab-text", dir: "auto" }, message.text));
+    if (message.page?.samples?.length) {
+      const inside = el("details", {}, el("summary", { class: "lab-small lab-muted" }, "token by token"));
+      inside.addEventListener("toggle", () => {
+        if (inside.children.length === 1) inside.append(tokensView(message.page).root);
+      });
+      made.append(inside);
+    }
+    return made;
+  }
+
+  /** @param {boolean} now */
+  function busy(now) {
+    writing = now;
+    stop.hidden = !now;
+  }
+
+  function draw() {
+    const messages = /** @type {Message[]} */ (model.get("messages"));
+    lines.replaceChildren(...messages.map(line));
+    if (!messages.length) lines.append(el("div", { class: "lab-muted" }, "Nothing is said yet."));
+    lines.scrollTop = lines.scrollHeight;
+    undo.hidden = !messages.some(({ role }) => role === "user");
+    says.textContent = model.get("notes").join(" · ");
+    says.classList.remove("lab-wrong");
+  }
+
+  function send() {
+    if (writing || !box.value.trim()) return;
+    turn += 1;
+    busy(true);
+    model.send({ kind: "say", text: box.value, id: turn });
+  }
+
+  const heard = (/** @type {any} */ message) => {
+    if (message?.id !== turn) return;
+    if (message.kind === "state") {
+      const before = model.get("messages");
+      lines.replaceChildren(...[...before, ...message.messages].map(line));
+      lines.scrollTop = lines.scrollHeight;
+    } else {
+      busy(false);
+      draw();
+      if (message.kind === "error") {
+        says.textContent = message.text;
+        says.classList.add("lab-wrong");
+      } else {
+        box.value = "";
+      }
+    }
+  };
+  box.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+      event.preventDefault();
+      send();
+    }
+  });
+  root.addEventListener("keydown", (event) => event.stopPropagation());
+  model.on("msg:custom", heard);
+  model.on("change:messages", draw);
+  const main = button("say", "Enter", send);
+  main.classList.add("lab-main");
+  root.append(el("div", { class: "lab-bar" }, el("b", {}, model.get("title")), facts, freeze), lines, says, box, el("div", { class: "lab-bar" }, main, stop, undo));
+  busy(false);
+  draw();
+  return () => {
+    model.off("msg:custom", heard);
+    model.off("change:messages", draw);
+  };
+}
+
+export default { render: talk };

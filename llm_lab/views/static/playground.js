@@ -1,0 +1,252 @@
+import { el } from "./shared.js";
+import { tokensView } from "./tokens.js";
+
+/**
+ * A prompt and the controls of decoding; moving one writes anew, and the text streams in. Without controls: one text that
+ * can be regrown. The kernel writes; this draws what it sends and says what was moved.
+ * @typedef {{ name: string, kind: string, help: string, unit: string, value: any, low: number, high: number, step: number,
+ *   whole: boolean, choices: string[], optional: boolean, on: boolean }} Control
+ * @typedef {{ name: string, help: string, draws: boolean, own: Control[], without: string[] }} Strategy
+ */
+
+const WAIT = 160; // milliseconds that a moved control rests before it counts
+
+/**
+ * @param {{ model: any, el: HTMLElement }} context
+ * @returns {() => void} clean-up
+ */
+function play({ model, el: root }) {
+  root.classList.add("llm-lab", "lab-play");
+  root.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own keys stay out of it
+  const strategies = /** @type {Strategy[]} */ (model.get("strategies"));
+  /** Where every control stands, kept while strategies change. @type {Map<string, { value: any, on: boolean }>} */
+  const at = new Map();
+  let strategy = model.get("strategy");
+  let turn = 0;
+  let writing = false;
+  /** @type {{ sample: number, focus: boolean } | null} */ let grown = null;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */ let timer;
+
+  const page = () => {
+    const given = model.get("page");
+    return given?.samples ? given : { samples: [], top: 7 };
+  };
+  const view = tokensView(page(), (sample, token, id) => {
+    if (writing) return;
+    grown = { sample: page().samples.length, focus: root.contains(document.activeElement) };
+    ask({ kind: "regrow", sample, at: token, token: id });
+  });
+
+  // the header
+  const facts = el("span", { class: "lab-muted lab-grow" });
+  const stop = el("button", { class: "lab-button", type: "button", hidden: true }, "stop");
+  stop.addEventListener("click", () => model.send({ kind: "stop" }));
+  const freeze = el("button", { class: "lab-button", type: "button" }, "freeze");
+  freeze.title = "Replace this by a view that needs no kernel and is saved with the notebook";
+  freeze.addEventListener("click", () => model.send({ kind: "freeze" }));
+  const head = el("div", { class: "lab-bar" }, el("b", {}, model.get("title")), facts, stop, freeze);
+  const says = el("div", { class: "lab-small lab-says", role: "status" });
+  const code = el("code", { class: "lab-code lab-small" });
+
+  /** @param {Record<string, any>} message */
+  function ask(message) {
+    turn += 1;
+    busy(true);
+    say("");
+    model.send({ ...message, id: turn });
+  }
+
+  /** @param {boolean} now */
+  function busy(now) {
+    writing = now;
+    stop.hidden = !now;
+    root.classList.toggle("lab-writing", now);
+    if (now) facts.textContent = `${(model.get("facts") ?? []).join(" · ")} · writing…`;
+  }
+
+  /** @param {string} text @param {boolean} [wrong] */
+  function say(text, wrong = false) {
+    says.textContent = text;
+    says.classList.toggle("lab-wrong", wrong);
+  }
+
+  function settle() {
+    const told = model.get("told") ?? {};
+    const own = told.facts ?? [];
+    facts.textContent = (own.length ? own : (model.get("facts") ?? [])).join(" · ");
+    code.textContent = told.code ?? "";
+    say((told.notes ?? []).join(" · "));
+  }
+
+  // the controls
+  const prompt = /** @type {HTMLTextAreaElement} */ (
+    el("textarea", { class: "lab-box lab-prompt-box", rows: 2, spellcheck: "false", "aria-label": "prompt", placeholder: "prompt" })
+  );
+  prompt.value = model.get("prompt");
+  const select = /** @type {HTMLSelectElement} */ (
+    el("select", { "aria-label": "strategy" }, ...strategies.map(({ name }) => el("option", { value: name }, name)))
+  );
+  const help = el("div", { class: "lab-muted lab-small" });
+  const own = el("div", { class: "lab-controls" });
+  const filters = el("div", { class: "lab-controls" });
+  const general = el("div", { class: "lab-controls" });
+
+  function write() {
+    clearTimeout(timer);
+    ask({ kind: "write", prompt: prompt.value, options: options() });
+  }
+
+  function moved() {
+    clearTimeout(timer);
+    timer = setTimeout(write, WAIT);
+  }
+
+  /** All that is set, of what the strategy has a use for. */
+  function options() {
+    const chosen = strategies.find(({ name }) => name === strategy);
+    /** @type {Record<string, any>} */ const found = { strategy };
+    const others = [...model.get("filters"), ...model.get("general")].filter(({ name }) => !chosen?.without.includes(name));
+    for (const control of [...(chosen?.own ?? []), ...others]) {
+      const { value, on } = at.get(control.name) ?? control;
+      if (on && value !== "" && value !== null) found[control.name] = value;
+    }
+    return found;
+  }
+
+  /** A control with its label, where it stood last. @param {Control} control */
+  function row(control) {
+    const state = at.get(control.name) ?? { value: control.value, on: control.on };
+    at.set(control.name, state);
+    const set = (/** @type {any} */ value) => {
+      state.value = value;
+      state.on = true;
+      if (tick) tick.checked = true;
+      moved();
+    };
+    const help = `${control.help}${control.unit ? ` (${control.unit})` : ""}`;
+    const label = el("span", { class: "lab-control-name", title: help }, control.name);
+    /** @type {HTMLInputElement | null} */ let tick = null;
+    if (control.optional && control.kind !== "text") {
+      tick = /** @type {HTMLInputElement} */ (el("input", { type: "checkbox", "aria-label": `use ${control.name}` }));
+      tick.checked = state.on;
+      tick.addEventListener("change", () => {
+        state.on = Boolean(tick?.checked);
+        moved();
+      });
+    }
+    const line = el("div", { class: "lab-control" }, el("label", { class: "lab-control-label" }, tick ?? "", label));
+    const named = { "aria-label": control.name, title: help };
+    if (control.kind === "slider") {
+      const ends = { min: control.low, max: control.high, step: control.step };
+      const slider = /** @type {HTMLInputElement} */ (el("input", { type: "range", ...ends, ...named }));
+      const exact = /** @type {HTMLInputElement} */ (el("input", { type: "number", class: "lab-box", step: "any", "aria-label": `${control.name}, exactly` }));
+      slider.value = exact.value = String(state.value);
+      slider.addEventListener("input", () => {
+        exact.value = slider.value;
+        set(Number(slider.value));
+      });
+      exact.addEventListener("change", () => {
+        slider.value = exact.value;
+        set(Number(exact.value));
+      });
+      line.append(slider, exact);
+    } else if (control.kind === "choice") {
+      const list = /** @type {HTMLSelectElement} */ (el("select", named, ...control.choices.map((name) => el("option", { value: name }, name))));
+      list.value = state.value;
+      list.addEventListener("change", () => set(list.value));
+      line.append(list);
+    } else if (control.kind === "switch") {
+      const box = /** @type {HTMLInputElement} */ (el("input", { type: "checkbox", ...named }));
+      box.checked = Boolean(state.value);
+      box.addEventListener("change", () => set(box.checked));
+      line.append(box);
+    } else {
+      const type = control.kind === "number" ? "number" : "text";
+      const box = /** @type {HTMLInputElement} */ (el("input", { type, class: "lab-box lab-wide", spellcheck: "false", ...named }));
+      box.value = state.value ?? "";
+      const take = () => set(type === "number" ? (box.value === "" ? null : Number(box.value)) : box.value);
+      box.addEventListener("change", take);
+      line.append(box);
+      if (control.name === "seed") {
+        const other = el("button", { class: "lab-button", type: "button", title: "Another seed" }, "another");
+        other.addEventListener("click", () => {
+          box.value = String(Math.floor(Math.random() * 2 ** 31));
+          take();
+        });
+        line.append(other);
+      }
+    }
+    return line;
+  }
+
+  function rows() {
+    const chosen = strategies.find(({ name }) => name === strategy);
+    help.textContent = chosen?.help ?? "";
+    own.replaceChildren(...(chosen?.own ?? []).map(row));
+    filters.replaceChildren(...model.get("filters").filter((/** @type {Control} */ { name }) => !chosen?.without.includes(name)).map(row));
+  }
+
+  select.value = strategy;
+  select.addEventListener("change", () => {
+    strategy = select.value;
+    rows();
+    moved();
+  });
+  prompt.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+      event.preventDefault();
+      write();
+    }
+  });
+  prompt.addEventListener("input", moved);
+  root.addEventListener("keydown", (event) => event.stopPropagation());
+
+  // the page
+  root.append(head);
+  if (strategies.length) {
+    rows();
+    general.replaceChildren(...model.get("general").map(row));
+    const button = el("button", { class: "lab-button lab-main", type: "button", title: "Ctrl+Enter in the prompt" }, "write");
+    button.addEventListener("click", write);
+    const panel = el("div", { class: "lab-panel" },
+      el("div", { class: "lab-bar" }, el("label", {}, "strategy ", select), button),
+      help, own, general,
+      el("details", {}, el("summary", {}, "filters and constraints"), filters),
+    );
+    root.append(prompt, el("div", { class: "lab-side" }, panel, el("div", { class: "lab-written-side" }, view.root, says, code)));
+  } else {
+    root.append(view.root, says, code);
+  }
+
+  const heard = (/** @type {any} */ message) => {
+    if (message?.id !== turn) return;
+    if (message.kind === "state") view.update(message.page);
+    if (message.kind === "error") {
+      busy(false);
+      settle();
+      say(message.text, true);
+    }
+    if (message.kind === "done") busy(false), settle();
+  };
+  const changed = () => {
+    view.update(page());
+    if (!writing) settle();
+    if (grown && page().samples.length > grown.sample) {
+      view.rest(grown.sample, grown.focus);
+      grown = null;
+    } else if (!grown) {
+      view.rest();
+    }
+  };
+  model.on("msg:custom", heard);
+  model.on("change:page", changed);
+  if (strategies.length && !page().samples.length && prompt.value) write();
+  else settle();
+  return () => {
+    clearTimeout(timer);
+    model.off("msg:custom", heard);
+    model.off("change:page", changed);
+  };
+}
+
+export default { render: play };
