@@ -127,7 +127,7 @@ def test_the_first_difference_is_named(options, says):
 
 @pytest.mark.parametrize("preset", ["lstm", "skipgram", "ngram"])
 def test_baselines_are_averaged_but_for_counts(preset):
-    sizes = {"lstm": dict(n_layer=1, d_model=16), "skipgram": dict(d_model=16)}.get(preset, {})
+    sizes = {"lstm": dict(n_layer=1, d_model=16, max_seq_len=16), "skipgram": dict(d_model=16)}.get(preset, {})
     budget = {} if preset == "ngram" else dict(steps=12)
     a, b, c = (
         lab.pretrain([text], name=name, preset=preset, display=False, seed=i, **sizes, **budget)
