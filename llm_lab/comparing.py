@@ -1,9 +1,11 @@
-"""Strategies, prompts and models side by side: every one writes from every prompt, and what it wrote is measured."""
+"""Strategies, prompts and models side by side: every one writes from every prompt, and what it wrote is measured; and
+models by the runs that made them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from llm_lab.decoding.choosing import SECOND
@@ -11,9 +13,11 @@ from llm_lab.decoding.options import DRAWS, FILLS, FILTERS, STRATEGIES, Constrai
 from llm_lab.decoding.writing import write
 from llm_lab.errors import BadType, BadValue, show
 from llm_lab.metrics.diversity import distinct, repetition, self_bleu
+from llm_lab.models.presets import PresetOptions
 from llm_lab.options import specs
-from llm_lab.results import Compared, Comparison, Generation
+from llm_lab.results import Compared, Comparison, Generation, RunComparison, RunFacts
 from llm_lab.store.lm import LM
+from llm_lab.store.runs import number
 
 
 def setting(value: Any) -> tuple[str, dict[str, Any]]:
@@ -49,27 +53,29 @@ def _shown(value: Any) -> str:
 def compare(
     lms: Sequence[LM], prompts: Sequence[str], strategies: Sequence[Any], shared: Mapping[str, Any]
 ) -> Iterator[Comparison]:
-    """The comparison as it grows, one cell at a time; the last is whole. `shared` are options of all; a strategy that has
-    no use for one goes without it."""
-    settings = [setting(value) for value in strategies]
-    if len({name for name, _ in settings}) < len(settings):
+    """The comparison as it grows, one cell at a time; the last is whole, or ends at an interrupt. `shared` are options of
+    all; a strategy that has no use for one goes without it."""
+    settings = [(name, *_for(own, shared)) for name, own in map(setting, strategies)]
+    names = [name for name, *_ in settings]
+    if len(set(names)) < len(names):
         raise BadValue("strategies: one of them is named twice; give it other options, for example top_p,top_p:p=0.5")
-    seed = shared.get("seed")
-    result = Comparison(
-        models=[lm.name for lm in lms],
-        prompts=list(prompts),
-        strategies=[name for name, _ in settings],
-        cells=[],
-        notes=[],
-    )
-    for lm in lms:
-        for name, own in settings:
-            options, left_out = _for(own, shared)
-            result.notes += [f"{name} has no use for {', '.join(left_out)}"] if left_out and lm is lms[0] else []
-            for i, prompt in enumerate(prompts):
-                found = write(lm, prompt, **{**options, **({} if seed is None else {"seed": seed})})
+    seeded = {"seed": shared["seed"]} if shared.get("seed") is not None else {}
+    notes = [f"{name} has no use for {', '.join(left_out)}" for name, _, left_out in settings if left_out]
+    result = Comparison(models=[lm.name for lm in lms], prompts=list(prompts), strategies=names, cells=[], notes=notes)
+    wanted, whole = list(product(lms, settings, range(len(prompts)))), 0
+    try:
+        for lm, (name, options, _), i in wanted:
+            found = write(lm, prompts[i], **{**options, **seeded})
+            if any(found.tokens) or not found.interrupted:
                 result.cells.append(_measured(found, lm, name, i))
-                yield result
+            if found.interrupted:
+                raise KeyboardInterrupt
+            whole += 1
+            yield result
+    except KeyboardInterrupt:  # what was written stays
+        if whole < len(wanted):
+            unfinished = "; the last is unfinished" if len(result.cells) > whole else ""
+            notes.append(f"interrupted after {whole} of {len(wanted)}{unfinished}")
     result.done = True
     yield result
 
@@ -109,4 +115,67 @@ def _measured(found: Generation, lm: LM, name: str, prompt: int) -> Compared:
         tokens_per_second=found.tokens_per_second,
         seed=found.seed,
         notes=found.notes,
+        beams=found.beams,
     )
+
+
+def compare_runs(lms: Sequence[LM], notes: Sequence[str] = ()) -> RunComparison:
+    """Models by how they were trained; one that has no run says so."""
+    found = [_facts(lm) for lm in lms]
+    names = dict.fromkeys(name for one in found for name in one.options)
+    values = {name: [one.options.get(name) for one in found] for name in names}
+    differ = {name: each for name, each in values.items() if any(one != each[0] for one in each)}
+    said = [*notes, *(f"{one.name} has no run: how it was trained is not known" for one in found if not one.run)]
+    if len({one.unit for one in found if one.val}) > 1:
+        said.append("their losses count different tokens, so compare bits per byte")
+    if len({one.corpus for one in found if one.run}) > 1:
+        said.append("they were trained, and measured, on different texts; %evaluate measures them on one")
+    return RunComparison(models=found, differ=differ, notes=said)
+
+
+def _facts(lm: LM) -> RunFacts:
+    """What an LM and the files of its run tell; any of them may be missing or damaged."""
+    read = lm.run.read if lm.run else lambda part: {}
+    request, plan, status, report = (read(part) for part in ("request", "plan", "status", "report"))
+    final, asked, own = (_table(one) for one in (status.get("final"), request.get("options"), request.get("model")))
+    config = lm.model.config
+    settled: dict[str, Any] = {
+        name: plan[name] for name in ("steps", "seconds", "device", "precision", "threads") if name in plan
+    }
+    train, val = list[float](), list[tuple[int, float, float]]()
+    if lm.run:
+        history = lm.history
+        train = history["train_loss"].dropna().tolist()
+        kept = history[["step", "seconds", "val_loss"]].dropna()
+        val = [(int(step), float(seconds), float(loss)) for step, seconds, loss in kept.itertuples(index=False)]
+    preset = own.get("class") or asked.get("preset") or specs(PresetOptions)["preset"].default
+    counts = {name: number(status.get(name)) for name in ("steps", "tokens")}
+    return RunFacts(
+        name=lm.name,
+        run=lm.run.id if lm.run else "",
+        preset=str(preset) if lm.run else None,
+        parameters=sum(p.numel() for p in lm.model.parameters()),
+        corpus=lm.info.get("corpus"),
+        objective=lm.info.get("objective"),
+        unit=str(report.get("unit") or f"nats/{lm.tokenizer.unit}"),
+        steps=None if counts["steps"] is None else int(counts["steps"]),
+        tokens=None if counts["tokens"] is None else int(counts["tokens"]),
+        seconds=number(status.get("seconds")),
+        train_loss=train[-1] if train else None,
+        val_loss=number(final.get("loss")),
+        bits_per_byte=number(final.get("bits_per_byte")),
+        val=val,
+        options={
+            **(config.to_dict() if config is not None else {}),
+            "vocab_size": lm.tokenizer.vocab_size,
+            "tokenizer": lm.tokenizer.kind,
+            **{name: lm.info[name] for name in ("objective", "corpus") if name in lm.info},
+            **_table(lm.info.get("objective_options")),
+            **_table(plan.get("options")),
+            **settled,
+        },
+    )
+
+
+def _table(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

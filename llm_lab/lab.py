@@ -6,7 +6,7 @@ import contextlib
 import functools
 import inspect
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -24,6 +24,7 @@ from llm_lab.results import (
     Listing,
     Playground,
     Result,
+    RunComparison,
     Tokenization,
 )
 from llm_lab.store import runs as store
@@ -162,15 +163,27 @@ def _words(options: Mapping[str, Any]) -> str:
     )
 
 
-def _drawn(results: Iterable[_R], display: bool, code: Callable[[_R], str]) -> _R:
-    """The last state of a result that grows, drawn as it does where `display` is asked for."""
+def _drawn(results: Iterator[_R], display: bool, code: Callable[[_R], str]) -> _R:
+    """The last state of a result that grows, drawn as it does where `display` is asked for. An interrupt that comes
+    while it is drawn is handed to what makes it, which ends as if it had come there."""
     live: Any = None
-    for result in results:
-        result.code = code(result)
+
+    def draw(state: _R) -> _R:
+        nonlocal live
+        state.code = code(state)
         if live is None and display:
-            live = load_entry("llm_lab.views.live:Live")(result)
+            live = load_entry("llm_lab.views.live:Live")(state)
         elif live is not None:
-            live.update(result)
+            live.update(state)
+        return state
+
+    for state in results:
+        result = state
+        try:
+            draw(state)
+        except KeyboardInterrupt:
+            with contextlib.suppress(KeyboardInterrupt):  # what was at its end anyway has none to hand back
+                result = draw(cast(Generator[_R, None, None], results).throw(KeyboardInterrupt()))
     if live is not None:
         live.close(result)
     return result
@@ -355,17 +368,23 @@ def chat(model: Any, message: str = "", **options: Any) -> Chat:
 @_with_options("compare")
 def compare(
     model: Any, prompt: str | Sequence[str] = "", strategies: Any = None, *, display: bool = False, **options: Any
-) -> Comparison:
-    """Strategies side by side on the same prompts: what each wrote, how likely and how varied it is.
+) -> Comparison | RunComparison:
+    """Strategies side by side on the same prompts: what each wrote, how likely and how varied it is. Several models
+    without a prompt, and without strategies, are compared by the runs that made them.
 
     `strategies` are names, with options where they differ: `["greedy", "top_p:p=0.5", {"strategy": "beam", "num_beams": 8}]`;
     one text (a comma between) will do too. Options are for all; a strategy without a use for one goes without it.
     """
     from llm_lab.comparing import compare as run
+    from llm_lab.comparing import compare_runs
     from llm_lab.store.lm import called
 
     lms = _lms(model)
+    names = called(lms)
     prompts = _texts("prompt", prompt)
+    if len(lms) > 1 and prompts in ([], [""]) and not strategies:
+        idle = [f"{listing(options)} is for what models write; give a prompt in quotes"] if options else []
+        return _drawn(iter([compare_runs(lms, idle)]), display, lambda _: f"lab.compare({names})")
     if strategies is None or strategies == "":
         strategies = (
             ["greedy", "top_k", "top_p", "min_p", "beam"] if "next_token" in lms[0].supports else ["fill", "gibbs"]
@@ -378,7 +397,7 @@ def compare(
     options = _with_models(options)
     shared = options | {name: getattr(chosen, name) for name in ("max_new_tokens", "n")}
     asked = list(strategies)
-    code = f"lab.compare({called(lms)}, {prompt!r}, strategies={asked!r}{_words(options)})"
+    code = f"lab.compare({names}, {prompt!r}, strategies={asked!r}{_words(options)})"
     return _drawn(run(lms, prompts, asked, shared), display, lambda _: code)
 
 

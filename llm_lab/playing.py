@@ -17,7 +17,7 @@ from llm_lab.decoding.options import (
     GenerateOptions,
 )
 from llm_lab.decoding.regrow import growing
-from llm_lab.errors import BadValue
+from llm_lab.errors import BadValue, listing
 from llm_lab.options import Spec, specs
 from llm_lab.registry import Entry
 from llm_lab.results import Control, Generation, Playground, StrategyControls
@@ -29,14 +29,21 @@ _GENERAL = ("max_new_tokens", "n", "seed", "stop")
 def playground(lm: LM, prompt: str, options: Mapping[str, Any]) -> Playground:
     """The controls, standing where `options` say; models among them stay as they are given."""
     fills = not lm.supports & {"next_token", "seq2seq"}
-    start = {"strategy": "fill" if fills else "top_p", "seed": 0, **options}
-    choose({key: value for key, value in start.items() if not (fills and key == "max_new_tokens")})  # refuses mistakes
+    # Second models wait for the strategies that work with one.
     given = {name: value for name, value in options.items() if name in SECOND and value is not None}
+    start: dict[str, Any] = {"strategy": "fill" if fills else "top_p", "seed": 0}
+    start |= {name: value for name, value in options.items() if name not in given}
+
+    def models(strategy: str) -> dict[str, Any]:
+        return {name: value for name, value in given.items() if name in specs(STRATEGIES.entry(strategy).options)}
+
+    choose(start | models(start["strategy"]))  # refuses mistakes
     offered = [entry for entry in STRATEGIES.values() if bool(entry.supports & FILLS) == fills and _whole(entry, given)]
-    if not offered:
-        raise BadValue(
-            f"playground: {lm.name} neither writes on nor fills in; a model trained with objective clm would do"
-        )
+    names = [entry.name for entry in offered]
+    if start["strategy"] not in names:
+        needs = next((one for one in SECOND if one in specs(STRATEGIES[start["strategy"]].options)), None)
+        why = f"needs a second model, for example --{needs} @small" if needs else f"is none that {lm.name} can use"
+        raise BadValue(f"strategy: {start['strategy']} {why}; without it there is: {listing(names)}")
     hidden = {"bad_words", "min_new_tokens", *specs(ConstraintOptions)} if fills else set()
     filters = {**specs(FilterOptions), **specs(ConstraintOptions)}
     general = {name: spec for name, spec in specs(GenerateOptions).items() if name in _GENERAL}
@@ -52,16 +59,18 @@ def playground(lm: LM, prompt: str, options: Mapping[str, Any]) -> Playground:
         general=[_control(spec, start) for spec in general.values()],
     )
 
-    def write(text: str, moved: Mapping[str, Any]) -> Iterator[Generation]:
-        own = STRATEGIES.entry(moved.get("strategy", made.strategy)).options
-        models = {name: value for name, value in given.items() if name in specs(own)}
-        asked = {"strategy": made.strategy, **models, **moved}
+    def write(text: str, moved: dict[str, Any]) -> Iterator[Generation]:
+        # The page says where every control stands; without a strategy only what differs from the beginning is said.
+        asked = moved if "strategy" in moved else start | moved
+        asked = asked | models(asked["strategy"])
         for found in growing(lm, text, asked):
             found.code = f"lab.generate({lm.called}, {text!r}{_words(asked)})"
             made.prompt, made.generation = text, found
             yield found
 
     made.actions["write"] = write
+    if prompt:
+        made.write()
     return made
 
 

@@ -160,7 +160,9 @@ def _model(own: Any, config: ModelConfig, given: Collection[str]) -> LanguageMod
 
 
 def _tokenizer(options: TokenizerOptions, corpus: Corpus, train_text: Corpus) -> Tokenizer:
-    kind = options.tokenizer or ("char" if corpus.n_bytes < CHAR_LIMIT else "bpe")
+    if isinstance(options.tokenizer, Tokenizer):
+        return options.tokenizer
+    kind: Any = options.tokenizer or ("char" if corpus.n_bytes < CHAR_LIMIT else "bpe")
     # An alphabet gives nothing of the held-out text away; learned merges would.
     return train(corpus if kind == "char" else train_text, kind, options.vocab_size)
 

@@ -28,7 +28,11 @@ from llm_lab.training.options import BUDGETS, SampleOptions
 from llm_lab.training.plan import Plan
 from llm_lab.verbs import VERBS, RunOptions
 
-STANDS_FOR = {"model": "@your_model", "corpus": "@your_text"}  # objects whose variables' names a function cannot know
+STANDS_FOR = {
+    "model": "@your_model",
+    "corpus": "@your_text",
+    "tokenizer": "@your_tokenizer",
+}  # objects whose variables' names a function cannot know
 RECIPE = 3  # raised by hand when the same request would no longer train the same model
 
 
@@ -83,7 +87,7 @@ class Request:
             "recipe": RECIPE,
             "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint},
             "options": {
-                key: value
+                key: value.fingerprint if isinstance(value, Tokenizer) else value
                 for one in self.by_type.values()
                 for key, value in one.to_dict().items()
                 if key not in unseen and key in self.given
@@ -134,7 +138,7 @@ def repeat_line(request: Request, tokenizer: Tokenizer, plan: Plan, run: Run, st
     for gone in (*BUDGETS, "fresh", "replay"):
         given.pop(gone, None)
     fixed = {
-        "tokenizer": tokenizer.kind,
+        "tokenizer": tokenizer.kind if isinstance(given.get("tokenizer", ""), str) else tokenizer,
         "seed": plan.options.seed,
         "device": plan.device,
         "precision": plan.precision,
@@ -166,4 +170,5 @@ def _word(value: Any) -> str:
         return str(value)
     if isinstance(value, type) or inspect.isfunction(value):
         return f"@{value.__name__}"
-    return STANDS_FOR["model" if isinstance(value, nn.Module) or callable(value) else "corpus"]
+    kind = "model" if isinstance(value, nn.Module) or callable(value) else "corpus"
+    return STANDS_FOR["tokenizer" if isinstance(value, Tokenizer) else kind]

@@ -231,6 +231,27 @@ class TokenStatistics:
 
 
 @dataclass(frozen=True)
+class BeamNode:
+    """One continuation that a beam search took up."""
+
+    parent: int  # which of the step before it continues; −1 for the prompt
+    piece: Piece
+    total: float  # log-probability of all tokens up to here, after the filters, in nats
+    finished: bool  # the text ended here
+    kept: bool  # it leads to a text that ended, or still ran when the search did; all else was pruned
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BeamTree:
+    """How beams searched: at each step the continuations that were taken up, the likeliest first."""
+
+    n_beams: int
+    n_steps: int  # of the search; `steps` may hold only the first of a very large one
+    steps: list[list[BeamNode]]
+    best: list[int]  # the way to the text that was returned first: a place in each step
+
+
+@dataclass(frozen=True)
 class Fork:
     """Where a text left another one."""
 
@@ -261,12 +282,14 @@ class Generation(Result):
     tokens_per_second: float
     scores: list[float] = field(default_factory=list)  # of a search, by which the texts are ranked
     end_logprob: list[float | None] = field(default_factory=list)  # of the token that ended a text, if one did
+    beams: BeamTree | None = None  # how a beam search came to it
     continues: bool = True  # False where places in the prompt were filled in: then `pieces` are the whole text
     forks: dict[int, Fork] = field(default_factory=dict)  # of the texts that were regrown from others
     live: bool = (
         False  # shows itself as a widget in which a token can be chosen and the text regrown, until it is frozen
     )
     done: bool = True  # False while it streams
+    interrupted: bool = False  # it was ended before its end
     notes: list[str] = field(default_factory=list)
     stopping: bool = field(default=False, init=False, repr=False)
     _known: list[TokenStatistics] = field(default_factory=list, init=False, repr=False)
@@ -468,6 +491,7 @@ class Compared:
     tokens_per_second: float
     seed: int
     notes: list[str]
+    beams: BeamTree | None = None  # of a beam search
 
 
 @dataclass(eq=False, kw_only=True)
@@ -478,7 +502,7 @@ class Comparison(Result):
     models: list[str]
     prompts: list[str]
     strategies: list[str]
-    cells: list[Compared]  # models, then strategies, then prompts
+    cells: list[Compared]  # models, then strategies, then prompts; fewer where it was interrupted
     done: bool = False
     notes: list[str] = field(default_factory=list)
 
@@ -504,6 +528,52 @@ class Comparison(Result):
                 for i, text in enumerate(cell.texts)
             ]
         )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RunFacts:
+    """What a model is and how it was trained; None where nobody knows."""
+
+    name: str
+    run: str  # its id; "" for a model without one, which then has no numbers of its training
+    preset: str | None  # or the class of a user's own model
+    parameters: int
+    corpus: str | None
+    objective: str | None
+    unit: str  # of the losses: "nats/char"
+    steps: int | None
+    tokens: int | None
+    seconds: float | None
+    train_loss: float | None  # of the last step
+    val_loss: float | None  # over the whole held-out split
+    bits_per_byte: float | None
+    val: list[tuple[int, float, float]]  # (step, seconds, loss) on the slice that was read while it trained
+    options: dict[str, Any]  # all sizes and settings of training
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        return self.tokens / self.seconds if self.tokens and self.seconds else None
+
+
+@dataclass(eq=False, kw_only=True)
+class RunComparison(Result):
+    """Models side by side by how they were trained."""
+
+    renderer: ClassVar[str] = "llm_lab.views.runs:comparison"
+    models: list[RunFacts]
+    differ: dict[str, list[Any]]  # the options that are not the same in all, one value a model, None where it has none
+    notes: list[str] = field(default_factory=list)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row a model, with the options that differ."""
+        import pandas as pd
+
+        rows = []
+        for i, one in enumerate(self.models):
+            facts = {key: value for key, value in vars(one).items() if key not in ("val", "options")}
+            own = {name: values[i] for name, values in self.differ.items()}
+            rows.append({**own, **facts, "tokens_per_second": one.tokens_per_second})
+        return pd.DataFrame(rows)
 
 
 @dataclass(eq=False, kw_only=True)

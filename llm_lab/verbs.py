@@ -229,7 +229,14 @@ VERBS: dict[str, Verb] = {
             "compare",
             "strategies, prompts and models side by side",
             '%compare bard "ROMEO:" --strategies greedy,top_p:p=0.5,beam',
-            (_MODELS, Arg("prompt", "texts", "the texts to continue, in quotes")),
+            (
+                _MODELS,
+                Arg(
+                    "prompt",
+                    "texts",
+                    "the texts to continue, in quotes; without, several models are compared by their runs",
+                ),
+            ),
             (CompareOptions, strategy_options),
             "prompt",
             "llm_lab.lab:compare",

@@ -8,7 +8,10 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 import llm_lab as lab
+from llm_lab.decoding import writing
+from llm_lab.decoding.loop import decode
 from llm_lab.metrics.diversity import distinct, repetition, self_bleu
+from llm_lab.views.live import Live
 from tests.small import train
 
 
@@ -37,6 +40,111 @@ def test_an_option_that_a_strategy_has_no_use_for_is_left_out_and_said():
     assert found.notes == ["greedy has no use for temperature, k"]
     assert found["top_k"][0].options == {"k": 3, "temperature": 0.5}
     assert math.isnan(found["top_k"][0].self_bleu)
+
+
+def interrupting(monkeypatch, cell, token):
+    """From now on the writing of the nth text is interrupted after so many tokens."""
+    begun = []
+
+    def decoded(*args):
+        begun.append(1)
+        if (len(begun), token) == (cell, 0):
+            raise KeyboardInterrupt
+        for rows in decode(*args):
+            yield rows
+            if len(begun) == cell and rows.written == token:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(writing, "decode", decoded)
+    return begun
+
+
+def test_an_interrupt_of_a_cell_keeps_what_was_written(monkeypatch):
+    lm = train("tiny")
+    begun = interrupting(monkeypatch, cell=3, token=4)
+    found = lab.compare(lm, ["1", "2"], ["greedy", "top_k"], max_new_tokens=9, n=1, seed=0)
+    assert len(begun) == 3
+    assert [(c.strategy, c.prompt) for c in found.cells] == [("greedy", 0), ("greedy", 1), ("top_k", 0)]
+    assert [len(cell.texts[0]) for cell in found.cells] == [9, 9, 4]
+    assert found.done and found.notes == ["interrupted after 2 of 4; the last is unfinished"]
+    assert found.cells[2].notes == ["interrupted after 4 tokens"]
+    assert "interrupted after 2 of 4" in found._repr_mimebundle_()["text/html"]
+    again = lab.compare(lm, ["1", "2"], ["greedy"], max_new_tokens=9, n=1, seed=0)
+    assert [cell.texts for cell in again.cells] == [cell.texts for cell in found.cells[:2]]
+
+
+def test_an_interrupt_before_the_first_token_leaves_no_cell(monkeypatch):
+    lm = train("tiny")
+    interrupting(monkeypatch, cell=2, token=0)
+    found = lab.compare(lm, "1", ["greedy", "top_k"], max_new_tokens=5, n=1, seed=0)
+    assert [cell.strategy for cell in found.cells] == ["greedy"]
+    assert found.notes == ["interrupted after 1 of 2"]
+
+
+def test_an_interrupt_between_cells_keeps_them(monkeypatch, capsys):
+    """It comes while the result is drawn, which is no work of the comparison's own."""
+    lm, drawn = train("tiny"), []
+    update = Live.update
+
+    def interrupted(self, result):
+        drawn.append(len(result.cells))
+        if len(drawn) == 2:
+            raise KeyboardInterrupt
+        return update(self, result)
+
+    monkeypatch.setattr(Live, "update", interrupted)
+    shell = InteractiveShell.instance()
+    shell.run_line_magic("load_ext", "llm_lab")
+    shell.user_ns["tiny"] = lm
+    shell.run_line_magic("compare", 'tiny "1" --strategies greedy,top_k,top_p,min_p --n 1 --max_new_tokens 4 --as kept')
+    found = shell.user_ns["kept"]
+    assert [cell.strategy for cell in found.cells] == ["greedy", "top_k", "top_p"]
+    assert found.notes == ["interrupted after 3 of 4"]
+    assert "interrupted after 3 of 4" in capsys.readouterr().out
+    assert drawn == [2, 3, 3]
+
+
+def test_beams_come_along():
+    found = lab.compare(train("tiny"), "1", ["greedy", "beam:num_beams=2"], max_new_tokens=6, n=1, seed=0)
+    greedy, beam = found.cells
+    alone = lab.generate(train("tiny"), "1", strategy="beam", num_beams=2, max_new_tokens=6, seed=0)
+    assert greedy.beams is None
+    assert beam.beams.best == alone.beams.best and beam.beams.steps == alone.beams.steps
+
+
+def test_models_without_a_prompt_are_compared_by_their_runs():
+    a, b = train("a", steps=40, eval_every=10), train("b", steps=20, eval_every=10, n_layer=1, lr=0.01)
+    made = lab.LM("c", lab.build(vocab_size=a.tokenizer.vocab_size, n_layer=1, d_model=16, n_head=2), a.tokenizer)
+    found = lab.compare([a, b, made])
+    one, two, three = found.models
+    assert (one.steps, one.tokens, two.steps) == (40, 40 * 4 * 32, 20)
+    assert one.parameters == sum(p.numel() for p in a.model.parameters())
+    assert (one.preset, one.corpus, one.objective, one.run) == ("modern", "texts", "clm", a.run.id)
+    history = a.history
+    assert one.val == [tuple(row) for row in history.dropna()[["step", "seconds", "val_loss"]].values.tolist()]
+    assert one.train_loss == history["train_loss"].iloc[-1]
+    assert one.val_loss == pytest.approx(lab.evaluate(a, metrics=["loss"])["loss"], abs=1e-4)
+    assert one.tokens_per_second == pytest.approx(one.tokens / one.seconds)
+    assert found.differ["n_layer"] == [2, 1, 1] and found.differ["lr"] == [None, 0.01, None]
+    assert found.differ["steps"] == [40, 20, None] and "d_model" not in found.differ
+    assert (three.run, three.steps, three.val_loss, three.val) == ("", None, None, [])
+    assert found.notes == ["c has no run: how it was trained is not known"]
+    assert found.to_pandas()["val_loss"].isna().tolist() == [False, False, True]
+    assert found.code == "lab.compare([a, b, c])"
+
+
+def test_runs_by_magic_and_when_they_are_meant():
+    shell = InteractiveShell.instance()
+    shell.run_line_magic("load_ext", "llm_lab")
+    shell.user_ns["tiny"], shell.user_ns["small"] = train("tiny"), train("small", steps=8)
+    shell.run_line_magic("compare", "tiny,small --as found")
+    assert [one.steps for one in shell.user_ns["found"].models] == [12, 8]
+    shell.run_line_magic("compare", "tiny,small --n 2 --as found")
+    assert "n is for what models write; give a prompt in quotes" in shell.user_ns["found"].notes
+    shell.run_line_magic("compare", "tiny,small --strategies greedy --max_new_tokens 3 --n 1 --as found")
+    assert [cell.model for cell in shell.user_ns["found"].cells] == ["tiny", "small"]
+    shell.run_line_magic("compare", "tiny --max_new_tokens 3 --n 1 --as found")
+    assert shell.user_ns["found"].prompts == [""]
 
 
 def test_a_model_that_fills_in_is_compared_too():

@@ -13,6 +13,7 @@ from torch import nn
 
 import llm_lab as lab
 from llm_lab import pretraining
+from llm_lab.errors import BadType, BadValue
 from llm_lab.magics.parse import parse
 from llm_lab.store import runs
 from llm_lab.verbs import VERBS
@@ -254,3 +255,20 @@ def test_a_loss_of_one_part_has_no_curves_of_parts():
     assert not [fact for fact in report.facts if "clm" in fact]
     experts = train("c", n_expert=3, steps=4).report
     assert list(experts.parts) == ["clm", "balance"]
+
+
+def test_a_tokenizer_that_is_there_already_is_used():
+    first = train("first", tokenizer="bpe", vocab_size=300)
+    small = train("small", ["2 other bottles of another text. " * 40], tokenizer=first)
+    again = train("again", ["2 other bottles of another text. " * 40], tokenizer=first.tokenizer)
+    assert small.tokenizer.fingerprint == again.tokenizer.fingerprint == first.tokenizer.fingerprint
+    assert small.model.vocab_size == first.model.vocab_size
+    assert "--tokenizer @your_tokenizer" in small.report.repeat
+    assert lab.load("small").tokenizer.fingerprint == first.tokenizer.fingerprint
+    assert lab.generate(first, "1", strategy="speculative", draft=small, max_new_tokens=5).tokens
+    other = train("small", ["2 other bottles of another text. " * 40], tokenizer="bpe", vocab_size=300)
+    assert other.run.id != small.run.id  # the tokenizer is part of what was asked for
+    with pytest.raises(BadType, match="tokenizer: 3 is int"):
+        train("wrong", tokenizer=3)
+    with pytest.raises(BadValue, match="vocab_size: the tokenizer that is given has"):
+        train("wrong", tokenizer=first, vocab_size=300)

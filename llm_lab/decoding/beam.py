@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -13,8 +14,11 @@ from llm_lab.decoding.rows import Rows
 from llm_lab.decoding.step import Step, Text
 from llm_lab.decoding.strategy import Strategy
 from llm_lab.errors import BadValue
+from llm_lab.results import BeamNode, BeamTree
+from llm_lab.tokenizers.tokenizer import Tokenizer
 
 WORST = -1e9  # below any text's log-probability
+NODES = 4000  # that a result keeps of a search
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,8 @@ class BeamSearch(Strategy):
             if total > WORST / 2:
                 group.add(rows.text(row, self._score(total, rows.written)))
                 group.totals[row % group.size] = WORST
+                at = next(i for i in reversed(range(len(self.tree))) if self.tree[i].place == row)
+                self.tree[at] = replace(self.tree[at], place=None, finished=True)
 
     def _score(self, total: float, length: int) -> float:
         return total / max(length, 1) ** self.options.length_penalty
@@ -168,6 +174,47 @@ class BeamSearch(Strategy):
                     if total > WORST / 2
                 ]
         return sorted(found, key=lambda one: -(one.score or 0.0))[:n]
+
+    def beams(self, rows: Rows, tokenizer: Tokenizer) -> BeamTree | None:
+        """All that was taken up, and which of it led to a text."""
+        if not self.tree:
+            return None
+        names = {piece.id: piece for piece in tokenizer.pieces(sorted({branch.token for branch in self.tree}))}
+        begun = self.tree[0].step  # tokens that were there before the search, where it goes on from a text
+        steps: list[list[Branch]] = [[] for _ in range(self.tree[-1].step + 1 - begun)]
+        for branch in self.tree:
+            steps[branch.step - begun].append(branch)
+        places = [{branch.place: i for i, branch in enumerate(step)} for step in steps]
+        parents = [[places[t - 1][one.parent] if t else -1 for one in step] for t, step in enumerate(steps)]
+        kept = [[branch.finished or t == len(steps) - 1 for branch in step] for t, step in enumerate(steps)]
+        for t in range(len(steps) - 1, 0, -1):
+            for i, parent in enumerate(parents[t]):
+                kept[t - 1][parent] |= kept[t][i]
+        room, shown = NODES, list[list[BeamNode]]()
+        for step, own, leads in zip(steps, parents, kept, strict=True):
+            room -= len(step)
+            if room < 0 and shown:
+                break
+            found = zip(step, own, leads, strict=True)
+            shown.append([BeamNode(at, names[one.token], one.total, one.finished, on) for one, at, on in found])
+        text = self.texts(rows, 1)
+        tokens = [*text[0].ids, *([None] if text[0].end is not None else [])] if text else []
+        best = _way(steps, parents, tokens[begun:])
+        return BeamTree(n_beams=rows.ids.shape[0], n_steps=len(steps), steps=shown, best=best[: len(shown)])
+
+
+def _way(steps: list[list[Branch]], parents: list[list[int]], tokens: Iterable[int | None]) -> list[int]:
+    """The places that a text went through; None stands for whichever token ended it."""
+    ways: dict[int, list[int]] = {-1: []}
+    for step, own, token in zip(steps, parents, tokens, strict=False):
+        ways = {
+            i: [*ways[parent], i]
+            for i, (branch, parent) in enumerate(zip(step, own, strict=True))
+            if parent in ways and (branch.finished if token is None else branch.token == token)
+        }
+    # Groups of beams may have gone the same way; of those that did, one that ended there is meant.
+    ended = [way for way in ways.values() if way and steps[len(way) - 1][way[-1]].finished]
+    return next(iter([*ended, *ways.values()]), [])
 
 
 class DiverseBeamSearch(BeamSearch):

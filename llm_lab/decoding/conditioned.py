@@ -54,6 +54,11 @@ class Prefixed(LanguageModel):
         return self.inner(input_ids, attend, cache=cache, last=last)
 
 
+def reads_source(model: LanguageModel) -> bool:
+    """Whether the source stands in what it reads, before what it writes."""
+    return reads_source(model.members[0]) if isinstance(model, Ensemble) else isinstance(model, Prefixed)
+
+
 def source_ids(prompt: str, tokenizer: Tokenizer, objective: str) -> list[int]:
     """A prompt as such a model was trained to read it. `<mask>` and `<extra_0>`, … stand for what is to be written."""
     ids: list[int] = []

@@ -14,7 +14,7 @@ from llm_lab.decoding.options import ENSEMBLES, FILLS, JUDGES, STRATEGIES, Ensem
 from llm_lab.decoding.regrow import growing
 from llm_lab.decoding.statistics import log_probs
 from llm_lab.decoding.writer import need_same_tokens
-from llm_lab.decoding.writing import beginning, stream, usual
+from llm_lab.decoding.writing import before_last, beginning, stream, usual
 from llm_lab.errors import BadType, BadValue, listing
 from llm_lab.models.ensemble import Ensemble, shares
 from llm_lab.results import Generation, TokenStatistics
@@ -137,11 +137,9 @@ def vote(
         options = {**options, "seed": secrets.randbelow(2**31)}
     written: list[tuple[LM, Generation]] = []
     for lm in lms:
-        for state in stream(lm, prompt, **options):
-            if not state.done:
-                yield state
-        written.append((lm, state))
-        if any(note.startswith("interrupted") for note in state.notes):  # the others do not begin
+        found = yield from before_last(stream(lm, prompt, **options))
+        written.append((lm, found))
+        if found.interrupted:  # the others do not begin
             break
     candidates = _scored(lms, each, prompt, written)
     n = max(len(found.pieces) for _, found in written)

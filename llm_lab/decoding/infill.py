@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -97,7 +97,7 @@ class Gibbs(Filler):
                 yield
 
 
-def infill(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
+def infill(lm: Writer, prompt: str, **options: Any) -> Generator[Generation, None, None]:
     """The text with its `<mask>`s filled in, a few states a second; the last one is `done`."""
     choice = choose({"strategy": "fill", **options})
     _refuse(lm, choice, options)
@@ -131,6 +131,7 @@ def infill(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
                         raise KeyboardInterrupt
         except KeyboardInterrupt:
             result.notes.append(f"interrupted after {filled} draws")
+            result.interrupted = True
             result.stopping = False
     _write(result, gaps, filled / max(time.perf_counter() - began - waited, 1e-9))
     result.done = True

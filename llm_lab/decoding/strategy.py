@@ -13,6 +13,8 @@ from llm_lab.decoding.options import StrategyOptions
 from llm_lab.decoding.rows import Rows
 from llm_lab.decoding.step import Step, Text
 from llm_lab.models.language_model import LanguageModel
+from llm_lab.results import BeamTree
+from llm_lab.tokenizers.tokenizer import Tokenizer
 
 Filter = Callable[[Tensor, Past], Tensor]
 
@@ -37,6 +39,10 @@ class Strategy:
     def texts(self, rows: Rows, n: int) -> list[Text]:
         """The texts written so far, the best first where there is a best."""
         return [rows.text(row) for row in range(n)]
+
+    def beams(self, rows: Rows, tokenizer: Tokenizer) -> BeamTree | None:
+        """How the texts were searched for, where they were."""
+        return None
 
     def notes(self) -> list[str]:
         """What a user should know of how it went."""

@@ -37,5 +37,5 @@ def need_same_tokens(argument: str, one: Writer, other: Writer) -> None:
     """BadValue where the tokens of two models are not the same, so that what they say of them cannot be put together."""
     if other.tokenizer.fingerprint != one.tokenizer.fingerprint or other.model.vocab_size != one.model.vocab_size:
         raise BadValue(
-            f"{argument}: {other.name} has another tokenizer than {one.name}, so their tokens cannot be compared; train it with --tokenizer @{one.name}.tokenizer, or on the same corpus with the same --tokenizer and --vocab_size"
+            f"{argument}: {other.name} has another tokenizer than {one.name}, so their tokens cannot be compared; train it with --tokenizer @{one.name}"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 
 from llm_lab import machine
 from llm_lab.decoding.choosing import SECOND, Choice, choose
-from llm_lab.decoding.conditioned import FROM_SOURCE, conditioned
+from llm_lab.decoding.conditioned import FROM_SOURCE, conditioned, reads_source
 from llm_lab.decoding.constraints import Constraint, constraint, spelled
 from llm_lab.decoding.infill import infill
 from llm_lab.decoding.loop import decode
@@ -55,7 +55,7 @@ def stream(
     ids: Sequence[int] | None = None,
     ends: Sequence[int] = (),
     **options: Any,
-) -> Iterator[Generation]:
+) -> Generator[Generation, None, None]:
     """The generation as it grows, a few states a second; the last one is `done`. Its `seed` repeats it.
 
     `begin` are the first tokens of what is written, given instead of chosen; `ids` the prompt's where they are not those
@@ -83,13 +83,28 @@ def stream(
                     raise KeyboardInterrupt
     except KeyboardInterrupt:  # what was written stays
         result.notes.append(f"interrupted after {tokens} tokens")
+        result.interrupted = True
         result.stopping = False
     _fill(job, n, time.perf_counter() - began - waited)
+    result.beams = job.strategy.beams(job.rows, lm.tokenizer)
     result.notes += job.strategy.notes()
     begun = job.rows.ids[0, : job.rows.begin].tolist()
     result.actions["statistics"] = partial(_statistics, lm.model.weakly(), lm.tokenizer, prompt, _objective(lm), begun)
     result.done = True
     yield result
+
+
+def before_last(states: Generator[Generation, None, None]) -> Generator[Generation, None, Generation]:
+    """What `stream` gives but for its last state, which is returned. An interrupt that comes while one is drawn is handed
+    on to it, and it ends there."""
+    for state in states:
+        if state.done:
+            return state
+        try:
+            yield state
+        except KeyboardInterrupt as interrupt:
+            return states.throw(interrupt)
+    raise AssertionError("the last state is done")
 
 
 def _statistics(
@@ -133,25 +148,33 @@ def _prepare(
         notes.append("no prompt was given: the model begins after a line break")
     context: int = model.max_seq_len
     kept = max(1, context // 2) if "cache" in model.supports else context
+    new = general.max_new_tokens
+    if reads_source(model) and len(start) + new > context:  # the source must stay in sight
+        new = context - len(start)
+        if new < 1:
+            raise BadValue(
+                f"prompt: its {len(ids)} tokens leave no room to write in the context of {context}; shorten it"
+            )
+        notes.append(f"the text ends at the context of {context} tokens, of which the source takes {len(ids)}")
     if len(start) > context:
         notes.append(f"the prompt has {len(start)} tokens and the context {context}: the model reads the last {kept}")
-    elif len(start) + general.max_new_tokens > context and kept < context:
+    elif len(start) + new > context and kept < context:
         notes.append(f"past the context of {context} tokens, the last {kept} are read again and the writing goes on")
     ended = "eos" in tokenizer.specials and (lm.info.get("ends") or source)
     stop = sorted({*ends, *([tokenizer.specials["eos"]] if ended else [])})
     banned = tokenizer.special_ids - set(tokenizer.sentinels if objective == "span_corruption" else [])
     banned |= set(range(tokenizer.vocab_size, model.vocab_size))  # rows of a table that was rounded up
-    must = constraint(choice.constraint, tokenizer, general.max_new_tokens, stop, model.vocab_size)
+    must = constraint(choice.constraint, tokenizer, new, stop, model.vocab_size)
     strategy = choice.strategy(must)
     strategy.other = _second(lm, choice, prompt, objective)
     n = strategy.rows(general.n)
-    _check_memory(lm, n, len(start), general.max_new_tokens, len(ids) if source else 0)
+    _check_memory(lm, n, len(start), new, len(ids) if source else 0)
     spelling = spelled(tokenizer, model.vocab_size, "bad_words") if "bad_words" in choice.filters else None
     rows = torch.tensor([start] * n, dtype=torch.long, device=lm.device)
     return _Job(
         lm,
         choice,
-        Rows(model, rows, general.max_new_tokens, banned, stop, spelling=spelling),
+        Rows(model, rows, new, banned, stop, spelling=spelling),
         strategy,
         torch.Generator(lm.device).manual_seed(seed),
         _ending(general.stop, must, tokenizer),
@@ -184,7 +207,7 @@ def _check_begin(job: _Job, begin: Sequence[int]) -> None:
     if last in job.rows.banned.tolist():
         raise BadValue(f"token: {show(piece.text)} is reserved, and is never written; another one would do")
     if isinstance(must, Constraint):
-        left = job.choice.general.max_new_tokens - len(begin) + 1
+        left = job.rows.new - len(begin) + 1
         if not bool(must.allowed(must.state(tuple(begin[:-1])), left)[last]):
             raise BadValue(f"token: {show(piece.text)} leads to no text that is what it must be; another one would do")
 

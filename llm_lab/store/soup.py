@@ -81,7 +81,7 @@ def _need_same_make(one: LM, other: LM) -> None:
 
     if other.tokenizer.fingerprint != one.tokenizer.fingerprint:
         raise BadValue(
-            f"model: {other.name} has another tokenizer than {one.name}, so the same weights stand for different tokens; train both with --tokenizer @{one.name}.tokenizer"
+            f"model: {other.name} has another tokenizer than {one.name}, so the same weights stand for different tokens; train it with --tokenizer @{one.name}"
         )
     pairs: list[tuple[str, Any, Any]] = [("the objective", ",".join(other.objectives), ",".join(one.objectives))]
     kinds = [type(getattr(lm.model, "module", lm.model)).__name__ for lm in (other, one)]

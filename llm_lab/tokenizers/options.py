@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from llm_lab.errors import BadType, BadValue, show
 from llm_lab.options import Options, option
 from llm_lab.registry import Entry, Table
 
@@ -30,9 +31,9 @@ TOKENIZERS = Table(
 @dataclass(frozen=True)
 class TokenizerOptions(Options):
     room: ClassVar[str] = "tokenizer"
-    tokenizer: str | None = option(
+    tokenizer: object = option(
         None,
-        "how text is cut",
+        "how text is cut; or a tokenizer that is there already, or the model that has it (@bard)",
         choices=lambda: TOKENIZERS,
         auto="char for a corpus under 5 MB, else bpe",
         example="char",
@@ -44,3 +45,17 @@ class TokenizerOptions(Options):
         auto="by the size of the corpus",
         example="4096",
     )
+
+    def validate(self) -> None:
+        if self.tokenizer is None or isinstance(self.tokenizer, str):
+            return
+        made: Any = getattr(self.tokenizer, "tokenizer", self.tokenizer)  # a model's own
+        if not hasattr(made, "fingerprint") or not hasattr(made, "encode_batch"):
+            raise BadType(
+                f"tokenizer: {show(self.tokenizer)} is {type(self.tokenizer).__name__}; a kind such as char, a tokenizer that lab.tokenizer made, or a model would do"
+            )
+        if self.vocab_size is not None:
+            raise BadValue(
+                f"vocab_size: the tokenizer that is given has {made.vocab_size:,} tokens already; leave vocab_size out"
+            )
+        object.__setattr__(self, "tokenizer", made)

@@ -22,7 +22,7 @@ def chat(result: Chat) -> dict[str, str]:
         page = (
             f'<div style="{MUTED}">Nothing is said yet. In a notebook with a kernel there is a box to write in.</div>'
         )
-    template = esc("⏎".join(map(visible, clip(result.template, 400).split("\n"))))
+    template = esc("⏎".join(visible(line) if line else "" for line in clip(result.template, 400).split("\n")))
     notes = "".join(f"<br>{esc(note)}" for note in result.notes)
     count = sum(one.role == "user" for one in result.messages)
     facts = ["chat", *result.facts, f"{count} exchange{'s' if count != 1 else ''}"]

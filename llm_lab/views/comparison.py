@@ -4,66 +4,161 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from llm_lab.results import Compared, Comparison
-from llm_lab.views import svg
+from llm_lab.views import beams, svg
+from llm_lab.views.bundle import live
 from llm_lab.views.card import MONO, bundle, card, clip, columns, esc, number, si, small, table, visible
 
 WIDTH, HEIGHT = 400, 250
-TEXTS = 40  # shown in full; of more, the first of each cell
-LENGTH = 600  # characters of one text
+ROWS = 60  # of the static table
+TEXTS = 40  # shown in full there; of more, the first of each row
+LENGTH = 600  # characters of one of them
+ROOM = 80_000  # characters of all texts in the script layer
+TREES = 90_000  # bytes of all pictures of beams
+MOST = 290_000  # bytes of a view
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column of numbers: which of a cell's, how it is written, what more of it means, which is better, its span."""
+
+    key: str
+    name: str
+    show: Callable[[float], str]
+    about: str
+    more: str
+    better: str = ""
+    range: tuple[float, float] | None = None
+
+
+def _digits(n: int) -> Callable[[float], str]:
+    return lambda value: number(value, n)
+
+
+# Hyphens that no line is broken at.
+MEASURES = (
+    Measure("logprob", "log\u2011prob", _digits(3), "nats per token, by the model itself", "likelier", "high"),
+    Measure("entropy", "entropy", _digits(3), "of the model's distributions, nats per token", "less sure"),
+    Measure("distinct_1", "distinct\u20111", _digits(2), "different tokens over all", "more varied", "high", (0, 1)),
+    Measure("distinct_2", "distinct\u20112", _digits(2), "different pairs over all", "more varied", "high", (0, 1)),
+    Measure("repetition", "repeated", _digits(2), "groups of four that came before", "repeats more", "low", (0, 1)),
+    Measure("self_bleu", "self\u2011BLEU", _digits(2), "likeness of a row's texts", "more alike", "low", (0, 100)),
+    Measure("tokens_per_second", "tokens/s", si, "as they were written here", "faster", "high"),
+)
+UP, ACROSS = 0, 3  # of the chart: likely against varied
 
 
 def comparison(result: Comparison) -> dict[str, str]:
     """The numbers, the chart, the texts."""
-    cells = result.cells
     several = len(result.models) > 1
-    named = [f"{_named(cell.strategy)} · {cell.model}" if several else _named(cell.strategy) for cell in cells]
-    prompts = len(result.prompts)
-    heads = ["strategy", *(["prompt"] if prompts > 1 else [])]
-    # Hyphens that no line is broken at.
-    heads += [
-        "log\u2011prob",
-        "entropy",
-        "distinct\u20111",
-        "distinct\u20112",
-        "repeated",
-        "self\u2011BLEU",
-        "tokens/s",
-    ]
-    rows = [
-        [
-            f'<span title="{esc(_options(cell))}">{esc(name)}</span>',
-            *([esc(visible(clip(result.prompts[cell.prompt], 24, 1)))] if prompts > 1 else []),
-            number(cell.logprob, 3),
-            number(cell.entropy, 3),
-            number(cell.distinct_1, 2),
-            number(cell.distinct_2, 2),
-            number(cell.repetition, 2),
-            number(cell.self_bleu, 2),
-            si(cell.tokens_per_second),
-        ]
-        for name, cell in zip(named, cells, strict=True)
-    ]
+    named = [f"{_named(cell.strategy)} · {cell.model}" if several else _named(cell.strategy) for cell in result.cells]
+    for share in (1, 4, 16):
+        page = _page(result, named, share)
+        if len(page) < MOST:
+            break
+    return bundle(_plain(result, named), page)
+
+
+def _page(result: Comparison, named: Sequence[str], share: int) -> str:
+    """The card, its texts and pictures cut to a share of what they may take."""
+    cells, prompts = result.cells, len(result.prompts)
     wanted = len(result.models) * len(result.strategies) * prompts
     facts = ["compare", ", ".join(result.models), f"{len(result.strategies)} strategies"]
     facts += [f"{prompts} prompts"] if prompts > 1 else []
     facts += [f"{cells[0].n_tokens // max(len(cells[0].texts), 1):,} tokens" if cells else ""]
-    body = columns(
-        ("1 1 290px", _chart(cells, named) if cells else ""),
-        ("3 1 640px", table(heads, rows, left=range(len(heads) - 7))),
-    )
-    body += _texts(result, named)
     caption = (
         "Log-prob and entropy: nats per token, by the model itself at temperature 1. Distinct: different tokens, and "
         "pairs of tokens, over all. Repeated: share of the groups of four that a text had before. Self-BLEU: how alike "
         "the texts of one row are, 100 for the same."
     )
-    caption += "".join(f"<br>{esc(note)}" for note in result.notes)
-    hint = "" if result.done else f"writing… {len(cells)} of {wanted}"
-    page = card(", ".join(result.models), facts, body, caption=caption, hint=hint)
-    return bundle(_plain(result, named), page)
+    hint = "" if result.done else f"writing… {len(cells)} of {wanted} · ■ keeps what is there"
+    notes = list(result.notes)
+    trees = _trees(cells, named, TREES // share if result.done else 0, notes)
+    body = columns(
+        ("1 1 290px", _chart(cells, named) if cells else ""),
+        ("3 1 640px", _table(result, named)),
+    )
+    body += _texts(result, named, trees)
+    if len(cells) > ROWS:
+        body += small(f"The first {ROWS} of {len(cells)} rows; .to_pandas() has all.")
+    if result.done and cells:
+        data, cut = _data(result, named, trees, ROOM // share)
+        body = live("comparison", body, data)
+        notes += [f"texts are cut to {cut:,} characters here; .to_pandas() has them whole"] if cut else []
+    caption += "".join(f"<br>{esc(note)}" for note in notes)
+    return card(", ".join(result.models), facts, body, caption=caption, hint=hint)
+
+
+def _table(result: Comparison, named: Sequence[str]) -> str:
+    several = len(result.prompts) > 1
+    heads = ["strategy", *(["prompt"] if several else []), *(measure.name for measure in MEASURES)]
+    rows = [
+        [
+            esc(name),
+            *([esc(visible(clip(result.prompts[cell.prompt], 24, 1)))] if several else []),
+            *(measure.show(getattr(cell, measure.key)) for measure in MEASURES),
+        ]
+        for name, cell in list(zip(named, result.cells, strict=True))[:ROWS]
+    ]
+    return table(heads, rows, left=range(len(heads) - len(MEASURES)))
+
+
+def _trees(cells: Sequence[Compared], named: Sequence[str], room: int, notes: list[str]) -> dict[int, beams.Picture]:
+    """The pictures of beam searches that there is room for, by the number of their cell; others are noted."""
+    found: dict[int, beams.Picture] = {}
+    for i, cell in enumerate(cells):
+        picture = beams.picture(cell.beams) if room else None
+        if picture is None:
+            continue
+        room -= len(picture.svg)
+        if room < 0:
+            notes.append(f"the beams of {named[i]} and those after it are not drawn; %generate draws them")
+            break
+        found[i] = picture
+    return found
+
+
+def _data(
+    result: Comparison, named: Sequence[str], trees: Mapping[int, beams.Picture], room: int
+) -> tuple[dict[str, Any], int]:
+    """What the script layer shows, and the length that texts were cut to, 0 where all are whole."""
+    count = sum(len(cell.texts) for cell in result.cells)
+    most = max(room // max(count, 1), 200)  # characters of a text
+    each = max(room // most // max(len(result.cells), 1), 1)  # texts of a row
+    rows = []
+    for i, (name, cell) in enumerate(zip(named, result.cells, strict=True)):
+        values = [float(getattr(cell, measure.key)) for measure in MEASURES]
+        picture = trees.get(i)
+        rows.append(
+            {
+                "name": visible(name),
+                "model": visible(cell.model),
+                "prompt": cell.prompt,
+                "about": visible(_about(cell)),
+                "notes": [visible(note) for note in cell.notes],
+                "shown": [measure.show(value) for measure, value in zip(MEASURES, values, strict=True)],
+                "values": [float(f"{value:.5g}") if math.isfinite(value) else None for value in values],
+                "texts": [_visible(clip(text, most)) for text in cell.texts[:each]],
+                "first": visible(clip(cell.texts[0].strip(), 60)) if cell.texts else "",
+                "left": len(cell.texts[each:]),
+                "beams": vars(picture) if picture is not None else None,
+            }
+        )
+    cut = any(len(text) > most for cell in result.cells for text in cell.texts)
+    return {
+        "measures": [
+            {"name": one.name, "title": one.about, "more": one.more, "better": one.better, "range": one.range}
+            for one in MEASURES
+        ],
+        "rows": rows,
+        "prompts": [visible(clip(prompt, 60)) for prompt in result.prompts],
+        "models": [visible(name) for name in result.models],
+        "axes": [ACROSS, UP],
+    }, most if cut else 0
 
 
 def _named(strategy: str) -> str:
@@ -75,25 +170,36 @@ def _named(strategy: str) -> str:
     return ", ".join([name, *words])
 
 
-def _options(cell: Compared) -> str:
-    return ", ".join(f"{name} {value}" for name, value in cell.options.items()) + f", seed {cell.seed}"
+def _about(cell: Compared) -> str:
+    """All that was set, the seed, and how much was written."""
+    options = [f"{name} {clip(_word(value), 200)}" for name, value in cell.options.items() if value is not None]
+    texts = f"{len(cell.texts)} text{'s' * (len(cell.texts) != 1)}, {cell.n_tokens:,} tokens"
+    return ", ".join([*options, f"seed {cell.seed}", texts])
 
 
-def _texts(result: Comparison, named: Sequence[str]) -> str:
-    """What was written, strategy by strategy, prompts set apart."""
+def _word(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_word, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _texts(result: Comparison, named: Sequence[str], trees: Mapping[int, beams.Picture]) -> str:
+    """What was written, strategy by strategy, prompts set apart; how it was set stands above it."""
     many = sum(len(cell.texts) for cell in result.cells) > TEXTS
     page = ""
-    for i, prompt in enumerate(result.prompts):
-        rows = []
-        for name, cell in zip(named, result.cells, strict=True):
-            if cell.prompt != i:
+    for at, prompt in enumerate(result.prompts):
+        rows: list[tuple[str | tuple[str, str], ...]] = []
+        for i, (name, cell) in enumerate(list(zip(named, result.cells, strict=True))[:ROWS]):
+            if cell.prompt != at:
                 continue
             texts = cell.texts[:1] if many else cell.texts
-            shown = "".join(
+            shown = small("".join(f"{esc(line)}<br>" for line in [_about(cell), *cell.notes]))
+            shown += "".join(
                 f'<pre style="{MONO};font-size:12px;line-height:1.5;margin:0 0 5px;padding:0">{esc(_visible(clip(text, LENGTH)))}</pre>'
                 for text in texts
             )
-            rows.append([esc(name), shown])
+            shown += beams.boxed(trees[i]) if i in trees else ""
+            rows.append((esc(name), (shown, "width:85%;max-width:0")))  # so that a wide picture scrolls, not the table
         if rows:
             page += small(f"after “{esc(visible(clip(prompt, 120, 1)))}”", 10) + table(
                 ["strategy", "writes"], rows, left=(0, 1)
@@ -102,7 +208,7 @@ def _texts(result: Comparison, named: Sequence[str]) -> str:
 
 
 def _visible(text: str) -> str:
-    return "\n".join(visible(line) if line else "" for line in text.split("\n"))
+    return "⏎\n".join(visible(line) if line else "" for line in text.split("\n"))
 
 
 def _chart(cells: Sequence[Compared], named: Sequence[str]) -> str:
@@ -132,11 +238,13 @@ def _chart(cells: Sequence[Compared], named: Sequence[str]) -> str:
         body += f'<path class="l" d="M{x:.1f} {top}V{bottom}"/>' + svg.text(
             x, bottom + 14, f"{value:g}", anchor="middle"
         )
-    body += svg.text((left + right) / 2, HEIGHT - 5, "distinct-2: more varied →", anchor="middle")
+    body += svg.text(
+        (left + right) / 2, HEIGHT - 5, f"{MEASURES[ACROSS].name}: {MEASURES[ACROSS].more} →", anchor="middle"
+    )
     body += svg.text(
         12,
         (top + bottom) / 2,
-        "log-prob: likelier →",
+        f"{MEASURES[UP].name}: {MEASURES[UP].more} →",
         anchor="middle",
         more=f'transform="rotate(-90 12 {(top + bottom) / 2:.0f})"',
     )

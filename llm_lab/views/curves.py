@@ -89,18 +89,19 @@ def chart(r: TrainingReport) -> str:
         body += svg.text(x(tick), HEIGHT - 8, label, anchor=anchor)
     if not train and not val:
         body += svg.text(WIDTH / 2, HEIGHT / 2, "the first loss is on its way", anchor="middle")
-    ends: list[tuple[float, str]] = []
+    ends: list[tuple[float, str, str]] = []
     for i, (name, (curve, dots)) in enumerate(parts.items()):
         line = svg.path([(x(p[at]), y(p[2])) for p in curve])
-        body += f'<path class="b" stroke-width="1.2" stroke-opacity=".62" stroke-dasharray="{dash(i)}" d="{line}"/>'
+        look = f'stroke-opacity=".62" stroke-dasharray="{dash(i)}"'
+        body += f'<path class="b" stroke-width="1.2" {look} d="{line}"/>'
         body += "".join(f'<circle class="o" cx="{x(p[at]):.1f}" cy="{y(p[2]):.1f}" r="2.2"/>' for p in dots)
         if curve or dots:
-            ends.append((y((curve or dots)[-1][2]), name))
+            ends.append((y((curve or dots)[-1][2]), name, look))
     if not in_turns(r):
         line = svg.path([(x(p[at]), y(p[2])) for p in train])
         body += f'<path class="b" stroke-width="1.4" stroke-linejoin="round" d="{line}"/>'
         if parts and train:
-            ends.append((y(train[-1][2]), ""))
+            ends.append((y(train[-1][2]), "total", 'stroke-width="1.4"'))
     if len(train) == 1:
         body += f'<circle class="bf" cx="{x(train[0][at]):.1f}" cy="{y(train[0][2]):.1f}" r="2"/>'
     now = max((p[at] for p in [*train, *val]), default=0)
@@ -112,19 +113,51 @@ def chart(r: TrainingReport) -> str:
         place = (x(now), TOP + 10.0) if running else (x(val[-1][at]), max(y(val[-1][2]) - 9, 12))
         dx, anchor = (-6, "end") if place[0] > right - 66 else (6, "start") if running else (0, "middle")
         body += svg.text(place[0] + dx, place[1], f"val {number(val[-1][2], 3)}", "t", anchor)
-    return svg.document(WIDTH, HEIGHT, body + _named(ends, list(parts), right))
+    return svg.document(WIDTH, HEIGHT, body + _named(ends, right))
 
 
-def _named(ends: list[tuple[float, str]], names: list[str], right: float) -> str:
-    """The names of the curves at their right ends, moved apart where they would lie upon each other."""
+def validations(curves: Sequence[tuple[str, Curve]]) -> str:
+    """The validation curves of several runs over their steps, each dashed in its way and named at its end."""
+    shown = [(name, decimate(curve, 100)) for name, curve in curves]
+    points = [p for _, curve in shown for p in curve]
+    span = max(1, *(p[0] for p in points))
+    low, high = min(p[2] for p in points), max(p[2] for p in points)
+    low, high = low - 0.05 * (high - low) - 1e-6, high + 0.05 * (high - low) + 1e-6
+    right = WIDTH - RIGHT - NAMES
+
+    def x(step: float) -> float:
+        return LEFT + (right - LEFT) * step / span
+
+    def y(loss: float) -> float:
+        return TOP + (HEIGHT - TOP - BOTTOM) * (high - loss) / (high - low)
+
+    body, ends = "", list[tuple[float, str, str]]()
+    marks, along = svg.ticks(low, high, 7), [t for t in svg.ticks(0, span) if t == int(t)]
+    for tick in marks:
+        label = svg.tick_label(tick, marks[1] - marks[0] if len(marks) > 1 else tick)
+        body += f'<path class="l" d="M{LEFT} {y(tick):.1f}H{right}"/>'
+        body += svg.text(LEFT - 7, y(tick) + 4, label, anchor="end")
+    for tick in along:
+        body += svg.text(x(tick), HEIGHT - 8, f"{tick:,.0f}{' steps' if tick == along[-1] else ''}", anchor="middle")
+    for i, (name, curve) in enumerate(shown):
+        look = f'stroke-width="1.5" stroke-dasharray="{dash(i - 1) if i else "none"}"'
+        body += f'<path class="o" {look} d="{svg.path([(x(p[0]), y(p[2])) for p in curve])}"/>'
+        if len(curve) == 1:
+            body += f'<circle class="of" cx="{x(curve[0][0]):.1f}" cy="{y(curve[0][2]):.1f}" r="3"/>'
+        ends.append((y(curve[-1][2]), name, look))
+    return svg.document(WIDTH, HEIGHT, body + _named(ends, right, "o"))
+
+
+def _named(ends: list[tuple[float, str, str]], right: float, hue: str = "b") -> str:
+    """The names of curves, each with a piece of its line, at their right ends; moved apart where they would lie upon
+    each other."""
     places: list[float] = []
-    for wanted, _ in sorted(ends):
+    for wanted, *_ in sorted(ends):
         places.append(max(wanted, places[-1] + 12 if places else TOP))
     over = max(0.0, places[-1] - (HEIGHT - BOTTOM)) if places else 0.0
     body = ""
-    for place, (_, name) in zip(places, sorted(ends), strict=True):
+    for place, (_, name, look) in zip(places, sorted(ends), strict=True):
         y = max(place - over, 8)
-        how = f'stroke-opacity=".62" stroke-dasharray="{dash(names.index(name))}"' if name else 'stroke-width="1.4"'
-        body += f'<path class="b" {how} d="M{right + 5} {y:.1f}h16"/>'
-        body += svg.text(right + 25, y + 4, clip(name, 9) or "total", "t")
+        body += f'<path class="{hue}" {look} d="M{right + 5} {y:.1f}h16"/>'
+        body += svg.text(right + 25, y + 4, clip(name, 9), "t")
     return body

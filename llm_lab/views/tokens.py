@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from llm_lab.results import Generation, Piece, Tokenization
+from llm_lab.views import beams
 from llm_lab.views.bundle import live
 from llm_lab.views.card import HAIR, MONO, MUTED, bundle, card, clean, clip, esc, is_rtl, number, si, table, visible
 
@@ -68,6 +69,7 @@ def generation(result: Generation) -> dict[str, str]:
     body += f'<div style="{MUTED};font-size:12px">{legend}</div>' if count else ""
     if result.done and count:
         body = live("tokens", body, page_of(result))
+    body += beams.tree(result.beams)
     caption = "<br>".join(esc(note) for note in result.notes)
     cut = max(own, default=0)
     if result.done and cut > room:

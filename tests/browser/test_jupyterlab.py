@@ -53,17 +53,6 @@ def cells(lab):
     return {cell.id: index for index, cell in enumerate(book.cells)}
 
 
-@pytest.fixture
-def page(chromium):
-    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
-    page.set_default_timeout(20_000)
-    said: list[str] = []
-    page.on("pageerror", lambda error: said.append(str(error)))
-    yield page
-    assert not [line for line in said if "llm" in line.lower()]
-    page.close()
-
-
 @pytest.fixture(scope="module")
 def ran(lab, cells, chromium):
     """The quickstart, run cell by cell as a reader does, and saved; what was seen on the way."""

@@ -51,7 +51,9 @@ def test_every_view_mounts_and_every_image_decodes(visit):
     page = visit(*fakes.everything().values(), *fakes.everything(hostile=True).values())
     page.wait_for_timeout(300)
     assert page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
-    static = "[...document.querySelectorAll('.llm-lab[data-live] img')].length"
+    static = (
+        "[...document.querySelectorAll('.llm-lab[data-live] img')].filter((one) => !one.closest('.lab-written')).length"
+    )
     assert page.evaluate(static) == 0
 
 
@@ -124,6 +126,144 @@ def test_chart_reads_single_steps(visit):
     page.locator("input[type=checkbox]").check()
     page.keyboard.press("Tab")
     assert "steps" in page.locator("svg.lab-chart").text_content()
+
+
+STRATEGIES = ("greedy", "top_p:p=0.5", "top_k", "min_p")
+
+
+def order(page):
+    """The rows as they stand: strategy and prompt."""
+    cells = "rows => rows.filter(r => !r.hidden).map(r => [...r.cells].slice(0, 2).map(c => c.querySelector('bdi').textContent))"
+    return [tuple(row) for row in page.locator("tr.lab-row").evaluate_all(cells)]
+
+
+def heading(page, name):
+    return page.locator("th", has=page.get_by_role("button", name=name, exact=True))
+
+
+def test_comparison_sorts_by_mouse_and_by_keys(visit):
+    made = fakes.compared(strategies=STRATEGIES)
+    page = visit(made)
+    names = ["greedy", "top_p, p 0.5", "top_k", "min_p"]
+    prompts = made.prompts[0], made.prompts[1]
+    asked = [(name, prompt) for name in names for prompt in prompts]
+    assert order(page) == asked
+    likely = page.get_by_role("button", name="log\u2011prob", exact=True)
+    likely.click()  # likelier is better
+    assert order(page) == asked
+    assert heading(page, "log\u2011prob").get_attribute("aria-sort") == "descending"
+    assert likely.inner_text().endswith("↓")
+    page.keyboard.press("Enter")
+    assert order(page) == asked[::-1]
+    assert heading(page, "log\u2011prob").get_attribute("aria-sort") == "ascending"
+    page.keyboard.press("Space")
+    assert order(page) == asked
+    # Less alike is better; a text alone has no self-BLEU, and stands last both ways.
+    alike = page.get_by_role("button", name="self\u2011BLEU", exact=True)
+    alike.focus()
+    page.keyboard.press("Enter")
+    known = [(name, prompts[1]) for name in names]
+    missing = [(name, prompts[0]) for name in names]
+    assert order(page) == [*known[::-1], *missing]
+    page.keyboard.press("Enter")
+    assert order(page) == [*known, *missing]
+    assert page.locator("th[aria-sort]").count() == 1
+    page.get_by_role("button", name="strategy", exact=True).click()
+    assert [name for name, _ in order(page)] == sorted([*names, *names])
+
+
+def test_comparison_shows_the_texts_of_the_row_chosen(visit):
+    made = fakes.compared(strategies=STRATEGIES, tree=fakes.beams())
+    page = visit(made)
+    written = page.locator(".lab-written")
+    assert "bad_words  to be, or not, seed 0, 2 texts, 28 tokens" in written.text_content()
+    assert written.locator("img").evaluate("image => image.complete && image.naturalWidth > 0")
+    assert "returned" not in written.inner_text() and "“ to be, or" in written.locator("img").get_attribute("alt")
+    page.locator("tr.lab-row").nth(4).click()
+    assert written.inner_text().startswith("top_k after “ROMEO:”")
+    assert written.locator(".lab-text").all_text_contents() == made.cells[4].texts
+    assert written.locator("img").count() == 0
+    pressed = page.locator("button.lab-pick[aria-pressed=true]")
+    pressed.focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    assert written.inner_text().startswith("min_p after “ROMEO:”")
+    assert pressed.evaluate("node => node === document.activeElement")
+    page.keyboard.press("Home")
+    assert written.inner_text().startswith("greedy")
+    # The order that a sorting made is the one that the keys go by.
+    page.get_by_role("button", name="log\u2011prob", exact=True).click()
+    page.keyboard.press("Enter")
+    pressed.focus()
+    page.keyboard.press("ArrowUp")
+    assert written.inner_text().startswith("greedy after “ to be, or not”")
+
+
+def test_comparison_points_and_rows_light_each_other(visit):
+    page = visit(fakes.compared(strategies=STRATEGIES))
+    lit = "nodes => nodes.map((node, i) => [node, i]).filter(([node]) => node.classList.contains('lab-lit')).map(([, i]) => i)"
+    rows, spots = page.locator("tr.lab-row"), page.locator(".lab-spot")
+    label = "nodes => nodes.filter((node) => node.classList.contains('lab-lit')).map((node) => node.getAttribute('aria-label'))"
+    rows.nth(5).hover()
+    (said,) = spots.evaluate_all(label)
+    assert said == "top_k after “ to be, or not”: distinct\u20112 0.65, log\u2011prob −3.30"
+    spots.filter(has=page.locator("text", has_text="greedy")).first.hover()
+    assert rows.evaluate_all(lit) in ([0], [1])
+    page.mouse.move(2, 2)
+    assert rows.evaluate_all(lit) == []
+    page.locator(".lab-spot[tabindex='0']").focus()
+    page.keyboard.press("ArrowRight")
+    assert rows.evaluate_all(lit) == [1]
+    page.keyboard.press("Enter")
+    assert page.locator(".lab-written").inner_text().startswith("greedy after “ to be, or not”")
+    assert page.locator(".lab-spot[aria-pressed=true]").count() == 1
+    page.get_by_label("up", exact=True).select_option(label="entropy")
+    assert "entropy 1.50" in page.locator(".lab-spot").first.get_attribute("aria-label")
+
+
+def test_comparison_filters_and_mounts_twice(visit):
+    made = fakes.compared(models=2)
+    page = visit(made, made)
+    first, second = (page.locator(".llm-lab").nth(i) for i in range(2))
+    first.get_by_label("model", exact=True).select_option("bard2")
+    first.get_by_label("prompt", exact=True).select_option("1")
+    assert first.locator("tr.lab-row:visible").count() == 2
+    assert first.locator(".lab-spot").count() == 2
+    assert first.locator(".lab-written").inner_text().startswith("greedy · bard2 after “ to be, or not”")
+    assert second.locator("tr.lab-row:visible").count() == 8
+    assert second.locator(".lab-spot").count() == 8
+
+
+def test_hostile_texts_stay_texts(visit):
+    """What the page would run in them leaves a mark on its window, or opens a dialog, which `visit` hears."""
+    evil = [
+        '<img src=x onerror="window.ran = 1">',
+        "</textarea></pre><script>window.ran = 1</script>",
+        "\u202e\0\x1b[31m",
+        "\ud83d",
+    ]
+    made = fakes.compared(evil, (evil[0], evil[1]), evil[1], models=2, tree=fakes.beams(evil))
+    page = visit(made, fakes.searched(evil, evil[1]), fakes.runs(evil[1], evil[0]))
+    for row in page.locator("tr.lab-row").all():
+        row.click()
+    for button in page.locator("button.lab-sort").all():
+        button.click()
+    page.wait_for_timeout(300)
+    assert page.evaluate("window.ran") is None
+    shown = page.locator(".lab-written .lab-text").all_text_contents()
+    assert shown[0] == evil[0] and shown[1] == evil[1]
+    assert shown[2] == "⟨RLO⟩␀␛[31m" and shown[3] == "⟨U+D83D⟩"
+
+
+def test_runs_sort(visit):
+    page = visit(fakes.runs())
+    names = "rows => rows.map((row) => row.cells[0].textContent)"
+    rows = page.locator(".lab-table tbody tr")
+    assert rows.evaluate_all(names) == ["bard", "bard1", "bard2"]
+    page.get_by_role("button", name="val loss", exact=True).click()
+    assert rows.evaluate_all(names) == ["bard1", "bard", "bard2"]
+    page.keyboard.press("Enter")
+    assert rows.evaluate_all(names) == ["bard", "bard1", "bard2"]
 
 
 def test_two_views_of_one_output(visit):

@@ -12,6 +12,7 @@ from llm_lab.decoding.loop import decode
 from llm_lab.decoding.options import FILLS, STRATEGIES
 from llm_lab.decoding.rows import Rows
 from llm_lab.decoding.step import Step
+from llm_lab.errors import BadValue
 from llm_lab.models.decoder import Decoder
 from llm_lab.models.encoder_decoder import EncoderDecoder
 from llm_lab.models.options import ModelConfig
@@ -254,3 +255,14 @@ def test_a_result_does_not_keep_its_model(lm):
     gc.collect()
     assert found.statistics == []
     assert len(kept.statistics[0].rank) == 4
+
+
+def test_one_stack_that_reads_a_source_ends_at_the_context():
+    """Past it the source would leave its sight, and another text be read both ways in its place."""
+    lm = train("prefixed", objective="prefix_lm", steps=5)
+    found = lab.generate(lm, "1 green bottle", max_new_tokens=60, seed=0)
+    start = len(lm.tokenizer.encode("1 green bottle")) + 1
+    assert len(found.tokens[0]) == 32 - start
+    assert any("ends at the context of 32" in note for note in found.notes)
+    with pytest.raises(BadValue, match="leave no room to write"):
+        lab.generate(lm, ("1 green bottles stood upon the wall" * 2)[:31] + "1")

@@ -311,6 +311,24 @@ def test_the_end_of_a_text_is_judged_too():
     assert found.scores == pytest.approx([sum(want) / 2], abs=1e-4)
 
 
+@pytest.mark.parametrize("how", ["alone", "probs", "vote"])
+def test_an_interrupt_while_a_text_is_drawn_ends_it(lms, monkeypatch, how):
+    """The first drawing is interrupted; what was written until then is the result."""
+    from llm_lab.decoding import writing
+    from llm_lab.views.live import Live
+
+    def interrupted(self, result):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writing, "REFRESH_SECONDS", -1)
+    monkeypatch.setattr(Live, "update", interrupted)
+    which = {"model": lms[0]} if how == "alone" else {"model": lms, "ensemble": how}
+    found = lab.generate(**which, prompt="1 green", max_new_tokens=50, seed=0, display=True)
+    assert found.done
+    assert [len(one) for one in found.tokens] == [2]
+    assert "interrupted after 2 tokens" in found.notes
+
+
 def test_an_interrupted_vote_keeps_what_was_written(lms, monkeypatch):
     from llm_lab.decoding import writing
 

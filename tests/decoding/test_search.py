@@ -180,6 +180,77 @@ def test_the_tree_tells_what_became_of_every_beam(small):
     assert max(branch.total for branch in made.tree if branch.finished) == pytest.approx(5 * found[0].score, abs=1e-5)
 
 
+def follow(tree, t, place):
+    """The nodes that lead to a place in a step, by their parents."""
+    way = [tree.steps[t][place]]
+    for step in reversed(tree.steps[:t]):
+        way.insert(0, step[way[0].parent])
+    assert way[0].parent == -1
+    return way
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_beams": 4},
+        {"num_beams": 4, "length_penalty": 0.0},
+        {"strategy": "diverse_beam", "num_beams": 4, "num_beam_groups": 2},
+        {"num_beams": 3, "stop": [" d"]},
+    ],
+)
+def test_the_tree_of_a_result_leads_to_its_texts(options):
+    lm = train("ends", ["the cat sat on the mat.", "a dog ran."] * 100, steps=60)
+    options = {"strategy": "beam", **options}
+    found = lab.generate(lm, "a", n=options["num_beams"], max_new_tokens=12, **options)
+    tree = found.beams
+    assert (tree.n_beams, tree.n_steps) == (options["num_beams"], len(tree.steps))
+    leaves = [follow(tree, t, i) for t, step in enumerate(tree.steps) for i, one in enumerate(step) if one.finished]
+    written = [[node.piece.id for node in way] for way in leaves]
+    eos = lm.tokenizer.specials["eos"]
+    for ids, logprobs, end in zip(found.tokens, found.logprob, found.end_logprob, strict=True):
+        ended = [*ids, eos] if end is not None else ids
+        assert ended in written
+        total = sum(logprobs) + (end or 0.0)
+        assert leaves[written.index(ended)][-1].total == pytest.approx(total, abs=1e-4)
+    best = [tree.steps[t][i] for t, i in enumerate(tree.best)]
+    assert best == follow(tree, len(best) - 1, tree.best[-1])
+    ids = [*found.tokens[0], *([eos] if found.end_logprob[0] is not None else [])]
+    assert [node.piece.id for node in best] == ids
+    # What is kept leads to an end: told by walking down from every node, where the tree was marked walking up.
+    for t, step in enumerate(tree.steps):
+        for i, node in enumerate(step):
+            level, last, ends = {i}, t, node.finished
+            while level and last + 1 < len(tree.steps):
+                last += 1
+                level = {j for j, one in enumerate(tree.steps[last]) if one.parent in level}
+                ends |= any(tree.steps[last][j].finished for j in level)
+            assert node.kept == (ends or bool(level and last + 1 == len(tree.steps)))
+    assert any(not node.kept for step in tree.steps for node in step)
+    assert lab.generate(lm, "a", strategy="greedy", max_new_tokens=3).beams is None
+
+
+def test_the_tree_of_a_text_written_on_begins_where_it_does():
+    from llm_lab.decoding.writing import write
+
+    lm = train("tiny")
+    begin = lm.tokenizer.encode("green bo")
+    found = write(lm, "1 ", strategy="beam", num_beams=3, max_new_tokens=14, begin=begin)
+    tree = found.beams
+    assert (tree.n_steps, len(tree.best)) == (14 - len(begin), 14 - len(begin))
+    way = [tree.steps[t][i] for t, i in enumerate(tree.best)]
+    assert [node.piece.id for node in way] == found.tokens[0][len(begin) :]
+    assert way[-1].total == pytest.approx(sum(found.logprob[0]), abs=1e-4)
+
+
+def test_a_large_search_keeps_a_part_of_its_tree(small, monkeypatch):
+    from llm_lab.decoding import beam
+
+    monkeypatch.setattr(beam, "NODES", 10)
+    lm = train("tiny", steps=2)
+    tree = lab.generate(lm, "1", strategy="beam", num_beams=4, max_new_tokens=8).beams
+    assert (tree.n_steps, len(tree.steps), len(tree.best)) == (8, 2, 2)
+
+
 def test_impossible_searches_are_refused():
     with pytest.raises(BadValue, match="n: 6 texts cannot come from 5 beams; use --num_beams 6"):
         choose({"strategy": "beam", "n": 6}).strategy().rows(6)

@@ -10,6 +10,8 @@ import numpy as np
 
 from llm_lab.results import (
     AttentionMaps,
+    BeamNode,
+    BeamTree,
     Chat,
     Compared,
     Comparison,
@@ -26,6 +28,8 @@ from llm_lab.results import (
     Neighbours,
     Piece,
     Playground,
+    RunComparison,
+    RunFacts,
     Sample,
     Score,
     StrategyControls,
@@ -338,22 +342,67 @@ def routing(texts: list[str], layers: int = 4, experts: int = 8, active: int = 2
     )
 
 
+def beams(texts: list[str] | None = None, n_beams: int = 3, n_steps: int = 6) -> BeamTree:
+    """A search that goes straight on; its last beam is pruned at every second step, its second one ends at the third."""
+    words = texts or [" to", " be", ",", " or", "\n"]
+    steps = []
+    for t in range(n_steps):
+        nodes = []
+        for i in range(n_beams):
+            parent = -1 if t == 0 else 0 if i == 1 and t == 3 else i
+            ends = t == n_steps - 1 or (t == 2 and i == 1)
+            piece = Piece(words[(t + i) % len(words)], t + i)
+            nodes.append(BeamNode(parent, piece, -0.5 * (t + 1) - 0.25 * i, ends, kept=i < 2 or ends))
+        steps.append(nodes)
+    return BeamTree(n_beams=n_beams, n_steps=n_steps, steps=steps, best=[0] * n_steps)
+
+
+def searched(texts: list[str] | None = None, name: str = "bard") -> Generation:
+    made = generation(texts, name=name)
+    made.beams = beams(texts)
+    return made
+
+
 def compared(
-    texts: list[str] | None = None, strategies: tuple[str, ...] = ("greedy", "top_p:p=0.5"), name: str = "bard"
+    texts: list[str] | None = None,
+    strategies: tuple[str, ...] = ("greedy", "top_p:p=0.5"),
+    name: str = "bard",
+    models: int = 1,
+    tree: BeamTree | None = None,
 ) -> Comparison:
+    """Strategies on two prompts, a value of `self_bleu` missing; the first strategy may have searched."""
     written = texts or [" to be, or not", " to go"]
+    names = [name, *(f"{name}{i}" for i in range(2, models + 1))]
     cells = [
         Compared(
-            model=name, strategy=strategy, prompt=i, options={"p": 0.5}, texts=written, logprob=-1.2 - at, entropy=1.5,
-            distinct_1=0.4, distinct_2=0.3 + 0.4 * at, repetition=0.1, self_bleu=41.0, n_tokens=28,
-            tokens_per_second=812.0, seed=0, notes=[],
+            model=model, strategy=strategy, prompt=i, options={"p": 0.5, "bad_words": (written[0],)}, texts=written,
+            logprob=-1.2 - at - 0.1 * i - 0.3 * m, entropy=1.5, distinct_1=0.4, distinct_2=0.3 + 0.15 * at + 0.05 * i,
+            repetition=0.1, self_bleu=41.0 - at if i else math.nan, n_tokens=28, tokens_per_second=812.0 + m, seed=0,
+            notes=[name] if at else [], beams=None if at else tree,
         )
+        for m, model in enumerate(names)
         for at, strategy in enumerate(strategies)
         for i in range(2)
     ]  # fmt: skip
     return Comparison(
-        models=[name], prompts=["ROMEO:", written[0]], strategies=list(strategies), cells=cells, done=True, notes=[name]
+        models=names, prompts=["ROMEO:", written[0]], strategies=list(strategies), cells=cells, done=True, notes=[name]
     )
+
+
+def runs(name: str = "bard", corpus: str = "shakespeare") -> RunComparison:
+    """Two runs, and a model that has none."""
+    val = [(step, step / 10, 4.0 - step / 100) for step in range(20, 200, 20)]
+    facts = [
+        RunFacts(
+            name=f"{name}{i or ''}", run="3f2a9c" if i < 2 else "", preset="modern", parameters=812_000 + i,
+            corpus=corpus, objective="clm", unit="nats/char", steps=180 - i, tokens=368_640, seconds=20.0 + i,
+            train_loss=2.2, val_loss=2.21 - i / 10 if i < 2 else None, bits_per_byte=3.2 if i < 2 else None,
+            val=[(step, seconds, loss - i / 5) for step, seconds, loss in val] if i < 2 else [],
+            options={"n_layer": 4 + i},
+        )
+        for i in range(3)
+    ]  # fmt: skip
+    return RunComparison(models=facts, differ={"n_layer": [4, 5, None], "corpus": [corpus] * 3}, notes=[name])
 
 
 def everything(hostile: bool = False) -> dict[str, Any]:
@@ -383,6 +432,9 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "listing": listing(),
             "neighbours": neighbours(),
             "compared": compared(),
+            "compared models": compared(models=2, tree=beams()),
+            "searched": searched(),
+            "runs": runs(),
             "routing": routing(["To", " be", ",", " or", " not"]),
         }
     evil = "".join(HOSTILE)
@@ -416,6 +468,8 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         "evaluation": evaluation((evil, "b"), evil),
         "listing": listing(evil, evil),
         "neighbours": neighbours((EVIL, evil), HOSTILE, evil),
-        "compared": compared(HOSTILE, (EVIL, evil), evil),
+        "compared": compared(HOSTILE, (EVIL, evil), evil, models=2, tree=beams(HOSTILE, n_steps=20)),
+        "searched": searched(HOSTILE, evil),
+        "runs": runs(evil, EVIL),
         "routing": routing(HOSTILE, name=evil),
     }

@@ -18,6 +18,7 @@ from tests.views import fakes
 PLAIN = fakes.everything()
 HOSTILE = {f"hostile {name}": result for name, result in fakes.everything(hostile=True).items()}
 RESULTS = PLAIN | HOSTILE
+WORDS = ["".join(chr(97 + (i * i + j) % 26) for i in range(3000)) for j in range(3)]
 VOID = {"br", "img", "hr", "input", "meta"}
 LAYER = re.compile(
     r'<script>(?P<code>.*?)\)\("(?P<key>[0-9a-f]{16})",(?P<packed>\[("[A-Za-z0-9+/=]+"(, )?)+\])\)</script>', re.S
@@ -127,11 +128,34 @@ def test_no_script_while_it_grows_and_small():
         fakes.attention([f"t{i}" for i in range(256)], 8, 8),
         fakes.attention([f"t{i}" for i in range(40)], 12, 12),
         fakes.tokenization("word " * 5000),
+        fakes.compared(WORDS, tuple(f"top_p:p=0.{i}" for i in range(1, 60)), models=3),
+        fakes.compared(
+            ["床前明月光，疑是地上霜。" * 5000] * 40,
+            tuple(f"beam:n={i}" for i in range(9)),
+            tree=fakes.beams(n_beams=12, n_steps=40),
+        ),
     ],
-    ids=["training", "parts", "generation", "attention-long", "attention-wide", "tokenization"],
+    ids=[
+        "training",
+        "parts",
+        "generation",
+        "attention-long",
+        "attention-wide",
+        "tokenization",
+        "compared",
+        "long texts",
+    ],
 )
 def test_large_results_stay_under_300_kb(result):
     assert len(html(result)) < 300_000
+
+
+def test_a_comparison_that_is_cut_says_so():
+    made = fakes.compared(WORDS, tuple(f"top_p:p=0.{i}" for i in range(1, 60)), models=3)
+    text = Page(html(made)).text
+    assert "texts are cut to" in text and "The first 60 of 354 rows" in text
+    whole = Page(html(fakes.compared())).text
+    assert "cut to" not in whole and "The first" not in whole
 
 
 def test_text_reads_without_styles():

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from llm_lab.errors import BadValue
 from llm_lab.results import ModelPart, ModelReport, Piece
-from llm_lab.views import attention, attention_widget, chat, curves, live, playground, svg, tokens, training
+from llm_lab.views import attention, attention_widget, beams, chat, curves, live, playground, svg, tokens, training
 from llm_lab.views.bundle import STATIC, css, esm, loader
 from llm_lab.views.card import clock, number, png, si, size
 from llm_lab.views.diagram import block_of, diagram
@@ -496,6 +496,56 @@ def test_long_labels_are_cut_by_their_width():
     assert 'width="4' not in attention._big(wide, 0, 0)[-120:]
 
 
+def tree_texts(picture) -> dict[str, list[str]]:
+    """The labels of a drawn tree, by how they look."""
+    root = ElementTree.fromstring(picture.svg)
+    space = "{http://www.w3.org/2000/svg}"
+    found = {"pruned": [], "kept": [], "best": []}
+    for text in root.iter(f"{space}text"):
+        look = "best" if "bf" in text.get("class") else "pruned" if text.get("fill-opacity") else "kept"
+        found[look] += [span.text for span in text.iter(f"{space}tspan")]
+    return found
+
+
+def test_a_tree_shows_what_became_of_every_beam():
+    tree = fakes.beams(n_beams=3, n_steps=6)
+    picture = beams.picture(tree)
+    shown = tree_texts(picture)
+    assert shown["best"] == ["␣to", "␣be", ",", "␣or", "⏎", "␣to", "−3.00"]
+    # The second beam ends at the third step and goes on from the first one; the third is pruned all along.
+    assert shown["kept"] == ["␣be", ",", "␣or", "−1.75", "⏎", "␣to", "␣be", "−3.25", ",", "−3.50"]
+    assert shown["pruned"] == [",", "␣or", "⏎", "␣to", "␣be"]
+    assert picture.svg.count("<circle") == 4  # texts that ended
+    lines = re.findall(r'<path class="(.)"[^>]* d="([^"]*)"', picture.svg)
+    assert [(hue, line.count("M")) for hue, line in lines] == [("d", 5), ("d", 7), ("b", 6)]
+    assert "3 beams over 6 steps" in picture.alt and "5 branches were pruned" in picture.alt
+    assert "Drawn" not in picture.caption
+    assert beams.tree(None) == "" and "overflow-x:auto" in beams.tree(tree)
+
+
+def test_a_large_tree_is_cut_and_says_so():
+    tree = fakes.beams(n_beams=40, n_steps=200)
+    for t in range(200):
+        tree.best[t] = 39
+    picture = beams.picture(tree)
+    assert "Drawn: the first 33 of 200 steps, 12 of up to 40 continuations a step." in picture.caption
+    assert len(picture.svg) < 40_000
+    assert len(tree_texts(picture)["best"]) == 33  # the way is drawn though it is none of the first
+    assert "the first 40 of 60 steps" in beams.picture(fakes.beams(n_steps=60)).caption
+
+
+def test_hostile_tokens_are_labels():
+    picture = beams.picture(fakes.beams(fakes.HOSTILE, n_steps=len(fakes.HOSTILE)))
+    assert "<script" not in picture.svg
+    labels = tree_texts(picture)["best"]
+    assert labels[:3] == ["<script>al…", "␀", "שלום"] and "⟨RLO⟩" in labels and "⟨U+D800⟩" in labels and "∅" in labels
+
+
+def test_options_of_every_strategy_stand_in_the_text():
+    html = fakes.compared(["a"])._repr_mimebundle_()["text/html"]
+    assert html.count("p 0.5, bad_words a, seed 0, 1 text, 28 tokens") == 4
+
+
 def test_pieces_with_breaks_break():
     from llm_lab.views.tokens import _shown
 
@@ -503,7 +553,7 @@ def test_pieces_with_breaks_break():
     assert _shown(Piece("", 1)) == "∅"
 
 
-@pytest.mark.parametrize("name", ["attention", "tokens", "training"])
+@pytest.mark.parametrize("name", ["attention", "comparison", "sorting", "tokens", "training"])
 def test_modules_are_whole(name, tmp_path):
     source = esm(name)
     assert "import " not in source.replace("important", "")
