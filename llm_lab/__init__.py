@@ -25,6 +25,8 @@ _PUBLIC = {
     "build": "llm_lab.lab:build",
     "pretrain": "llm_lab.lab:pretrain",
     "generate": "llm_lab.lab:generate",
+    "ensemble": "llm_lab.lab:ensemble",
+    "soup": "llm_lab.lab:soup",
     "compare": "llm_lab.lab:compare",
     "prompt": "llm_lab.lab:prompt",
     "playground": "llm_lab.lab:playground",

@@ -18,7 +18,7 @@ from llm_lab.objectives.make import check_text
 from llm_lab.options import distribute
 from llm_lab.results import Evaluation
 from llm_lab.store import runs as store
-from llm_lab.store.lm import LM
+from llm_lab.store.lm import LM, called
 from llm_lab.verbs import VERBS
 
 
@@ -68,7 +68,6 @@ def evaluate(lms: Sequence[LM], data: Any, options: Mapping[str, Any]) -> Evalua
     if not same_text:
         notes.append("each model was measured on its own held-out text: give `data` to compare them on one")
     names = [lm.name for lm in lms]
-    read = names[0] if len(names) == 1 else f"[{', '.join(names)}]"
     what = [] if data is None else [repr(data) if isinstance(data, str) else "data"]
     return Evaluation(
         models=names,
@@ -76,5 +75,5 @@ def evaluate(lms: Sequence[LM], data: Any, options: Mapping[str, Any]) -> Evalua
         comparable=same_text,
         scores=scores,
         notes=notes,
-        code=f"lab.evaluate({', '.join([read, *what, *(f'{key}={value!r}' for key, value in options.items())])})",
+        code=f"lab.evaluate({', '.join([called(lms), *what, *(f'{key}={value!r}' for key, value in options.items())])})",
     )

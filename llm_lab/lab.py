@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from llm_lab import machine, overview
+from llm_lab.decoding.options import EnsembleOptions
 from llm_lab.errors import BadType, BadValue, NotYet, listing, show, suggestion
 from llm_lab.options import REQUIRED, distribute, specs
 from llm_lab.registry import load as load_entry
@@ -30,7 +31,7 @@ from llm_lab.results import (
     Tokenization,
 )
 from llm_lab.store import runs as store
-from llm_lab.verbs import VERBS, BuildOptions, ChatOptions, CompareOptions, LiveOptions, TokenizeOptions
+from llm_lab.verbs import VERBS, BuildOptions, ChatOptions, CompareOptions, LiveOptions, TokenizeOptions, WeightOptions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -149,11 +150,6 @@ def _lms(value: Any) -> list[LM]:
     return lms
 
 
-def _names(lms: Sequence[LM]) -> str:
-    """Models as they stand in the line that repeats what was done."""
-    return lms[0].name if len(lms) == 1 else f"[{', '.join(lm.name for lm in lms)}]"
-
-
 def _with_models(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of decoding, in which a second model may be named by its run."""
     from llm_lab.decoding.choosing import SECOND
@@ -165,7 +161,9 @@ def _words(options: Mapping[str, Any]) -> str:
     """Options of decoding as they stand in the line that repeats it; a model goes by its name."""
     from llm_lab.store.lm import LM
 
-    return "".join(f", {key}={value.name if isinstance(value, LM) else repr(value)}" for key, value in options.items())
+    return "".join(
+        f", {key}={value.called if isinstance(value, LM) else repr(value)}" for key, value in options.items()
+    )
 
 
 def _drawn(results: Iterator[_R], display: bool, code: Callable[[_R], str]) -> _R:
@@ -204,6 +202,13 @@ def _texts(argument: str, value: Any, example: str = "To be, or not to be") -> l
     return items
 
 
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str) or not name.isidentifier():
+        raise BadValue(
+            f"name: {show(name)} cannot be a variable's name; letters, digits and _ would do, for example bard"
+        )
+
+
 @_with_options("pretrain")
 def pretrain(corpus: Any = None, name: str = "lm", *, display: bool = True, **options: Any) -> LM:
     """Train a model from nothing on text; `display` draws a live card in a notebook, a progress line in a terminal.
@@ -214,10 +219,7 @@ def pretrain(corpus: Any = None, name: str = "lm", *, display: bool = True, **op
     from llm_lab.models.presets import PRESETS
     from llm_lab.pretraining import pretrain as carry_out
 
-    if not isinstance(name, str) or not name.isidentifier():
-        raise BadValue(
-            f"name: {show(name)} cannot be a variable's name; letters, digits and _ would do, for example bard"
-        )
+    _check_name(name)
     if name in PRESETS and "preset" not in options and "model" not in options:
         raise BadValue(
             f"name: {name} is a preset, and none was chosen, so that another would be trained under its name; use preset={name!r}, or another name"
@@ -280,31 +282,71 @@ def generate(
 
     A random seed is drawn and reported where none is given. A prompt longer than the context is read from its end.
     A list of prompts gives a Generation for each, written in batches: `gens[0].text`, `gens.texts`, `gens.to_pandas()`.
-    Prompt number i has the seed plus i, and its text is what it would be alone with that seed.
+    Prompt number i has the seed plus i, and its text is what it would be alone with that seed. Several models write as
+    one: `lab.generate([a, b], "ROMEO:", ensemble="logits")`; they have the same tokenizer.
     """
-    from llm_lab.decoding.regrow import growing
+    from llm_lab.decoding.ensemble import join, stream_of
     from llm_lab.decoding.together import stream_all
+    from llm_lab.store.lm import called
 
-    lm = _lm(model)
-    live = distribute((LiveOptions,), {"live": options.pop("live", False)}, "generate")[0].live
-    if not lm.supports & {"seq2seq", "fill"}:
-        lm.need("next_token", "generate", "a model trained with objective clm would do")
-    options = _with_models(options)
+    lms, options = _lms(model), _with_models(options)
+    for lm in lms:
+        if not lm.supports & {"seq2seq", "fill"}:
+            lm.need("next_token", "generate", "a model trained with objective clm would do")
+    told = {key: value for key, value in options.items() if key not in ("seed", "live")}
+    view, how = (
+        distribute((kind,), {key: options.pop(key) for key in specs(kind) if key in options}, "generate")[0]
+        for kind in (LiveOptions, EnsembleOptions)
+    )
+    if view.live and how.ensemble == "vote":
+        raise BadType("live: the texts of a vote are not written on; leave live out, or use --ensemble probs")
+    write = stream_of(lms, how)
     prompts = _texts("prompt", prompt)
     if not prompts:
         raise BadValue('prompt: the list is empty; give one prompt at least, for example ["ROMEO:", "JULIET:"]')
 
     def code(result: Generation | Generations) -> str:
-        told = {key: value for key, value in options.items() if key != "seed"} | {"seed": result.seed}
-        if live and isinstance(result, Generation):
-            result.live, result.actions["keep"] = True, lambda: lm  # the widget needs it, until it is frozen
-        return f"lab.generate({lm.name}, {(prompt if isinstance(prompt, str) else prompts)!r}{_words(told)})"
+        if view.live and isinstance(result, Generation):
+            result.live, result.actions["keep"] = True, lambda: lms  # the widget needs them, until it is frozen
+        asked = prompt if isinstance(prompt, str) else prompts
+        return f"lab.generate({called(lms)}, {asked!r}{_words(told | {'seed': result.seed})})"
 
     if isinstance(prompt, str):
-        return _drawn(growing(lm, prompt, options), display, code)
-    if live:
+        return _drawn(write(prompt, options), display, code)
+    if view.live:
         raise BadValue("live: it takes one prompt at a time; give one, or leave live out")
-    return _drawn(stream_all(lm, prompts, **options), display, code)
+    one = lms[0] if len(lms) == 1 else join(lms, how.ensemble or "probs", how.ensemble_weights, "ensemble_weights")
+    return _drawn(stream_all(one, prompts, **options), display, code)
+
+
+def ensemble(
+    models: Any, average: str = "probs", weights: Sequence[float] | None = None, name: str | None = None
+) -> LM:
+    """Several models as one that goes wherever an LM goes: it says of the next token what its members say on average.
+
+    `average`: "probs", or "logits" (the geometric mean of the probabilities); `weights` say how much each counts. The
+    members have the same tokenizer and what they do in common; they stay as they are, and are held.
+    """
+    from llm_lab.decoding.ensemble import join
+
+    (chosen,) = distribute((WeightOptions,), {"weights": weights}, "ensemble")
+    if name is not None:
+        _check_name(name)
+    return join(_lms(models), average, chosen.weights, "weights", name)
+
+
+@_with_options("soup")
+def soup(model: Any, name: str = "soup", **options: Any) -> LM:
+    """One model whose weights are the mean of those of several, which are of the same make and stay as they are.
+
+    It shows what it was made of. It helps where the models were trained further from one trained model (Wortsman et al.
+    2022, model soups); elsewhere it is usually worse than each of them: `lab.evaluate([mixed, a, b])` says.
+    """
+    from llm_lab.store.soup import soup as mix
+
+    (chosen,) = distribute((WeightOptions,), options, "soup")
+    _check_name(name)
+    return mix(_lms(model), name, chosen.weights)
 
 
 @_with_options("playground")
@@ -348,9 +390,10 @@ def compare(
     """
     from llm_lab.comparing import compare as run
     from llm_lab.comparing import compare_runs
+    from llm_lab.store.lm import called
 
     lms = _lms(model)
-    names, prompts = _names(lms), _texts("prompt", prompt)
+    names, prompts = called(lms), _texts("prompt", prompt)
     if len(lms) > 1 and prompts in ([], [""]) and not strategies:
         idle = [f"{listing(options)} is for what models write; give a prompt in quotes"] if options else []
         return _drawn(iter([compare_runs(lms, idle)]), display, lambda _: f"lab.compare({names})")
@@ -381,6 +424,7 @@ def prompt(
     each template and model. Several templates are compared on the same rows. Greedy unless a strategy is given.
     """
     from llm_lab.prompting import prepare, run
+    from llm_lab.store.lm import called
 
     texts = _texts("template", template, "Translate: {{english}}")
     if not isinstance(name, str):
@@ -396,7 +440,7 @@ def prompt(
     if own.metrics:
         words += f", metrics=[{', '.join(repr(m) if isinstance(m, str) else getattr(m, '__name__', 'metric') for m in own.metrics)}]"
     if lms:
-        words += f", model={_names(lms)}"
+        words += f", model={called(lms)}"
 
     def code(result: Prompt | PromptResults) -> str:
         seed = {} if isinstance(result, Prompt) or result.seed is None else {"seed": result.seed}

@@ -64,7 +64,7 @@ def playground(lm: LM, prompt: str, options: Mapping[str, Any]) -> Playground:
         asked = moved if "strategy" in moved else start | moved
         asked = asked | models(asked["strategy"])
         for found in growing(lm, text, asked):
-            found.code = f"lab.generate({lm.name}, {text!r}{_words(asked)})"
+            found.code = f"lab.generate({lm.called}, {text!r}{_words(asked)})"
             made.prompt, made.generation = text, found
             yield found
 
@@ -79,7 +79,7 @@ def _words(options: Mapping[str, Any]) -> str:
     own: Any = STRATEGIES.entry(options["strategy"]).options
     known = {**specs(GenerateOptions), **specs(FilterOptions), **specs(own)}
     told = {key: value for key, value in options.items() if key not in known or known[key].default != value}
-    return "".join(f", {key}={getattr(value, 'name', repr(value))}" for key, value in told.items())
+    return "".join(f", {key}={getattr(value, 'called', repr(value))}" for key, value in told.items())
 
 
 def _whole(entry: Entry, given: Mapping[str, Any]) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from llm_lab.corpora.options import CORPORA, CorpusOptions, SourceOptions, corpus_options
-from llm_lab.decoding.options import STRATEGIES, GenerateOptions, strategy_options
+from llm_lab.decoding.options import STRATEGIES, EnsembleOptions, GenerateOptions, strategy_options
 from llm_lab.errors import NotYet
 from llm_lab.metrics.options import ANSWERS, EvaluateOptions
 from llm_lab.models.options import ModelOptions
@@ -87,6 +87,14 @@ class PromptOptions(GenerateOptions):
 
 
 @dataclass(frozen=True)
+class WeightOptions(Options):
+    room: ClassVar[str] = "weights"
+    weights: tuple[float, ...] | None = option(
+        None, "how much each model counts", gt=0, auto="all the same", example="0.7,0.3"
+    )
+
+
+@dataclass(frozen=True)
 class LiveOptions(Options):
     room: ClassVar[str] = "view"
     live: bool = option(
@@ -125,7 +133,7 @@ class TokenizeOptions(Options):
 class Arg:
     """A value that needs no flag. `takes` says what kind it is:
 
-    new (the NAME a maker creates), model (an existing one), models (one or several, `a,b`), corpus (a name, path, URL,
+    new (the NAME a maker creates), model (an existing one), models (one, or several as a list: `a,b`), corpus (a name, path, URL,
     `@df`), text and texts (quoted), choice (a bare word of `choices`), word (any bare word).
     """
 
@@ -228,10 +236,14 @@ VERBS: dict[str, Verb] = {
             "generate",
             "let a model write",
             '%generate bard "ROMEO:" --strategy top_p --p 0.9',
-            (_MODEL, Arg("prompt", "text", "the text to continue, in quotes")),
-            (GenerateOptions, strategy_options, LiveOptions),
+            (
+                Arg("model", "models", "a model, or several that write as one: a,b", required=True),
+                Arg("prompt", "text", "the text to continue, in quotes"),
+            ),
+            (GenerateOptions, EnsembleOptions, strategy_options, LiveOptions),
             "prompt",
             "llm_lab.lab:generate",
+            examples=('%generate bard,poet "ROMEO:" --ensemble logits --ensemble_weights 0.7,0.3',),
             draws=True,
         ),
         Verb(
@@ -282,6 +294,16 @@ VERBS: dict[str, Verb] = {
             "template",
             "llm_lab.lab:prompt",
             draws=True,
+        ),
+        Verb(
+            "soup",
+            "one model whose weights are the mean of several models' weights",
+            "%soup mixed first,second",
+            (_NEW, Arg("model", "models", "models of the same make: a,b", required=True)),
+            (WeightOptions,),
+            "options",
+            "llm_lab.lab:soup",
+            examples=("%soup mixed first,second --weights 0.7,0.3",),
         ),
         Verb(
             "probe",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from llm_lab.models.ensemble import Ensemble
+from llm_lab.models.language_model import LanguageModel
 from llm_lab.models.options import ModelConfig
 
 
@@ -45,3 +49,30 @@ class KVCache:
     def truncate(self, length: int) -> None:
         """Forget all positions from `length` on."""
         self.length = min(self.length, length)
+
+
+class Caches:
+    """A cache for each member of an ensemble; they hold the same positions."""
+
+    def __init__(self, members: Sequence[KVCache | Caches]) -> None:
+        self.members = list(members)
+
+    @property
+    def length(self) -> int:
+        return self.members[0].length
+
+    def reorder(self, parents: Int[Tensor, " R"]) -> None:
+        for one in self.members:
+            one.reorder(parents)
+
+    def truncate(self, length: int) -> None:
+        for one in self.members:
+            one.truncate(length)
+
+
+def new_cache(model: LanguageModel, rows: int, positions: int | None = None) -> KVCache | Caches:
+    """An empty cache for what a model will read: of an ensemble, one for each member."""
+    if isinstance(model, Ensemble):
+        return Caches([new_cache(one, rows, positions) for one in model.members])
+    assert model.config is not None, "a model with a cache is one of ours"
+    return KVCache(model.config, rows, positions)

@@ -13,7 +13,8 @@ from llm_lab.data.batch import Attend
 from llm_lab.errors import BadValue
 from llm_lab.models.attention import Cache
 from llm_lab.models.encoder_decoder import EncoderDecoder
-from llm_lab.models.language_model import LanguageModel, ModelOutput
+from llm_lab.models.ensemble import Ensemble
+from llm_lab.models.language_model import LanguageModel, ModelOutput, evaluating
 from llm_lab.tokenizers.tokenizer import Tokenizer
 
 FROM_SOURCE = ("seq2seq", "span_corruption", "prefix_lm")  # objectives whose model reads a source before it writes
@@ -28,11 +29,8 @@ class Conditioned(LanguageModel):
     def __init__(self, model: EncoderDecoder, source: Int[Tensor, "1 S"], attend: Attend | None = None) -> None:
         super().__init__(model.config, model.vocab_size, model.max_seq_len)
         self.inner, self.source = model, source
-        was_training = model.training
-        model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(model):
             self.memory = model.encode(source, attend)
-        model.train(was_training)
 
     def forward(  # type: ignore[override]
         self, input_ids: Int[Tensor, "R T"], *_: Any, cache: Cache | None = None, last: bool = False
@@ -56,6 +54,11 @@ class Prefixed(LanguageModel):
         return self.inner(input_ids, attend, cache=cache, last=last)
 
 
+def reads_source(model: LanguageModel) -> bool:
+    """Whether the source stands in what it reads, before what it writes."""
+    return reads_source(model.members[0]) if isinstance(model, Ensemble) else isinstance(model, Prefixed)
+
+
 def source_ids(prompt: str, tokenizer: Tokenizer, objective: str) -> list[int]:
     """A prompt as such a model was trained to read it. `<mask>` and `<extra_0>`, … stand for what is to be written."""
     ids: list[int] = []
@@ -68,7 +71,11 @@ def source_ids(prompt: str, tokenizer: Tokenizer, objective: str) -> list[int]:
 def conditioned(
     model: LanguageModel, tokenizer: Tokenizer, prompt: str, objective: str
 ) -> tuple[LanguageModel, list[int], list[int]]:
-    """(a model of the next token, what it begins with, what it has read before), for a source given as a prompt."""
+    """(a model of the next token, what it begins with, what it has read before), for a source given as a prompt. Of an
+    ensemble every member reads the source."""
+    if isinstance(model, Ensemble):
+        found = [conditioned(one, tokenizer, prompt, objective) for one in model.members]
+        return model.of([one for one, _, _ in found]), *found[0][1:]
     source = source_ids(prompt, tokenizer, objective)
     if not source:
         raise BadValue(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from llm_lab.decoding.filters import Past
 from llm_lab.decoding.strategy import Strategy, drawn
 from llm_lab.decoding.writer import REFRESH_SECONDS, Writer
 from llm_lab.errors import BadType, BadValue
+from llm_lab.models.language_model import evaluating
 from llm_lab.results import Generation
 
 
@@ -96,7 +97,7 @@ class Gibbs(Filler):
                 yield
 
 
-def infill(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
+def infill(lm: Writer, prompt: str, **options: Any) -> Generator[Generation, None, None]:
     """The text with its `<mask>`s filled in, a few states a second; the last one is `done`."""
     choice = choose({"strategy": "fill", **options})
     _refuse(lm, choice, options)
@@ -107,33 +108,31 @@ def infill(lm: Writer, prompt: str, **options: Any) -> Iterator[Generation]:
     result = Generation(
         name=lm.name, prompt=prompt, prompt_pieces=[], pieces=[], logprob=[], chosen_prob=[], texts=[],
         strategy=choice.name, options=choice.shown, seed=seed, tokens_per_second=0.0, continues=False, done=False,
+        notes=list(lm.model.about.get("notes", ())),
     )  # fmt: skip
     generator = torch.Generator(lm.device).manual_seed(seed)
-    was_training = lm.model.training
-    lm.model.eval()
     began = shown = time.perf_counter()
     waited, filled = 0.0, 0
     steps = strategy.fill(gaps, generator)
-    try:
-        while True:
-            with torch.no_grad():
-                if next(steps, False) is False:
-                    break
-            filled += len(gaps.ids)
-            now = time.perf_counter()
-            if now - shown > REFRESH_SECONDS:
-                _write(result, gaps, filled / (now - began - waited))
-                yield result
-                shown = time.perf_counter()
-                waited += shown - now
-                if result.stopping:
-                    raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        result.notes.append(f"interrupted after {filled} draws")
-        result.interrupted = True
-        result.stopping = False
-    finally:
-        lm.model.train(was_training)
+    with evaluating(lm.model):
+        try:
+            while True:
+                with torch.no_grad():
+                    if next(steps, False) is False:
+                        break
+                filled += len(gaps.ids)
+                now = time.perf_counter()
+                if now - shown > REFRESH_SECONDS:
+                    _write(result, gaps, filled / (now - began - waited))
+                    yield result
+                    shown = time.perf_counter()
+                    waited += shown - now
+                    if result.stopping:
+                        raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            result.notes.append(f"interrupted after {filled} draws")
+            result.interrupted = True
+            result.stopping = False
     _write(result, gaps, filled / max(time.perf_counter() - began - waited, 1e-9))
     result.done = True
     yield result

@@ -9,6 +9,7 @@ import torch
 
 from llm_lab.decoding.rows import Rows
 from llm_lab.decoding.strategy import Strategy
+from llm_lab.models.language_model import evaluating
 
 SMALL = 20_000_000  # weights times rows; below, threads wait for each other longer than one of them works
 
@@ -40,9 +41,7 @@ def decode(
     tokens, given instead of chosen. The model's mode is put back at the end.
     """
     model = rows.model
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         weights = sum(p.numel() for p in model.parameters())
         small = model.device.type == "cpu" and weights * len(rows.ids) < SMALL
         if begin:
@@ -60,8 +59,6 @@ def decode(
             yield rows
             if step.final:
                 return
-    finally:
-        model.train(was_training)
 
 
 def _end_texts(rows: Rows, new: int, ended: Callable[[list[int]], bool]) -> None:

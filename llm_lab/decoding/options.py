@@ -13,6 +13,8 @@ from llm_lab.registry import Entry, Table
 FILLS = frozenset({"fills"})  # of a strategy: it fills in what is hidden, and does not write on
 DRAWS = frozenset({"draws"})  # of a strategy: it draws; of a filter: it makes sense where something is drawn
 
+JUDGES = frozenset({"judges"})  # of an ensemble: it chooses among finished texts, not among tokens
+
 
 @dataclass(frozen=True)
 class FilterOptions(Options):
@@ -344,6 +346,38 @@ class ConstraintOptions(Options):
             raise BadValue(f"{given[1]}: {given[0]} is given too, and one text meets one of them; leave one out")
         if self.must is not None and not all(self.must):
             raise BadValue("must: one of the texts is empty; for example --must rose,thorn")
+
+
+ENSEMBLES = Table(
+    "ensemble",
+    [
+        Entry("probs", "llm_lab.models.ensemble:of_probs", "the mean of their probabilities"),
+        Entry(
+            "logits",
+            "llm_lab.models.ensemble:of_logits",
+            "the mean of their logits: renormalised, the geometric mean of their probabilities",
+        ),
+        Entry(
+            "vote",
+            "llm_lab.decoding.ensemble:vote",
+            "each writes n texts, and the n likeliest stay, by the mean of their log-probabilities a token",
+            supports=JUDGES,
+        ),
+    ],
+)
+
+
+@dataclass(frozen=True)
+class EnsembleOptions(Options):
+    """How several models write as one."""
+
+    room: ClassVar[str] = "ensemble"
+    ensemble: str | None = option(
+        None, "how several models, a,b, write as one", choices=lambda: ENSEMBLES, auto="probs", example="logits"
+    )
+    ensemble_weights: tuple[float, ...] | None = option(
+        None, "how much each of them counts", gt=0, auto="all the same", example="0.7,0.3"
+    )
 
 
 @dataclass(frozen=True)

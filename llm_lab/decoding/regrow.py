@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import secrets
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from llm_lab.decoding.writer import Writer
-from llm_lab.decoding.writing import stream
+from llm_lab.decoding.writing import before_last, stream
 from llm_lab.errors import BadType, BadValue, show
 from llm_lab.results import Fork, Generation
 
@@ -19,17 +19,17 @@ _LISTS = ("pieces", "logprob", "chosen_prob", "texts", "scores", "end_logprob")
 
 def growing(lm: Writer, prompt: str, options: Mapping[str, Any]) -> Iterator[Generation]:
     """As `stream`; the last state can also be regrown, while the model is there."""
-    for result in stream(lm, prompt, **options):
-        if result.done and result.continues:
-            second = {key: weakref.ref(value) for key, value in options.items() if isinstance(value, Writer)}
-            plain = {key: value for key, value in options.items() if key not in second}
-            result.actions["regrow"] = partial(_regrow, weakref.ref(lm), second, plain, weakref.ref(result))
-        yield result
+    result = yield from before_last(stream(lm, prompt, **options))
+    if result.continues:
+        second = {key: value.weakly() for key, value in options.items() if isinstance(value, Writer)}
+        plain = {key: value for key, value in options.items() if key not in second}
+        result.actions["regrow"] = partial(_regrow, lm.weakly(), second, plain, weakref.ref(result))
+    yield result
 
 
 def _regrow(
-    model: weakref.ref[Writer],
-    second: Mapping[str, weakref.ref[Writer]],
+    model: Callable[[], Writer | None],
+    second: Mapping[str, Callable[[], Writer | None]],
     options: Mapping[str, Any],
     grown: weakref.ref[Generation],
     sample: Any,

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from llm_lab.data.batch import Attend
-from llm_lab.decoding.cache import KVCache
+from llm_lab.decoding.cache import Caches, KVCache, new_cache
 from llm_lab.decoding.filters import Past
 from llm_lab.decoding.spelling import Spelling
 from llm_lab.decoding.step import Step, Text
@@ -29,7 +29,7 @@ class Reader:
         self.model, self.keep = model, keep
         self.context: int = model.max_seq_len
         self.room = min(self.context, begin + new)  # positions; published models have contexts of gigabytes
-        self.cache: KVCache | None = None
+        self.cache: KVCache | Caches | None = None
         self.start = 0  # the first position in the cache
 
     def read(self, ids: Int[Tensor, "R T"], n: int = 1) -> ModelOutput:
@@ -42,8 +42,7 @@ class Reader:
             fits = self.context >= T and self.cache is None
             # What is asked for must be read; and of a text that does not fit, the later half.
             self.start = 0 if fits else T - max(n, self.context // 2)
-            assert self.model.config is not None, "a model with a cache is one of ours"
-            self.cache = KVCache(self.model.config, len(ids), self.room)
+            self.cache = new_cache(self.model, len(ids), self.room)
         # What is asked for is read, whether it was before or not: guesses that were not taken may stand there.
         self.cache.truncate(max(0, T - n - self.start))
         new = ids[:, self.start + self.cache.length :]

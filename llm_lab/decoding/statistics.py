@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from llm_lab.models.language_model import LanguageModel
+from llm_lab.models.language_model import LanguageModel, evaluating
 from llm_lab.results import TokenStatistics
 
 RUNNERS_UP = 10
@@ -21,13 +21,8 @@ def statistics(model: LanguageModel, ids: list[int], begin: int) -> TokenStatist
     if begin >= len(ids):
         none, table = np.zeros(0), np.zeros((0, RUNNERS_UP))
         return TokenStatistics(entropy=none, rank=none, top=table, top_logprob=table)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            parts = [_of(logits, ids, first) for first, logits in _reads(model, ids, begin)]
-    finally:
-        model.train(was_training)
+    with torch.no_grad(), evaluating(model):
+        parts = [_of(logits, ids, first) for first, logits in _reads(model, ids, begin)]
     entropy, rank, top, logprobs = (torch.cat([part[i] for part in parts]) for i in range(4))
     return TokenStatistics(
         entropy=entropy.cpu().numpy(),
@@ -35,6 +30,16 @@ def statistics(model: LanguageModel, ids: list[int], begin: int) -> TokenStatist
         top=top.cpu().numpy(),
         top_logprob=logprobs.cpu().numpy(),
     )
+
+
+def log_probs(model: LanguageModel, ids: list[int], begin: int) -> list[float]:
+    """log p of each token from `begin` on, at temperature 1, in nats, read as the loop reads."""
+    found: list[float] = []
+    with torch.no_grad(), evaluating(model):
+        for first, logits in _reads(model, ids, begin):
+            tokens = torch.tensor(ids[first : first + len(logits)], device=logits.device)
+            found += logits.log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0].tolist()
+    return found
 
 
 def _reads(model: LanguageModel, ids: list[int], begin: int) -> Iterator[tuple[int, Float[Tensor, "t V"]]]:

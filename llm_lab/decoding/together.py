@@ -35,9 +35,15 @@ def stream_all(lm: Writer, prompts: Sequence[str], **options: Any) -> Iterator[G
     repeats it alone. An interrupt keeps what was written, and leaves out the prompts that were not reached.
     """
     result = Generations(name=lm.name, prompts=list(prompts), done=False)
+    stopping = False
     for _ in _one_by_one(lm, result, options) if fills(lm, options) else _in_batches(lm, result, options):
-        yield result
-        if any(one.interrupted for one in result):
+        try:
+            yield result
+        except KeyboardInterrupt:  # whoever draws it was interrupted
+            stopping = True
+            for one in result:
+                one.request_stop()
+        if (stopping or any(one.interrupted for one in result)) and all(one.done for one in result):
             result.notes.append(f"interrupted: {len(result):,} of {len(prompts):,} prompts were reached")
             break
     result.done = True

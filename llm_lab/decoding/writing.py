@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 
 from llm_lab import machine
 from llm_lab.decoding.choosing import SECOND, Choice, choose
-from llm_lab.decoding.conditioned import FROM_SOURCE, Prefixed, conditioned
+from llm_lab.decoding.conditioned import FROM_SOURCE, conditioned, reads_source
 from llm_lab.decoding.constraints import Constraint, constraint, spelled
 from llm_lab.decoding.infill import infill
 from llm_lab.decoding.loop import decode
@@ -23,8 +22,9 @@ from llm_lab.decoding.rows import Rows
 from llm_lab.decoding.spelling import Spelling
 from llm_lab.decoding.statistics import statistics
 from llm_lab.decoding.strategy import Generators, Strategy
-from llm_lab.decoding.writer import REFRESH_SECONDS, Writer
+from llm_lab.decoding.writer import REFRESH_SECONDS, Writer, need_same_tokens
 from llm_lab.errors import BadType, BadValue, show
+from llm_lab.models.ensemble import Ensemble
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.results import Generation, TokenStatistics
 from llm_lab.tokenizers.tokenizer import Tokenizer
@@ -81,7 +81,7 @@ def stream(
     ids: Sequence[int] | None = None,
     ends: Sequence[int] = (),
     **options: Any,
-) -> Iterator[Generation]:
+) -> Generator[Generation, None, None]:
     """The generation as it grows, a few states a second; the last one is `done`. Its `seed` repeats it.
 
     `begin` are the first tokens of what is written, given instead of chosen; `ids` the prompt's where they are not those
@@ -95,12 +95,17 @@ def stream(
     job = prepare(how, [one])
     _check_begin(job, begin)
     for _ in grow(job, begin):
-        yield one.result
+        try:
+            yield one.result
+        except KeyboardInterrupt:  # whoever draws it was interrupted
+            if one.result.done:
+                raise
+            one.result.request_stop()
 
 
 def fills(lm: Writer, options: Mapping[str, Any]) -> bool:
     """Whether places in the prompt are filled in, by a loop of its own."""
-    return "fills" in STRATEGIES.entry(options.get("strategy") or _usual(lm)).supports
+    return "fills" in STRATEGIES.entry(options.get("strategy") or usual(lm)).supports
 
 
 def grow(job: Job, begin: Sequence[int] = ()) -> Iterator[None]:
@@ -131,14 +136,27 @@ def grow(job: Job, begin: Sequence[int] = ()) -> Iterator[None]:
         one.result.beams = job.strategy.beams(job.rows, lm.tokenizer)
         one.result.notes += job.strategy.notes()
         one.result.actions["statistics"] = partial(
-            _statistics, weakref.ref(lm.model), lm.tokenizer, one.result.prompt, objective, one.start
+            _statistics, lm.model.weakly(), lm.tokenizer, one.result.prompt, objective, one.start
         )
         one.result.done = True
     yield
 
 
+def before_last(states: Generator[Generation, None, None]) -> Generator[Generation, None, Generation]:
+    """What `stream` gives but for its last state, which is returned. An interrupt that comes while one is drawn is handed
+    on to it, and it ends there."""
+    for state in states:
+        if state.done:
+            return state
+        try:
+            yield state
+        except KeyboardInterrupt as interrupt:
+            return states.throw(interrupt)
+    raise AssertionError("the last state is done")
+
+
 def _statistics(
-    reference: weakref.ref[LanguageModel],
+    reference: Callable[[], LanguageModel | None],
     tokenizer: Tokenizer,
     prompt: str,
     objective: str,
@@ -165,8 +183,8 @@ def setting(lm: Writer, options: Mapping[str, Any], ends: Sequence[int] = ()) ->
             f"strategy: {choice.name} writes on, and {lm.name} only fills in what is hidden; use --strategy fill or gibbs"
         )
     general, tokenizer, objective = choice.general, lm.tokenizer, _objective(lm)
-    usual = "eos" in tokenizer.specials and (lm.info.get("ends") or objective in FROM_SOURCE)
-    stop = sorted({*ends, *([tokenizer.specials["eos"]] if usual else [])})
+    ended = "eos" in tokenizer.specials and (lm.info.get("ends") or objective in FROM_SOURCE)
+    stop = sorted({*ends, *([tokenizer.specials["eos"]] if ended else [])})
     banned = tokenizer.special_ids - set(tokenizer.sentinels if objective == "span_corruption" else [])
     banned |= set(range(tokenizer.vocab_size, lm.model.vocab_size))  # rows of a table that was rounded up
     return Setting(
@@ -184,21 +202,17 @@ def setting(lm: Writer, options: Mapping[str, Any], ends: Sequence[int] = ()) ->
 def read(how: Setting, prompt: str, number: int = 0, given: Sequence[int] | None = None) -> Asked:
     """A prompt as ids, those `given` where there are some, with what its reader should know of it. Of several, each has the
     seed of the first and its number."""
-    lm, general, notes = how.lm, how.choice.general, list[str]()
-    model, tokenizer, begins = lm.model, lm.tokenizer, list[int]()
-    if how.objective in FROM_SOURCE:
-        model, begins, ids = conditioned(model, tokenizer, prompt, how.objective)
-    else:
-        ids = tokenizer.encode(prompt) if given is None else list(given)
+    lm, general, source = how.lm, how.choice.general, how.objective in FROM_SOURCE
+    tokenizer, notes = lm.tokenizer, list[str](lm.model.about.get("notes", ()))
+    model, start, ids = beginning(lm, prompt, given)
     if any(piece.unknown for piece in tokenizer.pieces(ids)):
         notes.append(f"the tokenizer does not know all of the prompt ({tokenizer.round_trip(prompt)})")
-    start = begins or ids or tokenizer.encode("\n") or [tokenizer.start]
     if not ids:
         notes.append("no prompt was given: the model begins after a line break")
     context: int = model.max_seq_len
     kept = max(1, context // 2) if "cache" in model.supports else context
     new = general.max_new_tokens
-    if isinstance(model, Prefixed) and len(start) + new > context:  # the source must stay in sight
+    if reads_source(model) and len(start) + new > context:  # the source must stay in sight
         new = context - len(start)
         if new < 1:
             raise BadValue(
@@ -221,11 +235,11 @@ def read(how: Setting, prompt: str, number: int = 0, given: Sequence[int] | None
         options=how.choice.shown,
         seed=(how.seed + number) % MOST_SEEDS,
         tokens_per_second=0.0,
-        from_source=bool(begins),
+        from_source=source,
         done=False,
         notes=notes,
     )
-    return Asked(model, start, new, len(ids) if begins else 0, ids, None if begins else prompt, result)
+    return Asked(model, start, new, len(ids) if source else 0, ids, None if source else prompt, result)
 
 
 def prepare(how: Setting, asked: Sequence[Asked]) -> Job:
@@ -271,7 +285,18 @@ def _check_begin(job: Job, begin: Sequence[int]) -> None:
             raise BadValue(f"token: {show(piece.text)} leads to no text that is what it must be; another one would do")
 
 
-def _usual(lm: Writer) -> str:
+def beginning(
+    lm: Writer, prompt: str, given: Sequence[int] | None = None
+) -> tuple[LanguageModel, list[int], list[int]]:
+    """(a model of the next token, what stands there when it begins to write, the prompt's ids). `given` are those where
+    they are not the ids of its text."""
+    if (objective := _objective(lm)) in FROM_SOURCE:
+        return conditioned(lm.model, lm.tokenizer, prompt, objective)
+    ids = lm.tokenizer.encode(prompt) if given is None else list(given)
+    return lm.model, ids or lm.tokenizer.encode("\n") or [lm.tokenizer.start], ids
+
+
+def usual(lm: Writer) -> str:
     """The strategy where none is asked for."""
     return "fill" if "fill" in lm.supports and not lm.supports & {"next_token", "seq2seq"} else "top_p"
 
@@ -291,10 +316,7 @@ def second(how: Setting, one: Asked) -> LanguageModel | None:
         raise BadType(f"{choice.name} needs a second model, for example --{name} @small; it has the same tokenizer")
     if not isinstance(other, Writer):
         raise BadType(f"{name}: {show(other)} is {type(other).__name__}; an LM with the same tokenizer would do")
-    if other.tokenizer.fingerprint != lm.tokenizer.fingerprint or other.model.vocab_size != lm.model.vocab_size:
-        raise BadValue(
-            f"{name}: {other.name} has another tokenizer than {lm.name}, so their tokens cannot be compared; train it with --tokenizer @{lm.name}"
-        )
+    need_same_tokens(name, lm, other)
     if (_objective(other) in FROM_SOURCE) != (objective in FROM_SOURCE):
         raise BadValue(
             f"{name}: {other.name} was trained for {_objective(other)} and {lm.name} for {objective}: one writes from a source and the other does not"
@@ -343,19 +365,9 @@ def _needed(lm: Writer, prompt: int, new: int, source: int = 0) -> list[tuple[in
 
     `source` are the tokens that an encoder has read: once for all texts, but each keeps its keys and values.
     """
-    model, config = lm.model, lm.model.config
-    length = min(prompt, model.max_seq_len)
-    if "cache" in model.supports and config is not None:
-        two = config.shape == "encoder_decoder"
-        each = 2 * (config.decoder_layers if two else config.n_layer) * config.kv_heads * config.head_dim
-        read = length * (2 * config.ff_width + 8 * config.d_model)  # one block's activations over the prompt
-        held = each * (min(prompt + new, model.max_seq_len) + (source if two else 0))
-        if prompt + new > model.max_seq_len:
-            held *= 2  # past the context a second one is filled before the first is let go
-    else:  # all is read again for each token, and all logits are computed
-        length = min(prompt + new, model.max_seq_len)
-        read, held = 2 * length * model.vocab_size, 0
-    on_device = 4 * (read + held + _SAMPLED * model.vocab_size) + 2 * 8 * (prompt + new)
+    model = lm.model
+    taken = _numbers(model, "cache" in model.supports, min(model.max_seq_len, prompt + new), prompt, new, source)
+    on_device = 4 * (taken + _SAMPLED * model.vocab_size) + 2 * 8 * (prompt + new)
     on_host = _RECORDED * new
     where = lm.device
     if where.type == "cpu":
@@ -364,6 +376,21 @@ def _needed(lm: Writer, prompt: int, new: int, source: int = 0) -> list[tuple[in
         (on_device, machine.device_memory(where).available, f" on {where}"),
         (on_host, machine.memory().available, ""),
     ]
+
+
+def _numbers(model: LanguageModel, cached: bool, context: int, prompt: int, new: int, source: int) -> int:
+    """The numbers that a text takes while it is read, of which up to `context` tokens are read at a time."""
+    if isinstance(model, Ensemble):
+        return sum(model.vocab_size + _numbers(one, cached, context, prompt, new, source) for one in model.members)
+    config = model.config
+    if not cached or config is None:  # all is read again for each token, and all logits are computed
+        return 2 * context * model.vocab_size
+    two = config.shape == "encoder_decoder"
+    each = 2 * (config.decoder_layers if two else config.n_layer) * config.kv_heads * config.head_dim
+    read = min(prompt, context) * (2 * config.ff_width + 8 * config.d_model)  # one block's activations over the prompt
+    held = each * (context + (source if two else 0))
+    # Past the context a second one is filled before the first is let go.
+    return read + held * (2 if prompt + new > context else 1)
 
 
 def _fill(job: Job, seconds: float) -> None:

@@ -311,7 +311,7 @@ class _Reader:
         for item in found:
             if isinstance(item, str) and item not in names.run_names():
                 names.refuse_bare_variable(self.verb.name, arg.name, item, self.namespace)
-        return found if arg.takes == "models" else found[0]
+        return found if len(found) > 1 else found[0]
 
     def _refuse_choice_as_name(self, value: Any) -> None:
         for arg in self.verb.args:

@@ -45,5 +45,5 @@ def held_out(lm: LM, folders: list[Path]) -> Tokens:
         if key and (tokens := Tokens.open(folder, key)) is not None:
             return tokens
     raise BadValue(
-        f"data: the held-out text of {lm.name} is not here; give a corpus, for example %evaluate {lm.name} shakespeare"
+        f"data: the held-out text of {lm.name} is not here; give a corpus, for example lab.evaluate({lm.called}, 'shakespeare')"
     )

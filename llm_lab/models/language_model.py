@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +28,18 @@ class ModelOutput:
     hidden: Float[Tensor, "B T D"] | None = None  # after the last norm
     pooled: Float[Tensor, "B D"] | None = None  # one vector for the sequence
     aux: Mapping[str, Tensor] = field(default_factory=dict)  # losses of the model's own, unweighted: balance
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within the `with`, the model is as it predicts, without dropout; then each of its modules is as it was before."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
 
 
 class LanguageModel(nn.Module):
@@ -79,6 +93,10 @@ class LanguageModel(nn.Module):
     def device(self) -> torch.device:
         parameter = next(self.parameters(), None)
         return parameter.device if parameter is not None else torch.device("cpu")
+
+    def weakly(self) -> Callable[[], LanguageModel | None]:
+        """What gives the model for as long as it is there, without keeping it: results hold this."""
+        return weakref.ref(self)
 
     def need_weights(self) -> None:
         """BadValue where the model is only shown: it was too large for its weights."""

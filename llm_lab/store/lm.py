@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from llm_lab.errors import BadType, BadValue, LabError, listing, show, suggestio
 from llm_lab.models import cost
 from llm_lab.models.adapted import adapt
 from llm_lab.models.bare import bare
+from llm_lab.models.ensemble import Ensemble
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.models.options import SHAPES, ModelConfig
 from llm_lab.objectives.make import make
@@ -57,6 +59,11 @@ class LM:
     extras: nn.ModuleDict = field(default_factory=nn.ModuleDict, repr=False)  # what its objective added: heads, …
 
     @property
+    def called(self) -> str:
+        """How a line of Python calls it: by its name, or, where that is no variable's, by what makes it."""
+        return self.name if self.name.isidentifier() else str(self.model.about.get("code", self.name))
+
+    @property
     def chat_template(self) -> str | None:
         """How a conversation is written for it: Jinja, or an exchange with {{user}} and {{assistant}}. Saved with it."""
         return self.info.get("chat_template")
@@ -90,6 +97,18 @@ class LM:
         needs = [OBJECTIVES[name].supports for name in self.objectives if name in OBJECTIVES]
         untaught = {ability for ability in _TEACHES if not any(_TEACHES[ability] & one for one in needs)}
         return self.model.supports - untaught
+
+    def weakly(self) -> Callable[[], LM | None]:
+        """What gives it for as long as it is there, without keeping it; an ensemble, for as long as its members are."""
+        if not isinstance(self.model, Ensemble):
+            return weakref.ref(self)
+        reference, name, tokenizer, info = self.model.weakly(), self.name, self.tokenizer, self.info
+
+        def again() -> LM | None:
+            model = reference()
+            return None if model is None else LM(name, model, tokenizer, info=info)
+
+        return again
 
     @property
     def max_seq_len(self) -> int:
@@ -129,6 +148,10 @@ class LM:
         if not str(path):
             raise BadValue('path: it is empty; name a folder, for example "bard-model" ("." is the one you work in)')
         folder = Path(path)
+        if isinstance(self.model, Ensemble):
+            raise BadValue(
+                f"save: {self.name} is several models and has no weights of its own; save each of them, or their soup: lab.soup([a, b]).save(path)"
+            )
         if format not in ("lab", "hf"):
             raise BadValue(f"format: {show(format)} is unknown{suggestion(format, ('lab', 'hf'))}; there is: lab, hf")
         if format == "hf":
@@ -168,6 +191,11 @@ class LM:
         size = sum(p.numel() for p in self.model.parameters())
         where = f", run {self.run.id}" if self.run else ""
         return f"<LM {self.name}: {size / 1e6:.2f} M parameters, {self.tokenizer!r}, context {self.max_seq_len}{where}>"
+
+
+def called(lms: Sequence[LM]) -> str:
+    """One model, or several, as a line of Python has them."""
+    return lms[0].called if len(lms) == 1 else f"[{', '.join(lm.called for lm in lms)}]"
 
 
 def load_lm(folder: Path, name: str | None = None, model: Any = None, device: str = "cpu") -> LM:
@@ -262,7 +290,7 @@ _INFO = {
     "sizes": dict,
     "given": list,
 }
-_INFO |= {"objective_options": dict, "mix": str, "weights": list}
+_INFO |= {"objective_options": dict, "mix": str, "weights": list, "soup": list}
 # Which needs of an objective mean that it teaches an ability.
 _TEACHES = {"next_token": {"next_token", "seq2seq", "any_order"}, "fill": {"fill"}, "seq2seq": {"seq2seq"}}
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from llm_lab.data.arrays import Tokens
 from llm_lab.data.sampler import blocks, documents
+from llm_lab.models.language_model import evaluating
 from llm_lab.objectives.objective import Objective, Trainee
 
 
@@ -37,21 +38,16 @@ def block_losses(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """For each part of the loss and each example the sum of its targets' losses in nats, and how many targets it has.
     Leaves the model's mode."""
-    was_training = trainee.model.training
-    trainee.train(False)
     found: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
-    try:
-        with torch.no_grad():
-            for start in range(0, len(examples), batch_size):
-                chosen = list(examples[start : start + batch_size])
-                batch = objective.collate(chosen, np.random.default_rng(start)).to(device)
-                with autocast(device, precision):
-                    parts = objective.losses(trainee, batch)
-                for name, pair in parts.items():
-                    for kept, value in zip(found.setdefault(name, ([], [])), pair, strict=True):
-                        kept.append(value)
-    finally:
-        trainee.train(was_training)
+    with torch.no_grad(), evaluating(trainee.model), evaluating(trainee.extras):
+        for start in range(0, len(examples), batch_size):
+            chosen = list(examples[start : start + batch_size])
+            batch = objective.collate(chosen, np.random.default_rng(start)).to(device)
+            with autocast(device, precision):
+                parts = objective.losses(trainee, batch)
+            for name, pair in parts.items():
+                for kept, value in zip(found.setdefault(name, ([], [])), pair, strict=True):
+                    kept.append(value)
     return {
         name: (torch.cat(sums).cpu().double().numpy(), torch.cat(counts).cpu().numpy())
         for name, (sums, counts) in found.items()
