@@ -50,7 +50,8 @@ def filled(templates: Sequence[Template], own: PromptOptions, notes: list[str]) 
         if len(frame) == shots:
             raise BadValue(f"on: its {shots} rows are all examples, and none is left to be asked; give more rows")
         frame = frame.iloc[shots:]
-        notes.append(f"the first {shots} rows are the examples, and are not asked")
+        which = "row is the example, and is" if shots == 1 else f"{shots} rows are the examples, and are"
+        notes.append(f"the first {which} not asked")
     if own.target is not None and (leaks := [t for t in templates if own.target in t.fields]):
         notes.append(f"{listing(show(t.text, 30) for t in leaks)} shows the target ({own.target}) in the prompt itself")
     values = _records(frame)

@@ -92,11 +92,14 @@ def run(prompt: Prompt, own: PromptOptions, rows: Rows, lms: Sequence[LM]) -> It
                         Answer(template=t, model=m, prompt=rows.prompts[t - 1][one.row], scores=scores, **vars(one))
                         for one, scores in zip(some, scored, strict=True)
                     ]
+                    # Batches are of prompts of like lengths; a reader wants the rows as they are.
+                    result.answers.sort(key=lambda one: (one.model, one.template, one.row, one.sample))
                     yield result
     except KeyboardInterrupt:
         each = {(answer.model, answer.template, answer.row) for answer in result.answers}
         result.notes.append(f"interrupted: {len(each):,} of {result.wanted:,} were asked, and are kept")
-    result.notes += [f"{_named(labels)}: {note}" for note, labels in notes.items()]
+    order = {label: i for i, label in enumerate(rows.labels)}
+    result.notes += [f"{_named(sorted(labels, key=order.__getitem__))}: {note}" for note, labels in notes.items()]
     result.done = True
     yield result
 

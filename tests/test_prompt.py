@@ -472,3 +472,11 @@ def test_what_is_shown(lm, df):
     one = lab.prompt(TEMPLATE, name="ask", on=df)
     assert "ask · prompt · fields english" in str(one)
     assert "Say dog" in one._repr_mimebundle_()["text/html"]
+
+
+def test_rows_come_back_in_their_order(lm):
+    """They are written in batches of like lengths."""
+    frame = pd.DataFrame({"word": ["green bottles", "1", "wall", "2", "green bottles stood"]}, index=list("edcba"))
+    found = lab.prompt("{{word}}", on=frame, model=lm, max_new_tokens=3)
+    assert list(found.to_pandas().index) == list("edcba")
+    assert [answer.row for answer in found.answers] == [0, 1, 2, 3, 4]
