@@ -298,8 +298,10 @@ def generate(
         distribute((kind,), {key: options.pop(key) for key in specs(kind) if key in options}, "generate")[0]
         for kind in (LiveOptions, EnsembleOptions)
     )
-    if view.live and how.ensemble == "vote":
-        raise BadType("live: the texts of a vote are not written on; leave live out, or use --ensemble probs")
+    if how.ensemble == "vote" and (view.live or not isinstance(prompt, str)):
+        raise BadValue(
+            "ensemble: vote takes one prompt at a time, and its texts are not written on (live); use --ensemble probs"
+        )
     write = stream_of(lms, how)
     prompts = _texts("prompt", prompt)
     if not prompts:

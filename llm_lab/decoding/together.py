@@ -20,6 +20,7 @@ from llm_lab.decoding.writing import (
     setting,
     stream,
 )
+from llm_lab.models.ensemble import Ensemble
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.models.stack import Stack
 from llm_lab.results import Generations
@@ -93,4 +94,6 @@ def _batches(how: Setting, asked: Sequence[Asked]) -> list[list[int]]:
 
 def _pads(model: LanguageModel) -> bool:
     """Whether it reads a row that was filled up on the left as the row alone."""
+    if isinstance(model, Ensemble):
+        return all(map(_pads, model.members))
     return isinstance(model, Stack) and model.pattern.relative

@@ -311,7 +311,19 @@ def test_the_end_of_a_text_is_judged_too():
     assert found.scores == pytest.approx([sum(want) / 2], abs=1e-4)
 
 
-@pytest.mark.parametrize("how", ["alone", "probs", "vote"])
+def test_several_prompts_are_written_on_together(lms):
+    """Each as it is alone, with the seed and its number."""
+    prompts = ["1 green", "22 gre", "3"]
+    found = lab.generate(lms, prompts, ensemble="logits", max_new_tokens=12, n=2, seed=5)
+    alone = [
+        lab.generate(lms, one, ensemble="logits", max_new_tokens=12, n=2, seed=5 + i) for i, one in enumerate(prompts)
+    ]
+    assert [one.texts for one in found] == [one.texts for one in alone]
+    assert [one.logprob[1] for one in found] == [pytest.approx(one.logprob[1], abs=1e-4) for one in alone]
+    assert eval(found.code, {"lab": lab, "a": lms[0], "b": lms[1]})[2].texts == alone[2].texts
+
+
+@pytest.mark.parametrize("how", ["alone", "probs", "vote", "several"])
 def test_an_interrupt_while_a_text_is_drawn_ends_it(lms, monkeypatch, how):
     """The first drawing is interrupted; what was written until then is the result."""
     from llm_lab.decoding import writing
@@ -322,9 +334,14 @@ def test_an_interrupt_while_a_text_is_drawn_ends_it(lms, monkeypatch, how):
 
     monkeypatch.setattr(writing, "REFRESH_SECONDS", -1)
     monkeypatch.setattr(Live, "update", interrupted)
-    which = {"model": lms[0]} if how == "alone" else {"model": lms, "ensemble": how}
-    found = lab.generate(**which, prompt="1 green", max_new_tokens=50, seed=0, display=True)
+    which = {"model": lms[0]} if how in ("alone", "several") else {"model": lms, "ensemble": how}
+    prompt = ["1 green", "2"] if how == "several" else "1 green"
+    found = lab.generate(**which, prompt=prompt, max_new_tokens=20, seed=0, display=True)
     assert found.done
+    if how == "several":  # both are in one batch
+        assert [[len(one) for one in each.tokens] for each in found] == [[2], [2]]
+        assert found.notes == ["interrupted: 2 of 2 prompts were reached"]
+        return
     assert [len(one) for one in found.tokens] == [2]
     assert "interrupted after 2 tokens" in found.notes
 
@@ -415,7 +432,8 @@ def test_models_trained_in_different_ways_do_what_they_have_in_common(lms):
         (lambda a, b: lab.generate([a, 3], "x"), "^model: 3 is int"),
         (lambda a, b: lab.generate([a, b], "x", strategy="dola"), "^dola reads the model's own layers"),
         (lambda a, b: lab.generate([a, b], "x", n=10**9), r"^n: 1,000,000,000 texts"),
-        (lambda a, b: lab.generate([a, b], "x", ensemble="vote", live=True), "^live: the texts of a vote"),
+        (lambda a, b: lab.generate([a, b], "x", ensemble="vote", live=True), "^ensemble: vote takes one prompt"),
+        (lambda a, b: lab.generate([a, b], ["x", "y"], ensemble="vote"), "^ensemble: vote takes one prompt"),
         (lambda a, b: lab.ensemble([a, b], "vote"), "^average: 'vote' judges finished texts"),
         (lambda a, b: lab.ensemble([a, b], weights=(1, 2, 3)), "^weights: .* has 3, and there are 2 models"),
         (lambda a, b: lab.ensemble([a, b], name="a b"), "^name: 'a b' cannot be"),
