@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -94,13 +94,17 @@ def stream(
     one = read(how, prompt, given=ids)
     job = prepare(how, [one])
     _check_begin(job, begin)
-    for _ in grow(job, begin):
-        try:
-            yield one.result
-        except KeyboardInterrupt:  # whoever draws it was interrupted
-            if one.result.done:
-                raise
-            one.result.request_stop()
+    growth = grow(job, begin)
+    try:
+        for _ in growth:
+            try:
+                yield one.result
+            except KeyboardInterrupt:  # whoever draws it was interrupted
+                if one.result.done:
+                    raise
+                one.result.request_stop()
+    finally:
+        growth.close()
 
 
 def fills(lm: Writer, options: Mapping[str, Any]) -> bool:
@@ -108,7 +112,7 @@ def fills(lm: Writer, options: Mapping[str, Any]) -> bool:
     return "fills" in STRATEGIES.entry(options.get("strategy") or usual(lm)).supports
 
 
-def grow(job: Job, begin: Sequence[int] = ()) -> Iterator[None]:
+def grow(job: Job, begin: Sequence[int] = ()) -> Generator[None, None, None]:
     """Write; gives way a few times a second, its results being up to date, and when they are `done`."""
     results = [one.result for one in job.asked]
     ended = _ending(job.setting.choice.general.stop, job.must, job.setting.lm.tokenizer)
@@ -127,9 +131,13 @@ def grow(job: Job, begin: Sequence[int] = ()) -> Iterator[None]:
                 if any(result.stopping for result in results):
                     raise KeyboardInterrupt
     except KeyboardInterrupt:  # what was written stays
+        _interrupted(results, tokens)
+    except GeneratorExit:  # nobody listens any more, and may still hold the results
+        _interrupted(results, tokens)
+        _fill(job, time.perf_counter() - began - waited)
         for result in results:
-            result.notes.append(f"interrupted after {tokens} tokens")
-            result.interrupted, result.stopping = True, False
+            result.done = True
+        raise
     _fill(job, time.perf_counter() - began - waited)
     lm, objective = job.setting.lm, job.setting.objective
     for one in job.asked:
@@ -140,6 +148,12 @@ def grow(job: Job, begin: Sequence[int] = ()) -> Iterator[None]:
         )
         one.result.done = True
     yield
+
+
+def _interrupted(results: Sequence[Generation], tokens: int) -> None:
+    for result in results:
+        result.notes.append(f"interrupted after {tokens} tokens")
+        result.interrupted, result.stopping = True, False
 
 
 def before_last(states: Generator[Generation, None, None]) -> Generator[Generation, None, Generation]:
