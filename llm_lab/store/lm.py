@@ -198,6 +198,13 @@ def called(lms: Sequence[LM]) -> str:
     return lms[0].called if len(lms) == 1 else f"[{', '.join(lm.called for lm in lms)}]"
 
 
+def words(options: Mapping[str, Any]) -> str:
+    """Options as they stand in a line of Python, each after a comma; a model as it is called."""
+    return "".join(
+        f", {key}={value.called if isinstance(value, LM) else repr(value)}" for key, value in options.items()
+    )
+
+
 def load_lm(folder: Path, name: str | None = None, model: Any = None, device: str = "cpu") -> LM:
     """The LM in a folder. `model` is the user's class (or instance) where it was trained with one."""
     _refuse_failed(Run(folder))

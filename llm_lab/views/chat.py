@@ -76,9 +76,12 @@ def _widget_class() -> type:
                 self._result.undo()
                 self.settled()
             elif kind == "stop":
-                for one in self._result.messages[-1:]:
-                    if one.generation is not None:
-                        one.generation.request_stop()
+                self.halt()
+
+        def halt(self) -> None:
+            for one in self._result.messages[-1:]:
+                if one.generation is not None:
+                    one.generation.request_stop()
 
         def drawn(self, state: Chat) -> dict[str, Any] | None:
             return None if state.done else {"messages": self._pages()[-2:]}

@@ -64,17 +64,20 @@ def _widget_class() -> type:
             self._actions, self._generation = actions, generation
             self.settled()
 
-        def freeze(self) -> None:
-            super().freeze()
+        def halt(self) -> None:
+            if self._generation is not None:
+                self._generation.request_stop()
+
+        def frozen(self) -> None:
             self._actions.pop("keep", None)
 
         def heard(self, kind: str, message: dict[str, Any]) -> None:
-            if kind == "stop" and self._generation is not None:
-                self._generation.request_stop()
+            if kind == "stop":
+                self.halt()
             elif kind == "write":
                 prompt, options = message.get("prompt"), message.get("options")
                 if isinstance(prompt, str) and isinstance(options, Mapping):
-                    self.go(message.get("id"), self._actions["write"](prompt, options))
+                    self.go(message.get("id"), self._actions["write"](prompt, options, True))
             elif kind == "regrow" and self._generation is not None and "regrow" in self._generation.actions:
                 where = [message.get(name) for name in ("sample", "at", "token")]
                 self.go(message.get("id"), self._generation.actions["regrow"](*where, None))

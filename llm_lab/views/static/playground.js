@@ -93,6 +93,7 @@ function play({ model, el: root }) {
 
   function write() {
     clearTimeout(timer);
+    grown = null;
     ask({ kind: "write", prompt: prompt.value, options: options() });
   }
 
@@ -222,6 +223,7 @@ function play({ model, el: root }) {
     if (message?.id !== turn) return;
     if (message.kind === "state") view.update(message.page);
     if (message.kind === "error") {
+      grown = null;
       busy(false);
       settle();
       say(message.text, true);
