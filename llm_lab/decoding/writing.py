@@ -13,7 +13,7 @@ import torch
 
 from llm_lab import machine
 from llm_lab.decoding.choosing import SECOND, Choice, choose
-from llm_lab.decoding.conditioned import FROM_SOURCE, conditioned, reads_source
+from llm_lab.decoding.conditioned import FROM_SOURCE, conditioned, middle_ids, reads_source
 from llm_lab.decoding.constraints import Constraint, constraint, spelled
 from llm_lab.decoding.infill import infill
 from llm_lab.decoding.loop import decode
@@ -197,7 +197,8 @@ def setting(lm: Writer, options: Mapping[str, Any], ends: Sequence[int] = ()) ->
             f"strategy: {choice.name} writes on, and {lm.name} only fills in what is hidden; use --strategy fill or gibbs"
         )
     general, tokenizer, objective = choice.general, lm.tokenizer, _objective(lm)
-    ended = "eos" in tokenizer.specials and (lm.info.get("ends") or objective in FROM_SOURCE)
+    taught = lm.info.get("ends") or objective in (*FROM_SOURCE, "fim")
+    ended = "eos" in tokenizer.specials and taught
     stop = sorted({*ends, *([tokenizer.specials["eos"]] if ended else [])})
     banned = tokenizer.special_ids - set(tokenizer.sentinels if objective == "span_corruption" else [])
     banned |= set(range(tokenizer.vocab_size, lm.model.vocab_size))  # rows of a table that was rounded up
@@ -216,7 +217,8 @@ def setting(lm: Writer, options: Mapping[str, Any], ends: Sequence[int] = ()) ->
 def read(how: Setting, prompt: str, number: int = 0, given: Sequence[int] | None = None) -> Asked:
     """A prompt as ids, those `given` where there are some, with what its reader should know of it. Of several, each has the
     seed of the first and its number."""
-    lm, general, source = how.lm, how.choice.general, how.objective in FROM_SOURCE
+    lm, general = how.lm, how.choice.general
+    source = how.objective in FROM_SOURCE or (how.objective == "fim" and given is None and "<mask>" in prompt)
     tokenizer, notes = lm.tokenizer, list[str](lm.model.about.get("notes", ()))
     model, start, ids = beginning(lm, prompt, given)
     if any(piece.unknown for piece in tokenizer.pieces(ids)):
@@ -306,7 +308,8 @@ def beginning(
     they are not the ids of its text."""
     if (objective := _objective(lm)) in FROM_SOURCE:
         return conditioned(lm.model, lm.tokenizer, prompt, objective)
-    ids = lm.tokenizer.encode(prompt) if given is None else list(given)
+    middle = middle_ids(prompt, lm.tokenizer) if objective == "fim" and given is None else None
+    ids = middle or (lm.tokenizer.encode(prompt) if given is None else list(given))
     return lm.model, ids or lm.tokenizer.encode("\n") or [lm.tokenizer.start], ids
 
 
