@@ -131,7 +131,9 @@ def _lm(value: Any) -> LM:
         value.model.need_weights()
         return value
     if isinstance(value, str):
-        lm = load(value)
+        with machine.uninterrupted():
+            lm = load(value)
+        lm.by_name = True
         if lm.run:
             print(
                 f"{value}: run {lm.run.id} is used, {lm.run.status} {overview.ago(lm.run.read('status').get('time', 0.0))}"

@@ -57,10 +57,13 @@ class LM:
     )  # how it decodes and was trained: ends (documents end by <eos>), objective, …
     report: Result | None = field(default=None, repr=False)  # how its training went
     extras: nn.ModuleDict = field(default_factory=nn.ModuleDict, repr=False)  # what its objective added: heads, …
+    by_name: bool = field(default=False, repr=False)  # it was found by its name, and may be no variable
 
     @property
     def called(self) -> str:
         """How a line of Python calls it: by its name, or, where that is no variable's, by what makes it."""
+        if self.by_name:
+            return repr(self.name)
         return self.name if self.name.isidentifier() else str(self.model.about.get("code", self.name))
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from llm_lab.results import Generation, Piece, Tokenization
@@ -76,22 +76,35 @@ def generation(result: Generation) -> dict[str, str]:
         if len(body) < LIMIT:
             break
     body += beams.tree(result.beams)
-    told = [esc(note) for note in result.notes]
-    if result.done and max(own, default=0) > fit.room:
-        told.append(f"Only the first {fit.room:,} tokens of each text are drawn; .texts has all.")
-    if len(own) > fit.texts:
-        told.append(f"Only {fit.texts:,} of {len(own):,} texts are drawn; .texts has all.")
-    caption = "<br>".join(told)
+    notes = [*result.notes, *(_left_out(result, fit) if result.done else [])]
+    caption = "<br>".join(map(esc, notes))
     hint = "" if result.done else "writing…"
     page = card(result.name, _facts(result), body, caption=caption, hint=hint)
     plain = "\n---\n".join(result.texts)
-    notes = "".join(f"\n{note}" for note in result.notes)
-    return bundle(f"{plain}{notes}", page)
+    return bundle("".join([plain, *(f"\n{note}" for note in result.notes)]), page)
 
 
 def told(result: Generation) -> dict[str, Any]:
-    """What stands around the texts: facts, notes and the line that repeats them, all plain text."""
-    return {"facts": [clean(fact) for fact in _facts(result)], "notes": result.notes, "code": clean(result.code)}
+    """What stands around the texts: facts, notes and the line that repeats them, all plain text, and the search."""
+    search = beams.picture(result.beams)
+    return {
+        "facts": [clean(fact) for fact in _facts(result)],
+        "notes": [clean(note) for note in [*result.notes, *_left_out(result, _fit(result))]],
+        "code": clean(result.code),
+        "beams": None if search is None else vars(search),
+        "regrows": "regrow" in result.actions,
+    }
+
+
+def _left_out(result: Generation, fit: _Fit) -> list[str]:
+    """What is not drawn."""
+    longest = max((len(sample) - _begins(result, i) for i, sample in enumerate(result.pieces)), default=0)
+    found = []
+    if longest > fit.room:
+        found.append(f"Only the first {fit.room:,} tokens of each text are drawn; .texts has all.")
+    if len(result.pieces) > fit.texts:
+        found.append(f"Only {fit.texts:,} of {len(result.pieces):,} texts are drawn; .texts has all.")
+    return found
 
 
 def _facts(result: Generation) -> list[str]:
@@ -250,11 +263,15 @@ def _breaks(text: str) -> str:
     return esc("⏎\n".join(lines))
 
 
-def page_of(result: Generation, fit: _Fit | None = None) -> dict[str, Any]:
-    """What the script layer draws the texts from."""
+def page_of(
+    result: Generation, fit: _Fit | None = None, only: Collection[int] | None = None, most: int = MAX_RUNNERS_UP
+) -> dict[str, Any]:
+    """What the script layer draws the texts from; of those that are `only` asked for, where others are known. `most` are the
+    runners-up that may be sent."""
     room, texts = fit or _fit(result)
-    drawn = _tree(result)[:texts]
-    statistics = _thoughts(result, room, [i for i, _ in drawn]) if result.done else {}
+    tree = _tree(result)[:texts]
+    drawn = [(i, depth) for i, depth in tree if only is None or i in only]
+    statistics = _thoughts(result, room, [i for i, _ in drawn], most) if result.done else {}
     prompt = _lines(result, PROMPT // texts + 100)
 
     def numbers(values: Sequence[float], low: float, write: Callable[[float], str]) -> list[float | None]:
@@ -271,6 +288,7 @@ def page_of(result: Generation, fit: _Fit | None = None) -> dict[str, Any]:
             "sample": i,
             "depth": depth,
             "begins": begins,
+            "length": len(result.pieces[i]),
             "head": _heading(result, i),
             "before": before + ("…" if begins > forked else ""),
             "text": [_shown(p) for p in pieces],
@@ -283,7 +301,7 @@ def page_of(result: Generation, fit: _Fit | None = None) -> dict[str, Any]:
             "thoughts": statistics.get(i),
         }
 
-    return {"samples": [sample(i, depth) for i, depth in drawn], "top": TOP_BITS}
+    return {"samples": [sample(i, depth) for i, depth in drawn], "order": [i for i, _ in tree], "top": TOP_BITS}
 
 
 def _lines(result: Generation, limit: int) -> str:
@@ -292,10 +310,10 @@ def _lines(result: Generation, limit: int) -> str:
     return "⏎\n".join(visible(line) if line else "" for line in clip(result.prompt, limit).split("\n"))
 
 
-def _thoughts(result: Generation, room: int, drawn: Sequence[int]) -> dict[int, dict[str, Any]]:
+def _thoughts(result: Generation, room: int, drawn: Sequence[int], most: int) -> dict[int, dict[str, Any]]:
     """For each of the texts what else there was at each token of its own, where that is known."""
     count = sum(min(len(result.pieces[i]) - _begins(result, i), room) for i in drawn)
-    each = min(10, MAX_RUNNERS_UP // max(count, 1))
+    each = min(10, most // max(count, 1))
     known = result.statistics
     if each < 3 or len(known) < len(result.pieces):
         return {}

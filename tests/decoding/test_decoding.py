@@ -279,7 +279,16 @@ def test_a_line_break_can_end_a_text(lm):
 
 
 def test_a_model_of_middles_writes_what_stands_for_the_mask():
-    lm = train("middles", ["abcdefgh ijklmnop " * 300], objective="fim", fim_rate=0.9, steps=300, d_model=64, batch_size=16, seed=0)
+    lm = train(
+        "middles",
+        ["abcdefgh ijklmnop " * 300],
+        objective="fim",
+        fim_rate=0.9,
+        steps=300,
+        d_model=64,
+        batch_size=16,
+        seed=0,
+    )
     found = lab.generate(lm, "abc<mask>gh ijklmnop abcde", strategy="greedy", max_new_tokens=12)
     sign = [lm.tokenizer.special(f"extra_{i}") for i in range(3)]
     want = [sign[0], *lm.tokenizer.encode("abc"), sign[1], *lm.tokenizer.encode("gh ijklmnop abcde"), sign[2]]
