@@ -319,7 +319,8 @@ class Generation(Result):
         work: Any = self.actions.get("regrow")
         if work is None:
             raise BadValue(
-                "regrow: this text was not written by lab.generate from left to right; one that was would do"
+                "regrow: the texts of a vote cannot be regrown, nor places that were filled in; "
+                "one that lab.generate wrote from left to right, not by --ensemble vote, would do"
             )
         for _ in work(sample, at, token, seed):
             pass
@@ -372,6 +373,7 @@ class Generations(Result):
     prompts: list[str]
     written: dict[int, Generation] = field(default_factory=dict)  # by the prompt's number; an interrupt leaves some out
     done: bool = True  # False while it streams
+    interrupted: bool = False  # it was ended before its end
     notes: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
