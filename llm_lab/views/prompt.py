@@ -67,7 +67,7 @@ def _results_page(
     body += _answers(result, share)
     if asked.preview and result.labels:
         body += (
-            f'<details style="margin-top:8px"><summary style="{MUTED};font-size:12px">the whole prompt of row '
+            f'<details style="margin-top:8px"><summary style="{MUTED};font-size:12px">the prompt of row '
             f"{esc(clip(result.labels[0], 40))}{_cut(asked.preview[:1], length)}</summary>"
             f"{_block(asked.preview[0], length)}</details>"
         )
