@@ -19,7 +19,7 @@ def continuation_logprobs(lm: Writer, pairs: Sequence[tuple[str, str]]) -> list[
     They are the tokens that the two have together beyond the prompt's own, where the prompt's begin them; a prompt that
     does not fit the context with it is read from its end. Raises BadValue for a continuation longer than the context.
     """
-    objective = str(lm.info.get("objective", "clm")).split(",")[0]
+    objective = lm.objectives[0]
     was_training = lm.model.training
     lm.model.eval()
     try:
