@@ -131,7 +131,9 @@ def _lm(value: Any) -> LM:
         value.model.need_weights()
         return value
     if isinstance(value, str):
-        lm = load(value)
+        with machine.uninterrupted():
+            lm = load(value)
+        lm.by_name = True
         if lm.run:
             print(
                 f"{value}: run {lm.run.id} is used, {lm.run.status} {overview.ago(lm.run.read('status').get('time', 0.0))}"
@@ -157,15 +159,6 @@ def _with_models(options: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _lm(value) if key in SECOND and isinstance(value, str) else value for key, value in options.items()}
 
 
-def _words(options: Mapping[str, Any]) -> str:
-    """Options of decoding as they stand in the line that repeats it; a model goes by its name."""
-    from llm_lab.store.lm import LM
-
-    return "".join(
-        f", {key}={value.called if isinstance(value, LM) else repr(value)}" for key, value in options.items()
-    )
-
-
 def _drawn(results: Iterator[_R], display: bool, code: Callable[[_R], str]) -> _R:
     """The last state of a result that grows, drawn as it does where `display` is asked for. An interrupt that comes
     while it is drawn is handed to what makes it, which ends as if it had come there."""
@@ -185,8 +178,10 @@ def _drawn(results: Iterator[_R], display: bool, code: Callable[[_R], str]) -> _
         try:
             draw(state)
         except KeyboardInterrupt:
-            with contextlib.suppress(KeyboardInterrupt):  # what was at its end anyway has none to hand back
-                result = draw(cast(Generator[_R, None, None], results).throw(KeyboardInterrupt()))
+            if not isinstance(results, Generator):
+                raise
+            with contextlib.suppress(KeyboardInterrupt, StopIteration):  # what was at its end has none to hand back
+                result = draw(results.throw(KeyboardInterrupt()))
     if live is not None:
         live.close(result)
     return result
@@ -287,7 +282,7 @@ def generate(
     """
     from llm_lab.decoding.ensemble import join, stream_of
     from llm_lab.decoding.together import stream_all
-    from llm_lab.store.lm import called
+    from llm_lab.store.lm import called, words
 
     lms, options = _lms(model), _with_models(options)
     for lm in lms:
@@ -311,7 +306,7 @@ def generate(
         if view.live and isinstance(result, Generation):
             result.live, result.actions["keep"] = True, lambda: lms  # the widget needs them, until it is frozen
         asked = prompt if isinstance(prompt, str) else prompts
-        return f"lab.generate({called(lms)}, {asked!r}{_words(told | {'seed': result.seed})})"
+        return f"lab.generate({called(lms)}, {asked!r}{words(told | {'seed': result.seed})})"
 
     if isinstance(prompt, str):
         return _drawn(write(prompt, options), display, code)
@@ -392,7 +387,7 @@ def compare(
     """
     from llm_lab.comparing import compare as run
     from llm_lab.comparing import compare_runs
-    from llm_lab.store.lm import called
+    from llm_lab.store.lm import called, words
 
     lms = _lms(model)
     names, prompts = called(lms), _texts("prompt", prompt)
@@ -411,7 +406,7 @@ def compare(
     options = _with_models(options)
     shared = options | {name: getattr(chosen, name) for name in ("max_new_tokens", "n")}
     asked = list(strategies)
-    code = f"lab.compare({names}, {prompt!r}, strategies={asked!r}{_words(options)})"
+    code = f"lab.compare({names}, {prompt!r}, strategies={asked!r}{words(options)})"
     return _drawn(run(lms, prompts, asked, shared), display, lambda _: code)
 
 
@@ -426,7 +421,7 @@ def prompt(
     each template and model. Several templates are compared on the same rows. Greedy unless a strategy is given.
     """
     from llm_lab.prompting import prepare, run
-    from llm_lab.store.lm import called
+    from llm_lab.store.lm import called, words
 
     texts = _texts("template", template, "Translate: {{english}}")
     if not isinstance(name, str):
@@ -438,15 +433,15 @@ def prompt(
     if rows is None and lms:
         raise BadType("prompt needs on: the rows that the model is asked for, for example --on @df")
     told = {key: value for key, value in options.items() if key not in ("on", "examples", "metrics")}
-    words = "".join(f", {key}={key}" for key in ("on", "examples") if options.get(key) is not None)
+    given = "".join(f", {key}={key}" for key in ("on", "examples") if options.get(key) is not None)
     if own.metrics:
-        words += f", metrics=[{', '.join(repr(m) if isinstance(m, str) else getattr(m, '__name__', 'metric') for m in own.metrics)}]"
+        given += f", metrics=[{', '.join(repr(m) if isinstance(m, str) else getattr(m, '__name__', 'metric') for m in own.metrics)}]"
     if lms:
-        words += f", model={called(lms)}"
+        given += f", model={called(lms)}"
 
     def code(result: Prompt | PromptResults) -> str:
         seed = {} if isinstance(result, Prompt) or result.seed is None else {"seed": result.seed}
-        return f"lab.prompt({(texts[0] if len(texts) == 1 else texts)!r}{words}{_words(told | seed)})"
+        return f"lab.prompt({(texts[0] if len(texts) == 1 else texts)!r}{given}{words(told | seed)})"
 
     if rows is None or not lms:
         return _drawn(iter([made]), display, code)

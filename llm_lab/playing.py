@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,7 +22,7 @@ from llm_lab.errors import BadValue, listing
 from llm_lab.options import Spec, specs
 from llm_lab.registry import Entry
 from llm_lab.results import Control, Generation, Playground, StrategyControls
-from llm_lab.store.lm import LM
+from llm_lab.store.lm import LM, words
 
 _GENERAL = ("max_new_tokens", "n", "seed", "stop")
 
@@ -59,12 +60,13 @@ def playground(lm: LM, prompt: str, options: Mapping[str, Any]) -> Playground:
         general=[_control(spec, start) for spec in general.values()],
     )
 
-    def write(text: str, moved: dict[str, Any]) -> Iterator[Generation]:
-        # The page says where every control stands; without a strategy only what differs from the beginning is said.
-        asked = moved if "strategy" in moved else start | moved
-        asked = asked | models(asked["strategy"])
+    def write(text: str, moved: Mapping[str, Any], whole: bool = False) -> Iterator[Generation]:
+        """`moved` is all that is set, or what differs from the beginning; then another strategy keeps what it has a use for."""
+        name = moved.get("strategy", start["strategy"])
+        kept = {} if whole else start if name == start["strategy"] else _kept(start, name)
+        asked = {**kept, **models(name), **moved, "strategy": name}
         for found in growing(lm, text, asked):
-            found.code = f"lab.generate({lm.called}, {text!r}{_words(asked)})"
+            found.code = f"lab.generate({lm.called}, {text!r}{_words(asked | {'seed': found.seed})})"
             made.prompt, made.generation = text, found
             yield found
 
@@ -74,12 +76,19 @@ def playground(lm: LM, prompt: str, options: Mapping[str, Any]) -> Playground:
     return made
 
 
+def _kept(start: Mapping[str, Any], strategy: str) -> dict[str, Any]:
+    """What is set of the beginning that makes sense with another strategy too."""
+    entry = STRATEGIES.entry(strategy)
+    without = _without(entry)
+    usable = {*specs(GenerateOptions), *specs(FilterOptions), *specs(ConstraintOptions)} - without
+    return {name: value for name, value in start.items() if name in usable}
+
+
 def _words(options: Mapping[str, Any]) -> str:
     """Options as they stand in the line that repeats a text; what stands at its default is left out."""
     own: Any = STRATEGIES.entry(options["strategy"]).options
     known = {**specs(GenerateOptions), **specs(FilterOptions), **specs(own)}
-    told = {key: value for key, value in options.items() if key not in known or known[key].default != value}
-    return "".join(f", {key}={getattr(value, 'called', repr(value))}" for key, value in told.items())
+    return words({key: value for key, value in options.items() if key not in known or known[key].default != value})
 
 
 def _whole(entry: Entry, given: Mapping[str, Any]) -> bool:
@@ -95,9 +104,15 @@ def _strategy(entry: Entry, start: Mapping[str, Any], hidden: set[str]) -> Strat
     # What it consists of is moved like an option of its own.
     fixed = {**kind.fixed, **({"temperature": 1.0} if draws else {})}
     own += [_control(specs(FilterOptions)[name], {name: value, **values}) for name, value in fixed.items()]
-    without = {*kind.same.values(), *fixed, *hidden}
-    without |= {name for name, line in FILTERS.items() if line.supports & DRAWS and not draws}
-    return StrategyControls(name=entry.name, help=entry.help, draws=draws, own=own, without=sorted(without))
+    without = sorted({*_without(entry), *fixed, *hidden})
+    return StrategyControls(name=entry.name, help=entry.help, draws=draws, own=own, without=without)
+
+
+def _without(entry: Entry) -> set[str]:
+    """Filters that say what an option of the strategy says, or that have no meaning for it."""
+    kind: Any = entry.options
+    useless = {name for name, line in FILTERS.items() if line.supports & DRAWS and not entry.supports & DRAWS}
+    return {*kind.same.values(), *useless}
 
 
 def _control(spec: Spec, values: Mapping[str, Any]) -> Control:
@@ -113,7 +128,7 @@ def _control(spec: Spec, values: Mapping[str, Any]) -> Control:
         kind = "number" if spec.usual is None and (spec.le or spec.lt or 0) > 1e6 else "slider"
     shown: Any = spec.type(spec.example) if value is None and spec.example and kind != "text" else value
     if kind == "text":
-        shown = ",".join(map(str, value)) if isinstance(value, list | tuple) else "" if value is None else str(value)
+        shown = _boxed(value)
     low, high = _ends(spec, shown) if kind == "slider" else (0.0, 1.0)
     return Control(
         name=spec.name,
@@ -129,6 +144,16 @@ def _control(spec: Spec, values: Mapping[str, Any]) -> Control:
         optional=spec.optional or kind == "text",
         on=on,
     )
+
+
+def _boxed(value: Any) -> str:
+    """A value as it stands in a box of one line, and is read from it again."""
+    if value is None:
+        return ""
+    if isinstance(value, Mapping | bool):  # a schema
+        return json.dumps(value)
+    text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return text.replace("\n", "\\n")
 
 
 def _ends(spec: Spec, value: Any) -> tuple[float, float]:

@@ -66,11 +66,26 @@ def test_it_writes_what_generate_writes(lm):
         moved.texts
         == lab.generate(lm, "1 green", strategy="top_k", k=5, temperature=0.5, max_new_tokens=20, seed=3).texts
     )
-    other = play.write("2", strategy="beam", max_new_tokens=5)
+    other = play.write("2", strategy="beam", num_beams=5)
+    assert [len(ids) for ids in other.tokens] == [20]  # what is set at the beginning and makes sense is kept
     assert (play.prompt, other.strategy) == ("2", "beam")
     assert "num_beams" not in other.code
+    assert eval(other.code, {"lab": lab, "tiny": lm}).texts == other.texts
+    drawn = play.write(seed=None)
+    assert eval(drawn.code, {"lab": lab, "tiny": lm}).texts == drawn.texts  # the seed that was drawn is said
     play.generation.regrow(1, "w")
     assert len(play.generation.texts) == 2
+
+
+def test_values_stand_in_their_boxes_as_they_are_read_again(lm):
+    options = {"stop": ["\n", "END"], "json_schema": {"type": "integer"}, "strategy": "top_k"}
+    play = lab.playground(lm, **options)
+    boxes = {one.name: one.value for one in [*play.filters, *play.general] if one.kind == "text"}
+    assert boxes["stop"] == "\\n,END"
+    said = {"strategy": "top_k", "stop": boxes["stop"], "json_schema": boxes["json_schema"], "max_new_tokens": 30}
+    *_, found = play.actions["write"]("1 ", said, True)
+    assert found.options["json_schema"] == '{"type": "integer"}'
+    assert found.texts[0].removeprefix("1 ").lstrip("-").isdigit()
 
 
 def test_a_users_own_strategy_has_sliders(lm):

@@ -68,6 +68,18 @@ def source_ids(prompt: str, tokenizer: Tokenizer, objective: str) -> list[int]:
     return ids + ([tokenizer.special(ends)] if ends else [])
 
 
+def middle_ids(prompt: str, tokenizer: Tokenizer) -> list[int] | None:
+    """A prompt with a `<mask>` as a model that learned to fill in the middle reads it (`objectives/fim.py`): what stands
+    before and after, and then the mark behind which it writes. None where there is no `<mask>`."""
+    before, mask, after = prompt.partition("<mask>")
+    if not mask:
+        return None
+    if "<mask>" in after:
+        raise BadValue("prompt: it has more than one <mask>, and this model writes one middle; leave one")
+    first, second, third = (tokenizer.special(f"extra_{i}") for i in range(3))
+    return [first, *tokenizer.encode(before), second, *tokenizer.encode(after), third]
+
+
 def conditioned(
     model: LanguageModel, tokenizer: Tokenizer, prompt: str, objective: str
 ) -> tuple[LanguageModel, list[int], list[int]]:

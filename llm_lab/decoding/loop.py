@@ -40,25 +40,32 @@ def decode(
     A row ends with a token of `rows.stop`, or where `ended` says so of what it has written. `begin` are the first of the
     tokens, given instead of chosen. The model's mode is put back at the end.
     """
-    model = rows.model
-    with evaluating(model):
-        weights = sum(p.numel() for p in model.parameters())
-        small = model.device.type == "cpu" and weights * len(rows.ids) < SMALL
-        if begin:
-            with torch.no_grad(), _one_thread(small):
-                rows.give(begin)
-            if ended is not None:
-                _end_texts(rows, len(begin), ended)
-            yield rows
-        while rows.left > 0 and bool(rows.alive.any()):
-            with torch.no_grad(), _one_thread(small):
-                step = strategy.step(rows, generator)
-                rows.append(step)
-            if ended is not None:
-                _end_texts(rows, step.tokens.shape[1], ended)
-            yield rows
-            if step.final:
-                return
+    model, trains = rows.model, False
+    try:
+        with evaluating(model):
+            weights = sum(p.numel() for p in model.parameters())
+            small = model.device.type == "cpu" and weights * len(rows.ids) < SMALL
+            if begin:
+                with torch.no_grad(), _one_thread(small):
+                    rows.give(begin)
+                if ended is not None:
+                    _end_texts(rows, len(begin), ended)
+                yield rows
+            while rows.left > 0 and bool(rows.alive.any()):
+                if model.training:  # somebody else has set it while we gave way, and is to find it so
+                    trains = True
+                    model.eval()
+                with torch.no_grad(), _one_thread(small):
+                    step = strategy.step(rows, generator)
+                    rows.append(step)
+                if ended is not None:
+                    _end_texts(rows, step.tokens.shape[1], ended)
+                yield rows
+                if step.final:
+                    return
+    finally:
+        if trains:
+            model.train()
 
 
 def _end_texts(rows: Rows, new: int, ended: Callable[[list[int]], bool]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 
 from llm_lab import machine
 from llm_lab.decoding.choosing import SECOND, Choice, choose
-from llm_lab.decoding.conditioned import FROM_SOURCE, conditioned, reads_source
+from llm_lab.decoding.conditioned import FROM_SOURCE, conditioned, middle_ids, reads_source
 from llm_lab.decoding.constraints import Constraint, constraint, spelled
 from llm_lab.decoding.infill import infill
 from llm_lab.decoding.loop import decode
@@ -94,13 +94,17 @@ def stream(
     one = read(how, prompt, given=ids)
     job = prepare(how, [one])
     _check_begin(job, begin)
-    for _ in grow(job, begin):
-        try:
-            yield one.result
-        except KeyboardInterrupt:  # whoever draws it was interrupted
-            if one.result.done:
-                raise
-            one.result.request_stop()
+    growth = grow(job, begin)
+    try:
+        for _ in growth:
+            try:
+                yield one.result
+            except KeyboardInterrupt:  # whoever draws it was interrupted
+                if one.result.done:
+                    raise
+                one.result.request_stop()
+    finally:
+        growth.close()
 
 
 def fills(lm: Writer, options: Mapping[str, Any]) -> bool:
@@ -108,7 +112,7 @@ def fills(lm: Writer, options: Mapping[str, Any]) -> bool:
     return "fills" in STRATEGIES.entry(options.get("strategy") or usual(lm)).supports
 
 
-def grow(job: Job, begin: Sequence[int] = ()) -> Iterator[None]:
+def grow(job: Job, begin: Sequence[int] = ()) -> Generator[None, None, None]:
     """Write; gives way a few times a second, its results being up to date, and when they are `done`."""
     results = [one.result for one in job.asked]
     ended = _ending(job.setting.choice.general.stop, job.must, job.setting.lm.tokenizer)
@@ -127,9 +131,13 @@ def grow(job: Job, begin: Sequence[int] = ()) -> Iterator[None]:
                 if any(result.stopping for result in results):
                     raise KeyboardInterrupt
     except KeyboardInterrupt:  # what was written stays
+        _interrupted(results, tokens)
+    except GeneratorExit:  # nobody listens any more, and may still hold the results
+        _interrupted(results, tokens)
+        _fill(job, time.perf_counter() - began - waited)
         for result in results:
-            result.notes.append(f"interrupted after {tokens} tokens")
-            result.interrupted, result.stopping = True, False
+            result.done = True
+        raise
     _fill(job, time.perf_counter() - began - waited)
     lm, objective = job.setting.lm, job.setting.objective
     for one in job.asked:
@@ -140,6 +148,12 @@ def grow(job: Job, begin: Sequence[int] = ()) -> Iterator[None]:
         )
         one.result.done = True
     yield
+
+
+def _interrupted(results: Sequence[Generation], tokens: int) -> None:
+    for result in results:
+        result.notes.append(f"interrupted after {tokens} tokens")
+        result.interrupted, result.stopping = True, False
 
 
 def before_last(states: Generator[Generation, None, None]) -> Generator[Generation, None, Generation]:
@@ -183,7 +197,8 @@ def setting(lm: Writer, options: Mapping[str, Any], ends: Sequence[int] = ()) ->
             f"strategy: {choice.name} writes on, and {lm.name} only fills in what is hidden; use --strategy fill or gibbs"
         )
     general, tokenizer, objective = choice.general, lm.tokenizer, lm.objectives[0]
-    ended = "eos" in tokenizer.specials and (lm.info.get("ends") or objective in FROM_SOURCE)
+    taught = lm.info.get("ends") or objective in (*FROM_SOURCE, "fim")
+    ended = "eos" in tokenizer.specials and taught
     stop = sorted({*ends, *([tokenizer.specials["eos"]] if ended else [])})
     banned = tokenizer.special_ids - set(tokenizer.sentinels if objective == "span_corruption" else [])
     banned |= set(range(tokenizer.vocab_size, lm.model.vocab_size))  # rows of a table that was rounded up
@@ -202,7 +217,8 @@ def setting(lm: Writer, options: Mapping[str, Any], ends: Sequence[int] = ()) ->
 def read(how: Setting, prompt: str, number: int = 0, given: Sequence[int] | None = None) -> Asked:
     """A prompt as ids, those `given` where there are some, with what its reader should know of it. Of several, each has the
     seed of the first and its number."""
-    lm, general, source = how.lm, how.choice.general, how.objective in FROM_SOURCE
+    lm, general = how.lm, how.choice.general
+    source = how.objective in FROM_SOURCE or (how.objective == "fim" and given is None and "<mask>" in prompt)
     tokenizer, notes = lm.tokenizer, list[str](lm.model.about.get("notes", ()))
     model, start, ids = beginning(lm, prompt, given)
     if any(piece.unknown for piece in tokenizer.pieces(ids)):
@@ -292,7 +308,8 @@ def beginning(
     they are not the ids of its text."""
     if (objective := lm.objectives[0]) in FROM_SOURCE:
         return conditioned(lm.model, lm.tokenizer, prompt, objective)
-    ids = lm.tokenizer.encode(prompt) if given is None else list(given)
+    middle = middle_ids(prompt, lm.tokenizer) if objective == "fim" and given is None else None
+    ids = middle or (lm.tokenizer.encode(prompt) if given is None else list(given))
     return lm.model, ids or lm.tokenizer.encode("\n") or [lm.tokenizer.start], ids
 
 

@@ -68,7 +68,10 @@ def perform(ip: Any, call: Call) -> Any:
         return display(help_pages.HelpPage(call.verb))
     for note in call.notes:
         print(note)
-    result, to_show = call.run()
+    try:
+        result, to_show = call.run()
+    except KeyboardInterrupt:
+        raise Stopped(f"{call.verb.name}: interrupted, and nothing of it is kept") from None
     if result is not None:
         ip.push(dict.fromkeys(call.binds, result))
     if to_show:

@@ -9,10 +9,12 @@ from typing import Any
 
 from llm_lab.corpora.options import CORPORA
 from llm_lab.errors import BadType, BadValue, listing, show, suggestion
+from llm_lab.machine import uninterrupted
 from llm_lab.magics import names
 from llm_lab.magics.body import NONE, read_options, read_pieces
 from llm_lab.magics.scan import Word, scan
 from llm_lab.options import Spec, distribute
+from llm_lab.registry import load
 from llm_lab.training.options import BUDGETS
 from llm_lab.verbs import Arg, Verb
 
@@ -37,6 +39,9 @@ class Call:
 
     def run(self) -> tuple[Any, bool]:
         """The result, and whether it is still to be shown."""
+        if any(arg.takes in ("new", "model", "models") for arg in self.verb.args):
+            with uninterrupted():
+                load("llm_lab.store.lm:LM")  # and torch with it
         result = self.verb.load()(**self.kwargs, **({"display": True} if self.verb.draws else {}))
         return result, result is not None and not self.verb.draws
 

@@ -57,10 +57,13 @@ class LM:
     )  # how it decodes and was trained: ends (documents end by <eos>), objective, …
     report: Result | None = field(default=None, repr=False)  # how its training went
     extras: nn.ModuleDict = field(default_factory=nn.ModuleDict, repr=False)  # what its objective added: heads, …
+    by_name: bool = field(default=False, repr=False)  # it was found by its name, and may be no variable
 
     @property
     def called(self) -> str:
         """How a line of Python calls it: by its name, or, where that is no variable's, by what makes it."""
+        if self.by_name:
+            return repr(self.name)
         return self.name if self.name.isidentifier() else str(self.model.about.get("code", self.name))
 
     @property
@@ -196,6 +199,13 @@ class LM:
 def called(lms: Sequence[LM]) -> str:
     """One model, or several, as a line of Python has them."""
     return lms[0].called if len(lms) == 1 else f"[{', '.join(lm.called for lm in lms)}]"
+
+
+def words(options: Mapping[str, Any]) -> str:
+    """Options as they stand in a line of Python, each after a comma; a model as it is called."""
+    return "".join(
+        f", {key}={value.called if isinstance(value, LM) else repr(value)}" for key, value in options.items()
+    )
 
 
 def load_lm(folder: Path, name: str | None = None, model: Any = None, device: str = "cpu") -> LM:

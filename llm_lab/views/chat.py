@@ -28,7 +28,7 @@ def chat(result: Chat) -> dict[str, str]:
         page = (
             f'<div style="{MUTED}">Nothing is said yet. In a notebook with a kernel there is a box to write in.</div>'
         )
-    template = esc("⏎".join(visible(line) if line else "" for line in clip(result.template, 400).split("\n")))
+    template = esc(_line(result.template))
     notes = "".join(f"<br>{esc(note)}" for note in result.notes)
     count = sum(one.role == "user" for one in result.messages)
     facts = ["chat", *result.facts, f"{count} exchange{'s' if count != 1 else ''}"]
@@ -68,6 +68,10 @@ def _shown(text: str) -> str:
     return "\n".join(visible(line) if line else "" for line in clip(text, _LENGTH).split("\n"))
 
 
+def _line(template: str) -> str:
+    return "⏎".join(visible(line) if line else "" for line in clip(template, 400).split("\n"))
+
+
 def chat_widget(result: Chat) -> Any:
     """The conversation with a box to write in; `.freeze()` leaves the form that is saved."""
     return _widget_class()(result)
@@ -79,12 +83,14 @@ def _widget_class() -> type:
 
     class ChatWidget(kernel_widget()):  # type: ignore[misc]
         _esm = esm("chat")
-        title = t.Unicode().tag(sync=True)
+        title, template = (t.Unicode().tag(sync=True) for _ in range(2))
         facts, messages, notes = (t.List().tag(sync=True) for _ in range(3))
         left_out = t.Int().tag(sync=True)  # messages before the first one that is shown
 
         def __init__(self, result: Chat) -> None:
-            super().__init__(lambda: chat(result), title=result.name, facts=["chat", *result.facts])
+            super().__init__(
+                lambda: chat(result), title=result.name, facts=["chat", *result.facts], template=_line(result.template)
+            )
             self._result = result
             self.settled()
 
@@ -103,9 +109,12 @@ def _widget_class() -> type:
                 if written is not None and written.done:
                     self.send({"kind": "tokens", "message": message["message"], "page": tokens.page_of(written)})
             elif kind == "stop":
-                for one in self._result.messages[-1:]:
-                    if one.generation is not None:
-                        one.generation.request_stop()
+                self.halt()
+
+        def halt(self) -> None:
+            for one in self._result.messages[-1:]:
+                if one.generation is not None:
+                    one.generation.request_stop()
 
         def drawn(self, state: Chat) -> dict[str, Any] | None:
             return None if state.done else {"messages": self._lines(state.messages[-2:])}

@@ -13,6 +13,8 @@ from llm_lab.views.bundle import esm
 from llm_lab.views.card import bundle, card, esc, figures
 from llm_lab.views.widget import kernel_widget
 
+_RUNNERS_UP = 40_000  # sent along while a kernel answers: they are not saved
+
 
 def playground(result: Playground) -> dict[str, str]:
     """The form that is saved: what was written last with all that was set, or where the controls stand."""
@@ -64,28 +66,33 @@ def _widget_class() -> type:
             self._actions, self._generation = actions, generation
             self.settled()
 
-        def freeze(self) -> None:
-            super().freeze()
+        def halt(self) -> None:
+            if self._generation is not None:
+                self._generation.request_stop()
+
+        def frozen(self) -> None:
             self._actions.pop("keep", None)
 
         def heard(self, kind: str, message: dict[str, Any]) -> None:
-            if kind == "stop" and self._generation is not None:
-                self._generation.request_stop()
+            if kind == "stop":
+                self.halt()
             elif kind == "write":
                 prompt, options = message.get("prompt"), message.get("options")
                 if isinstance(prompt, str) and isinstance(options, Mapping):
-                    self.go(message.get("id"), self._actions["write"](prompt, options))
+                    self.go(message.get("id"), self._actions["write"](prompt, options, True))
             elif kind == "regrow" and self._generation is not None and "regrow" in self._generation.actions:
                 where = [message.get(name) for name in ("sample", "at", "token")]
                 self.go(message.get("id"), self._generation.actions["regrow"](*where, None))
 
         def drawn(self, state: Generation) -> dict[str, Any] | None:
+            # Of a text that is regrown only the new one changes.
+            only = {len(state.pieces) - 1} if state is self._generation and state.forks else None
             self._generation = state
-            return None if state.done else {"page": tokens.page_of(state)}
+            return None if state.done else {"page": tokens.page_of(state, only=only)}
 
         def settled(self) -> None:
             if self._generation is not None and self._generation.done:
                 self.told = tokens.told(self._generation)
-                self.page = tokens.page_of(self._generation)
+                self.page = tokens.page_of(self._generation, most=_RUNNERS_UP)
 
     return WritingWidget

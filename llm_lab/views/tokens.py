@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, NamedTuple
 
 from llm_lab.results import Generation, Piece, Tokenization
 from llm_lab.views import beams
@@ -12,8 +12,11 @@ from llm_lab.views.bundle import live
 from llm_lab.views.card import HAIR, MONO, MUTED, bundle, card, clean, clip, esc, is_rtl, number, si, table, visible
 
 PRE = f"{MONO};font-size:13px;line-height:1.75;margin:2px 0 8px;padding:0"
-MAX_TOKENS = 3000  # drawn one by one; a longer text is cut, and says so
-STREAMED = 600  # … while they are written
+MAX_TOKENS = 3000  # drawn one by one; what is longer is cut, and says so
+MAX_TEXTS = 100
+STREAMED = 600  # tokens, while they are written
+PROMPT = 4000  # characters of prompts, over all texts
+LIMIT = 280_000  # bytes of a view; where there are more, less is drawn
 MAX_RUNNERS_UP = 6000  # sent along with texts; the longer they are, the fewer each token has, and at last none
 TOP_BITS = 7.0  # surprisal inked in full
 LEVELS = 8
@@ -61,31 +64,47 @@ def generation(result: Generation) -> dict[str, str]:
     written = (lp for i, sample in enumerate(result.logprob) for lp in sample[_begins(result, i) :])
     bits = [-lp / math.log(2) for lp in written if math.isfinite(lp)]
     mean = sum(bits) / len(bits) if bits else None
-    room = _room(result)
-    body = f'<div style="overflow:hidden">{_samples(result, room)}</div>'
-    ramp = "".join(f'<span style="background:{_orange(level)}">&nbsp;&nbsp;</span>' for level in range(LEVELS + 1))
-    legend = f"Ground: surprisal, 0&nbsp;{ramp}&nbsp;{TOP_BITS:g} bits and more"
-    legend += f" · mean {number(mean, 2)} bits per token" if mean is not None else ""
-    body += f'<div style="{MUTED};font-size:12px">{legend}</div>' if count else ""
-    if result.done and count:
-        body = live("tokens", body, page_of(result))
+    for part in (1.0, 0.5, 0.25, 0.1, 0.03):
+        fit = _fit(result, part)
+        body = f'<div style="overflow:hidden">{_samples(result, fit)}</div>'
+        ramp = "".join(f'<span style="background:{_orange(level)}">&nbsp;&nbsp;</span>' for level in range(LEVELS + 1))
+        legend = f"Ground: surprisal, 0&nbsp;{ramp}&nbsp;{TOP_BITS:g} bits and more"
+        legend += f" · mean {number(mean, 2)} bits per token" if mean is not None else ""
+        body += f'<div style="{MUTED};font-size:12px">{legend}</div>' if count else ""
+        if result.done and count:
+            body = live("tokens", body, page_of(result, fit))
+        if len(body) < LIMIT:
+            break
     body += beams.tree(result.beams)
-    caption = "<br>".join(esc(note) for note in result.notes)
-    cut = max(own, default=0)
-    if result.done and cut > room:
-        caption += (
-            f"{'<br>' if caption else ''}Only the first {room:,} tokens of each sample are drawn; .texts has all."
-        )
+    notes = [*result.notes, *(_left_out(result, fit) if result.done else [])]
+    caption = "<br>".join(map(esc, notes))
     hint = "" if result.done else "writing…"
     page = card(result.name, _facts(result), body, caption=caption, hint=hint)
     plain = "\n---\n".join(result.texts)
-    notes = "".join(f"\n{note}" for note in result.notes)
-    return bundle(f"{plain}{notes}", page)
+    return bundle("".join([plain, *(f"\n{note}" for note in result.notes)]), page)
 
 
 def told(result: Generation) -> dict[str, Any]:
-    """What stands around the texts: facts, notes and the line that repeats them, all plain text."""
-    return {"facts": [clean(fact) for fact in _facts(result)], "notes": result.notes, "code": clean(result.code)}
+    """What stands around the texts: facts, notes and the line that repeats them, all plain text, and the search."""
+    search = beams.picture(result.beams)
+    return {
+        "facts": [clean(fact) for fact in _facts(result)],
+        "notes": [clean(note) for note in [*result.notes, *_left_out(result, _fit(result))]],
+        "code": clean(result.code),
+        "beams": None if search is None else vars(search),
+        "regrows": "regrow" in result.actions,
+    }
+
+
+def _left_out(result: Generation, fit: _Fit) -> list[str]:
+    """What is not drawn."""
+    longest = max((len(sample) - _begins(result, i) for i, sample in enumerate(result.pieces)), default=0)
+    found = []
+    if longest > fit.room:
+        found.append(f"Only the first {fit.room:,} tokens of each text are drawn; .texts has all.")
+    if len(result.pieces) > fit.texts:
+        found.append(f"Only {fit.texts:,} of {len(result.pieces):,} texts are drawn; .texts has all.")
+    return found
 
 
 def _facts(result: Generation) -> list[str]:
@@ -141,10 +160,18 @@ def _orange(level: int) -> str:
     return f"rgba(224,123,26,{level / LEVELS * 0.62:.2f})" if level else "none"
 
 
-def _room(result: Generation) -> int:
-    """How many tokens of each text are drawn."""
-    room = max(MAX_TOKENS // max(len(result.pieces), 1), 100)
-    return room if result.done else min(room, max(STREAMED // max(len(result.pieces), 1), 20))
+class _Fit(NamedTuple):
+    """How much is drawn."""
+
+    room: int  # tokens of each text
+    texts: int
+
+
+def _fit(result: Generation, part: float = 1.0) -> _Fit:
+    """What is drawn of it, or a part of that."""
+    texts = max(1, round(min(len(result.pieces), MAX_TEXTS) * part**0.5))
+    tokens = (MAX_TOKENS if result.done else STREAMED) * part
+    return _Fit(max(round(tokens / texts), 20), texts)
 
 
 def _begins(result: Generation, sample: int) -> int:
@@ -165,10 +192,11 @@ def _tree(result: Generation) -> list[tuple[int, int]]:
     return [one for i in range(len(result.pieces)) if i not in result.forks for one in below(i, 0)]
 
 
-def _samples(result: Generation, room: int) -> str:
-    prompt = _breaks(clip(result.prompt, 4000)) if result.continues else ""
+def _samples(result: Generation, fit: _Fit) -> str:
+    room = fit.room
+    prompt = _breaks(clip(result.prompt, PROMPT // fit.texts + 100)) if result.continues else ""
     page = ""
-    for i, depth in _tree(result):
+    for i, depth in _tree(result)[: fit.texts]:
         begins = _begins(result, i)
         pieces, logprobs = result.pieces[i][begins:], result.logprob[i][begins:]
         # While it streams the beginning may scroll out of the picture, so that every redraw stays small.
@@ -235,10 +263,16 @@ def _breaks(text: str) -> str:
     return esc("⏎\n".join(lines))
 
 
-def page_of(result: Generation) -> dict[str, Any]:
-    """What the script layer draws the texts from."""
-    room = _room(result)
-    statistics = _thoughts(result, room) if result.done else []
+def page_of(
+    result: Generation, fit: _Fit | None = None, only: Collection[int] | None = None, most: int = MAX_RUNNERS_UP
+) -> dict[str, Any]:
+    """What the script layer draws the texts from; of those that are `only` asked for, where others are known. `most` are the
+    runners-up that may be sent."""
+    room, texts = fit or _fit(result)
+    tree = _tree(result)[:texts]
+    drawn = [(i, depth) for i, depth in tree if only is None or i in only]
+    statistics = _thoughts(result, room, [i for i, _ in drawn], most) if result.done else {}
+    prompt = _lines(result, PROMPT // texts + 100)
 
     def numbers(values: Sequence[float], low: float, write: Callable[[float], str]) -> list[float | None]:
         return [float(write(v)) if math.isfinite(v) else None if math.isnan(v) else low for v in values]
@@ -249,11 +283,12 @@ def page_of(result: Generation) -> dict[str, Any]:
         begins = forked if result.done else max(forked, len(result.pieces[i]) - room)
         part = slice(begins, begins + room)
         pieces = result.pieces[i][part]
-        before = _shared(result, i) if i in result.forks else _lines(result)
+        before = _shared(result, i) if i in result.forks else prompt
         return {
             "sample": i,
             "depth": depth,
             "begins": begins,
+            "length": len(result.pieces[i]),
             "head": _heading(result, i),
             "before": before + ("…" if begins > forked else ""),
             "text": [_shown(p) for p in pieces],
@@ -263,37 +298,35 @@ def page_of(result: Generation) -> dict[str, Any]:
             "logprob": numbers(result.logprob[i][part], -100.0, "{:.4f}".format),
             "chosen": numbers(result.chosen_prob[i][part], 0.0, "{:.4g}".format),
             "cut": len(result.pieces[i]) > begins + room,
-            "thoughts": statistics[i] if i < len(statistics) else None,
+            "thoughts": statistics.get(i),
         }
 
-    return {"samples": [sample(i, depth) for i, depth in _tree(result)], "top": TOP_BITS}
+    return {"samples": [sample(i, depth) for i, depth in drawn], "order": [i for i, _ in tree], "top": TOP_BITS}
 
 
-def _lines(result: Generation) -> str:
+def _lines(result: Generation, limit: int) -> str:
     if not result.continues:
         return ""
-    return "⏎\n".join(visible(line) if line else "" for line in clip(result.prompt, 4000).split("\n"))
+    return "⏎\n".join(visible(line) if line else "" for line in clip(result.prompt, limit).split("\n"))
 
 
-def _thoughts(result: Generation, room: int) -> list[dict[str, Any]]:
-    """For each sample what else there was at each token of its own, where that is known."""
-    count = sum(min(len(pieces) - _begins(result, i), room) for i, pieces in enumerate(result.pieces))
-    each = min(10, MAX_RUNNERS_UP // max(count, 1))
-    if each < 3:
-        return []
-    found = []
-    for i, one in enumerate(result.statistics[: len(result.pieces)]):
+def _thoughts(result: Generation, room: int, drawn: Sequence[int], most: int) -> dict[int, dict[str, Any]]:
+    """For each of the texts what else there was at each token of its own, where that is known."""
+    count = sum(min(len(result.pieces[i]) - _begins(result, i), room) for i in drawn)
+    each = min(10, most // max(count, 1))
+    known = result.statistics
+    if each < 3 or len(known) < len(result.pieces):
+        return {}
+    found = {}
+    for i in drawn:
+        one = known[i]
         part = slice(_begins(result, i), _begins(result, i) + room)
         ids = one.top[part, :each].astype(int)
-        found.append(
-            {
-                "entropy": [round(float(x), 3) for x in one.entropy[part]],
-                "rank": [int(x) for x in one.rank[part]],
-                "names": {
-                    i: visible(one.names.get(i, "?")).strip(" ") or "␣" for i in sorted(set(ids.ravel().tolist()))
-                },
-                "ids": ids.tolist(),
-                "probs": [[float(f"{math.exp(x):.3g}") for x in row] for row in one.top_logprob[part, :each]],
-            }
-        )
+        found[i] = {
+            "entropy": [round(float(x), 3) for x in one.entropy[part]],
+            "rank": [int(x) for x in one.rank[part]],
+            "names": {t: visible(one.names.get(t, "?")).strip(" ") or "␣" for t in sorted(set(ids.ravel().tolist()))},
+            "ids": ids.tolist(),
+            "probs": [[float(f"{math.exp(x):.3g}") for x in row] for row in one.top_logprob[part, :each]],
+        }
     return found

@@ -27,6 +27,7 @@ def kernel_widget() -> type:
             self._handle: Any = None
             self._turn = 0  # of what is being written; a later turn ends an earlier one
             self._task: asyncio.Task[None] | None = None
+            self._freezing = False
             self.on_msg(self._heard)
 
         def show(self, handle: Any = None) -> None:
@@ -47,11 +48,21 @@ def kernel_widget() -> type:
             self.show()
 
         def freeze(self) -> None:
-            """Replace the output by its static and scripted form: a saved widget is an error message once its kernel is gone."""
-            self._turn += 1
+            """Replace the output by its static and scripted form: a saved widget is an error message once its kernel is gone.
+
+            What is being written is ended first.
+            """
+            if self._task is not None and not self._task.done():
+                self._freezing = True
+                self.halt()
+            else:
+                self._freeze()
+
+        def _freeze(self) -> None:
             if self._handle is not None:
                 self._handle.update(self._still(), raw=True)
                 self._handle = None
+            self.frozen()
             self.close()
 
         def _heard(self, _: Any, message: Any, buffers: Any) -> None:
@@ -70,6 +81,12 @@ def kernel_widget() -> type:
         def settled(self) -> None:
             """Make what was written part of the widget's state, for every view of it."""
 
+        def halt(self) -> None:
+            """End what is being written; what there is of it stays."""
+
+        def frozen(self) -> None:
+            """The page no longer asks for anything."""
+
         def go(self, id: Any, states: Iterator[Any]) -> None:
             """Write on the loop that the page's message came in by, so that its next one is heard meanwhile."""
             self._turn += 1
@@ -80,11 +97,11 @@ def kernel_widget() -> type:
                 asyncio.run(writing)
 
         async def _write(self, turn: int, id: Any, states: Iterator[Any], before: asyncio.Task[None] | None) -> None:
-            if before is not None:
-                await before
             wrong = ""
             try:
-                for state in states:
+                if before is not None and not before.done():
+                    await asyncio.wait({before})
+                for state in states if self._turn == turn else ():
                     if told := self.drawn(state):
                         self.send({"kind": "state", "id": id, **told})
                     await asyncio.sleep(_REST)
@@ -96,8 +113,14 @@ def kernel_widget() -> type:
                 wrong = f"{type(error).__name__}: {error}"
             finally:
                 states.close()  # type: ignore[attr-defined]  # a generator
-            if self._turn == turn:
+            if self._turn != turn:
+                return
+            try:
                 self.settled()
-                self.send({"kind": "error", "id": id, "text": wrong} if wrong else {"kind": "done", "id": id})
+            except Exception as error:
+                wrong = wrong or f"{type(error).__name__}: {error}"
+            self.send({"kind": "error", "id": id, "text": wrong} if wrong else {"kind": "done", "id": id})
+            if self._freezing:
+                self._freeze()
 
     return KernelWidget

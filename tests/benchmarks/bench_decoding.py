@@ -1,6 +1,6 @@
 """How fast each strategy writes, and how much guessing ahead saves. Measures; asserts nothing.
 
-    python tests/benchmarks/bench_decoding.py [--seconds 90] [--rounds 5] [--tokens 128] [--device cpu] [--json FILE]
+    python tests/benchmarks/bench_decoding.py [--seconds 240] [--rounds 5] [--tokens 128] [--device cpu] [--json FILE]
 
 A larger model and a small one learn `stories` by one tokenizer. Then all ways write from the same prompts in turns, and
 ratios are taken within each turn: to greedy decoding, to the same sampling without a draft, to reading all again for each
@@ -40,7 +40,7 @@ def models(seconds: float, device: str) -> tuple[Any, Any]:
     tokenizer = lab.tokenizer(corpus, kind="bpe", vocab_size=1024)
     more: dict[str, Any] = dict(tokenizer=tokenizer, seed=0, display=False, device=device, fresh=True)
     large = lab.pretrain(corpus, name="large", seconds=seconds, **LARGE, **more)
-    small = lab.pretrain(corpus, name="small", seconds=seconds / 3, **SMALL, **more)
+    small = lab.pretrain(corpus, name="small", seconds=seconds / 8, **SMALL, **more)
     return large, small
 
 
@@ -81,7 +81,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
     def way(name: str, **options: Any) -> Callable[[], int]:
         def run() -> int:
-            made = write(large, PROMPT, max_new_tokens=args.tokens, seed=next(seeds), **options)
+            length = {"max_new_tokens": args.tokens, "min_new_tokens": args.tokens}  # stories end when they like
+            made = write(large, PROMPT, seed=next(seeds), **length, **options)
             notes[name] = next((note for note in made.notes if "guess" in note), "")
             return sum(map(len, made.tokens))
 
@@ -151,7 +152,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=90, help="of training of the larger model")
+    parser.add_argument("--seconds", type=float, default=240, help="of training of the larger model")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--device", default="cpu")

@@ -276,3 +276,26 @@ def test_a_line_break_can_end_a_text(lm):
     for stop in ("\n", ["\n"], "\\n"):
         found = lab.generate(other, "one", max_new_tokens=40, seed=0, stop=stop)
         assert found.text == re.match(r"[^\n]*\n?", whole.text)[0]
+
+
+def test_a_model_of_middles_writes_what_stands_for_the_mask():
+    lm = train(
+        "middles",
+        ["abcdefgh ijklmnop " * 300],
+        objective="fim",
+        fim_rate=0.9,
+        steps=300,
+        d_model=64,
+        batch_size=16,
+        seed=0,
+    )
+    found = lab.generate(lm, "abc<mask>gh ijklmnop abcde", strategy="greedy", max_new_tokens=12)
+    sign = [lm.tokenizer.special(f"extra_{i}") for i in range(3)]
+    want = [sign[0], *lm.tokenizer.encode("abc"), sign[1], *lm.tokenizer.encode("gh ijklmnop abcde"), sign[2]]
+    assert [piece.id for piece in found.prompt_pieces] == want
+    assert found.text.startswith("def")  # what comes between, not what comes after
+    ids = torch.tensor([want + found.tokens[0]])
+    logs = lm.model(ids).logits[0, len(want) - 1 : -1].log_softmax(-1)
+    assert found.logprob[0] == pytest.approx(logs.gather(1, ids[0, len(want) :, None])[:, 0].tolist(), abs=1e-4)
+    with pytest.raises(BadValue, match="more than one <mask>"):
+        lab.generate(lm, "a<mask>b<mask>")

@@ -11,6 +11,8 @@ import torch
 
 import llm_lab as lab
 from llm_lab.decoding.options import FILLS, STRATEGIES
+from llm_lab.decoding.rows import Rows
+from llm_lab.decoding.writing import stream
 from llm_lab.errors import BadType, BadValue
 from llm_lab.results import Fork
 from tests.small import train
@@ -160,3 +162,27 @@ def test_masks_that_were_filled_cannot_be_regrown(lm):
     found = lab.generate(filler, "1 <mask>reen")
     with pytest.raises(BadValue, match="from left to right"):
         found.regrow(0, "w")
+
+
+def test_what_nobody_listens_to_any_more_is_whole(lm, monkeypatch):
+    monkeypatch.setattr("llm_lab.decoding.writing.REFRESH_SECONDS", 0.0)
+    states = stream(lm, "1", max_new_tokens=30, seed=0)
+    state = next(state for state in states if len(state.pieces[0]) == 5)
+    states.close()
+    assert state.done
+    assert state.interrupted
+    assert len(state.pieces[0]) == len(state.logprob[0]) == 5
+
+
+def test_a_mode_that_is_set_while_it_writes_is_found_so(lm, monkeypatch):
+    monkeypatch.setattr("llm_lab.decoding.writing.REFRESH_SECONDS", 0.0)
+    modes = []
+    monkeypatch.setattr(
+        Rows, "append", lambda self, step, append=Rows.append: (modes.append(self.model.training), append(self, step))
+    )
+    for i, _ in enumerate(stream(lm, "1", max_new_tokens=8, seed=0)):
+        if i == 3:
+            lm.model.train()
+    assert modes == [False] * 8
+    assert lm.model.training
+    lm.model.eval()

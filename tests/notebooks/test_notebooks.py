@@ -20,6 +20,7 @@ NOTEBOOKS = ROOT / "notebooks"
 SMALL = {  # what a reader runs -> what the tests run
     # One thread: two that share their cores with other tests spend their time waiting for each other.
     r"--seconds 60\b": "--seconds 4 --threads 1",
+    r"--seconds 30\b": "--steps 40 --threads 1",
     r"--seconds 10\b": "--steps 3 --threads 1",
     r"--max_new_tokens \d+": "--max_new_tokens 12",
     r"(?m)^steps = 400$": "steps = 4\nthreads = 1\neval_tokens = 512",
@@ -99,14 +100,36 @@ EXPECTED = {
         "compare": ["teller", "8 strategies", "greedy", "mirostat", "temperature 1.5", "<img", "self.BLEU"],
         "penalty": ["no_repeat_ngram_size 4", "bad_words the"],
         "beam": ["beam 3", "mean log-probability"],
+        "tree": ["beam", "num_beams 4", "<img"],
+        "regrow": ["leaves sample 1 at token", "sample 4"],
+        "live": ["teller", "seed 2"],
+        "playground": ["teller", "top_p", "seed 0"],
         "speculative": ["speculative", "guesses were taken"],
         "regex": ["Here comes the", "sample 4 of 4"],
         "must": ["must"],
         "own-generate": ["my_top_p", "p 0.8"],
+        "own-compare": ["my_top_p", "3 strategies"],
         "check": ["my_top_p beside top_p", "They differ first on distribution"],
         "fill-train": ["reader", "nats/masked token"],
         "fill": ["reader", "fill"],
         "gibbs": ["gibbs", "sample 3 of 3"],
+        "chat": ["you", "teller", "Good morrow, cousin.", "{{user}}"],
+    },
+    "04_prompts_as_experiments": {
+        "train": ["teller", "trained", "<img"],
+        "preview": ["In Rome", "Rosa", "Lucy", "Anna"],
+        "choices": ["story", "teller", "She", "exact match"],
+        "templates": ["wording", "3 templates", "target logprob", "±"],
+        "table": ["exact_match", "target_logprob"],
+        "metric": ["consistent"],
+        "counter": ["counter", "<img"],
+        "one": ["one", "exact match", "the first row is the example"],
+        "shots": ["0 examples", "2 examples", "down"],
+        "ensemble": ["teller", "second", "both", "bits per byte"],
+        "vote": ["teller \\+ second", "the best of"],
+        "soup": ["mixed", "the mean of weights", "different weights"],
+        "soup-evaluate": ["mixed", "bits per byte"],
+        "many": ["In Rome Simon"],
     },
 }
 CHARTS = {  # cells that show a chart of plotly's
@@ -141,6 +164,12 @@ assert len(knows) == len(models) + 1 and knows.notna().all(axis=None)
     "03_ways_to_decode": """
 assert all(abs(score - sum(own) / len(own)) < 1e-5 for score, own in zip(found.scores, logs))
 assert found.scores == sorted(found.scores, reverse=True)
+assert len(story.texts) == 4 and story.tokens[1][:place] == story.tokens[0][:place]
+""",
+    "04_prompts_as_experiments": """
+assert list(wording.to_pandas()["template"].unique()) == [1, 2, 3] and len(wording.to_pandas()) == 30
+assert len(many) == 10 and mixed.info["soup"]
+assert one.to_pandas()["exact_match"].between(0, 1).all() and len(one.to_pandas()) == 39
 """,
 }
 
@@ -192,7 +221,7 @@ def test_notebooks_are_clean(path):
     assert set(EXPECTED[path.stem]) <= {cell.id for cell in notebook.cells if cell.cell_type == "code"}
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            assert not re.search(r"--seconds (?!60\b|10\b)", cell.source), "SMALL does not shorten this cell"
+            assert not re.search(r"--seconds (?!60\b|30\b|10\b)", cell.source), "SMALL does not shorten this cell"
             assert not re.search(r"\bsteps\b.{0,3}[=:] (?!400\b)\d", cell.source), "SMALL does not shorten this cell"
     assert set(CHARTS.get(path.stem, ())) <= {cell.id for cell in notebook.cells if cell.cell_type == "code"}
 

@@ -203,7 +203,7 @@ def test_playground_writes_what_was_moved_and_says_what_went_wrong(monkeypatch):
     asked = []
     play = fakes.playground()
 
-    def write(prompt, options):
+    def write(prompt, options, whole):
         asked.append((prompt, dict(options)))
         if options.get("p") == 7:
             raise BadValue("p: 7 is out of range")
@@ -239,7 +239,7 @@ def test_a_later_movement_ends_the_writing_before_it(monkeypatch):
     play = fakes.playground()
     closed = []
 
-    def write(prompt, options):
+    def write(prompt, options, whole):
         try:
             yield from growing(fakes.generation(), 1000)
         finally:
@@ -262,6 +262,45 @@ def test_a_later_movement_ends_the_writing_before_it(monkeypatch):
     ids = [message["id"] for message in sent]
     assert ids == sorted(ids)
     assert [message["id"] for message in sent if message["kind"] == "done"] == [2]
+
+
+def test_freezing_while_it_writes_ends_the_writing_first(monkeypatch):
+    import asyncio
+
+    play = fakes.playground()
+    play.actions["write"] = lambda prompt, options, whole: growing(fakes.generation(), 1000)
+    made = playground.playground_widget(play)
+    spoken(made, monkeypatch)
+    saved = []
+
+    class Handle:
+        def update(self, bundle, raw):
+            saved.append((made._generation.done, bundle))
+
+    async def move():
+        made._handle = Handle()
+        made._heard(made, {"kind": "write", "id": 1, "prompt": "a", "options": {}}, [])
+        await asyncio.sleep(0.05)
+        made.freeze()
+        assert not saved
+        await made._task
+
+    asyncio.run(move())
+    assert [done for done, _ in saved] == [True]
+
+
+def test_one_failure_does_not_end_the_widget(monkeypatch):
+    play = fakes.playground()
+    play.actions["write"] = lambda prompt, options, whole: growing(fakes.generation())
+    made = playground.playground_widget(play)
+    sent = spoken(made, monkeypatch)
+    fails = [RuntimeError("out of memory")]
+    settled = made.settled
+    monkeypatch.setattr(made, "settled", lambda: (_ for _ in ()).throw(fails.pop()) if fails else settled())
+    for turn in (1, 2):
+        made._heard(made, {"kind": "write", "id": turn, "prompt": "a", "options": {}}, [])
+    assert {"kind": "error", "id": 1, "text": "RuntimeError: out of memory"} in sent
+    assert sent[-1] == {"kind": "done", "id": 2}
 
 
 def test_a_live_text_regrows_by_its_action(monkeypatch):

@@ -1,4 +1,4 @@
-import { el } from "./shared.js";
+import { el, ownKeys } from "./shared.js";
 import { tokensView } from "./tokens.js";
 
 /**
@@ -12,9 +12,10 @@ import { tokensView } from "./tokens.js";
  */
 function talk({ model, el: root }) {
   root.classList.add("llm-lab", "lab-play");
-  root.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own keys stay out of it
+  const keys = ownKeys(root);
   let turn = 0;
   let writing = false;
+  let said = "";
 
   const facts = el("span", { class: "lab-muted lab-grow" }, model.get("facts").join(" · "));
   const button = (/** @type {string} */ name, /** @type {string} */ title, /** @type {() => void} */ act) => {
@@ -22,9 +23,20 @@ function talk({ model, el: root }) {
     made.addEventListener("click", act);
     return made;
   };
-  const stop = button("stop", "End the answer here", () => model.send({ kind: "stop" }));
-  const undo = button("undo", "Take the last exchange away", () => model.send({ kind: "undo" }));
-  const freeze = button("freeze", "Replace this by a view that needs no kernel and is saved with the notebook", () => model.send({ kind: "freeze" }));
+  /** @param {Record<string, any>} message */
+  function tell(message) {
+    try {
+      model.send(message);
+      return true;
+    } catch {
+      busy(false);
+      wrong("The kernel that answered is gone: run the cell again.");
+      return false;
+    }
+  }
+  const stop = button("stop", "End the answer here (the notebook's own ■ does not reach what a card writes)", () => tell({ kind: "stop" }));
+  const undo = button("undo", "Take the last exchange away", () => tell({ kind: "undo" }));
+  const freeze = button("freeze", "Replace this by a view that needs no kernel and is saved with the notebook", () => tell({ kind: "freeze" }));
   const lines = el("div", { class: "lab-lines", role: "log", "aria-live": "polite", tabindex: 0, "aria-label": "conversation" });
   const says = el("div", { class: "lab-small lab-says", role: "status" });
   const box = /** @type {HTMLTextAreaElement} */ (
@@ -47,7 +59,7 @@ function talk({ model, el: root }) {
       inside.addEventListener("toggle", () => {
         if (inside.children.length > 1) return;
         asked.set(number, inside);
-        model.send({ kind: "tokens", message: number });
+        tell({ kind: "tokens", message: number });
       });
       made.append(inside);
     }
@@ -77,17 +89,19 @@ function talk({ model, el: root }) {
     says.classList.remove("lab-wrong");
   }
 
+  /** @param {string} text */
+  function wrong(text) {
+    says.textContent = text;
+    says.classList.add("lab-wrong");
+  }
+
   function send() {
     if (writing || !box.value.trim()) return;
     turn += 1;
     busy(true);
-    model.send({ kind: "say", text: box.value, id: turn });
+    said = box.value;
+    if (tell({ kind: "say", text: said, id: turn })) box.value = "";
   }
-
-  const wrong = (/** @type {string} */ text) => {
-    says.textContent = text;
-    says.classList.add("lab-wrong");
-  };
 
   const heard = (/** @type {any} */ message) => {
     if (message?.kind === "tokens") {
@@ -102,8 +116,7 @@ function talk({ model, el: root }) {
       draw();
       if (message.kind === "error") {
         wrong(message.text);
-      } else {
-        box.value = "";
+        box.value ||= said; // to be said in other words
       }
     }
   };
@@ -113,15 +126,15 @@ function talk({ model, el: root }) {
       send();
     }
   });
-  root.addEventListener("keydown", (event) => event.stopPropagation());
   model.on("msg:custom", heard);
   model.on("change:messages", draw);
   const main = button("say", "Enter", send);
   main.classList.add("lab-main");
-  root.append(el("div", { class: "lab-bar" }, el("b", {}, model.get("title")), facts, freeze), lines, says, box, el("div", { class: "lab-bar" }, main, stop, undo));
+  root.append(el("div", { class: "lab-bar" }, el("b", {}, model.get("title")), facts, freeze), lines, says, box, el("div", { class: "lab-bar" }, main, stop, undo), el("div", { class: "lab-muted lab-small" }, `template: ${model.get("template")}`));
   busy(false);
   draw();
   return () => {
+    keys();
     model.off("msg:custom", heard);
     model.off("change:messages", draw);
   };

@@ -1,4 +1,4 @@
-import { ticks, tickLabel, scale, el, svg } from "./shared.js";
+import { ticks, tickLabel, scale, el, picture, svg } from "./shared.js";
 import { sortable } from "./table.js";
 
 /**
@@ -182,11 +182,7 @@ function render({ model, el: root }) {
       detail.append(el("div", { class: "lab-sample" }, name, el("div", { class: "lab-text", dir: "auto" }, text)));
     });
     if (row.left) detail.append(el("div", { class: "lab-muted lab-small" }, `${row.left} more texts are not in this view; .to_pandas() has them.`));
-    if (row.beams) {
-      const { width, height, alt, caption } = row.beams;
-      const picture = el("img", { src: `data:image/svg+xml;charset=utf-8,${encodeURIComponent(row.beams.svg)}`, alt, width, height });
-      detail.append(el("div", { class: "lab-scroll", tabindex: 0, role: "group", "aria-label": "tree of beams" }, picture), el("div", { class: "lab-muted lab-small" }, caption));
-    }
+    if (row.beams) detail.append(picture(row.beams));
     turns();
   }
 

@@ -1,4 +1,4 @@
-import { el } from "./shared.js";
+import { el, ownKeys, picture } from "./shared.js";
 import { tokensView } from "./tokens.js";
 
 /**
@@ -17,7 +17,7 @@ const WAIT = 160; // milliseconds that a moved control rests before it counts
  */
 function play({ model, el: root }) {
   root.classList.add("llm-lab", "lab-play");
-  root.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own keys stay out of it
+  const keys = ownKeys(root);
   const strategies = /** @type {Strategy[]} */ (model.get("strategies"));
   /** Where every control stands, kept while strategies change. @type {Map<string, { value: any, on: boolean }>} */
   const at = new Map();
@@ -26,6 +26,18 @@ function play({ model, el: root }) {
   let writing = false;
   /** @type {{ sample: number, focus: boolean } | null} */ let grown = null;
   /** @type {ReturnType<typeof setTimeout> | undefined} */ let timer;
+
+  /** Says something to the kernel; what to do where there is none any more. @param {Record<string, any>} message */
+  function tell(message) {
+    try {
+      model.send(message);
+      return true;
+    } catch {
+      busy(false);
+      say("The kernel that wrote this is gone: run the cell again.", true);
+      return false;
+    }
+  }
 
   const page = () => {
     const given = model.get("page");
@@ -40,20 +52,22 @@ function play({ model, el: root }) {
   // the header
   const facts = el("span", { class: "lab-muted lab-grow" });
   const stop = el("button", { class: "lab-button", type: "button", hidden: true }, "stop");
-  stop.addEventListener("click", () => model.send({ kind: "stop" }));
+  stop.title = "End the text here (the notebook's own ■ does not reach what a card writes)";
+  stop.addEventListener("click", () => tell({ kind: "stop" }));
   const freeze = el("button", { class: "lab-button", type: "button" }, "freeze");
   freeze.title = "Replace this by a view that needs no kernel and is saved with the notebook";
-  freeze.addEventListener("click", () => model.send({ kind: "freeze" }));
+  freeze.addEventListener("click", () => tell({ kind: "freeze" }));
   const head = el("div", { class: "lab-bar" }, el("b", {}, model.get("title")), facts, stop, freeze);
   const says = el("div", { class: "lab-small lab-says", role: "status" });
   const code = el("code", { class: "lab-code lab-small" });
+  const search = el("div", {});
 
   /** @param {Record<string, any>} message */
   function ask(message) {
     turn += 1;
     busy(true);
     say("");
-    model.send({ ...message, id: turn });
+    tell({ ...message, id: turn });
   }
 
   /** @param {boolean} now */
@@ -61,7 +75,7 @@ function play({ model, el: root }) {
     writing = now;
     stop.hidden = !now;
     root.classList.toggle("lab-writing", now);
-    if (now) facts.textContent = `${(model.get("facts") ?? []).join(" · ")} · writing…`;
+    if (now) facts.textContent = [...(model.get("facts") ?? []), "writing…"].join(" · ");
   }
 
   /** @param {string} text @param {boolean} [wrong] */
@@ -75,6 +89,8 @@ function play({ model, el: root }) {
     const own = told.facts ?? [];
     facts.textContent = (own.length ? own : (model.get("facts") ?? [])).join(" · ");
     code.textContent = told.code ?? "";
+    view.allow(told.regrows ?? false);
+    search.replaceChildren(...(told.beams ? [picture(told.beams)] : []));
     say((told.notes ?? []).join(" · "));
   }
 
@@ -93,6 +109,7 @@ function play({ model, el: root }) {
 
   function write() {
     clearTimeout(timer);
+    grown = null;
     ask({ kind: "write", prompt: prompt.value, options: options() });
   }
 
@@ -146,6 +163,7 @@ function play({ model, el: root }) {
         set(Number(slider.value));
       });
       exact.addEventListener("change", () => {
+        if (exact.value === "") exact.value = String(state.value); // nothing, or no number
         slider.value = exact.value;
         set(Number(exact.value));
       });
@@ -199,7 +217,6 @@ function play({ model, el: root }) {
     }
   });
   prompt.addEventListener("input", moved);
-  root.addEventListener("keydown", (event) => event.stopPropagation());
 
   // the page
   root.append(head);
@@ -213,15 +230,16 @@ function play({ model, el: root }) {
       help, own, general,
       el("details", {}, el("summary", {}, "filters and constraints"), filters),
     );
-    root.append(prompt, el("div", { class: "lab-side" }, panel, el("div", { class: "lab-written-side" }, view.root, says, code)));
+    root.append(prompt, el("div", { class: "lab-side" }, panel, el("div", { class: "lab-written-side" }, view.root, search, says, code)));
   } else {
-    root.append(view.root, says, code);
+    root.append(view.root, search, says, code);
   }
 
   const heard = (/** @type {any} */ message) => {
     if (message?.id !== turn) return;
     if (message.kind === "state") view.update(message.page);
     if (message.kind === "error") {
+      grown = null;
       busy(false);
       settle();
       say(message.text, true);
@@ -243,6 +261,8 @@ function play({ model, el: root }) {
   if (strategies.length && !page().samples.length && prompt.value) write();
   else settle();
   return () => {
+    keys();
+    view.destroy();
     clearTimeout(timer);
     model.off("msg:custom", heard);
     model.off("change:page", changed);

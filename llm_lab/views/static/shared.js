@@ -210,3 +210,36 @@ export function svg(tag, attributes = {}, text = "") {
   if (text) node.textContent = text;
   return node;
 }
+
+/**
+ * Keeps a notebook's shortcuts away from what has keys of its own, but for those with Ctrl or Cmd, such as saving.
+ * @param {HTMLElement} root
+ * @returns {() => void} clean-up
+ */
+export function ownKeys(root) {
+  const held = (/** @type {KeyboardEvent} */ event) => event.key === "Control" || event.key === "Meta";
+  const away = () => (root.dataset.lmSuppressShortcuts = "true");
+  const down = (/** @type {KeyboardEvent} */ event) => {
+    if (held(event)) delete root.dataset.lmSuppressShortcuts;
+    if (!event.ctrlKey && !event.metaKey) event.stopPropagation();
+  };
+  const up = (/** @type {KeyboardEvent} */ event) => held(event) && away();
+  away();
+  root.addEventListener("keydown", down);
+  document.addEventListener("keyup", up);
+  window.addEventListener("blur", away);
+  return () => {
+    document.removeEventListener("keyup", up);
+    window.removeEventListener("blur", away);
+  };
+}
+
+/**
+ * A picture made elsewhere, in a box that scrolls, with how to read it.
+ * @param {{ svg: string, alt: string, width: number, height: number, caption: string }} made
+ * @returns {HTMLElement}
+ */
+export function picture({ svg: source, alt, width, height, caption }) {
+  const image = el("img", { src: `data:image/svg+xml;charset=utf-8,${encodeURIComponent(source)}`, alt, width, height });
+  return el("div", {}, el("div", { class: "lab-scroll", tabindex: 0, role: "group", "aria-label": "tree of beams" }, image), el("div", { class: "lab-muted lab-small" }, caption));
+}

@@ -5,13 +5,14 @@ import { number, probability, tokenInk, el } from "./shared.js";
  * Where the model's thoughts came along, the runners-up stand beside the token as bars. Texts that left others stand
  * below them. Where a kernel answers, choosing a runner-up writes the text on from there.
  * @typedef {{ entropy: number[], rank: number[], names: Record<string, string>, ids: number[][], probs: number[][] }} Thoughts
- * @typedef {{ sample: number, depth: number, begins: number, head: string, before: string, text: string[], name: string[],
+ * @typedef {{ sample: number, depth: number, begins: number, length: number, head: string, before: string, text: string[], name: string[],
  *   rtl: number[], id: number[], logprob: (number | null)[], chosen: (number | null)[], cut: boolean,
  *   thoughts: Thoughts | null }} Sample
- * @typedef {{ samples: Sample[], top: number }} Page
+ * @typedef {{ samples: Sample[], order?: number[], top: number }} Page
  */
 
 const INK = 0.62;
+const NARROW = 620; // pixels; below, the token that is read is explained under its own text
 
 /**
  * The texts and the token that is read, to be put on the page; `update` draws another state of them.
@@ -20,6 +21,7 @@ const INK = 0.62;
  */
 function tokensView(page, regrow = null) {
   let samples = page.samples;
+  let regrows = Boolean(regrow);
   let by = "surprisal";
   /** @type {HTMLElement | null} */ let chosen = null;
   let pinned = false;
@@ -30,7 +32,7 @@ function tokensView(page, regrow = null) {
   const texts = el("div", { class: "lab-texts" });
   const detail = el("div", { class: "lab-detail lab-small", "aria-live": "polite" });
   const legend = el("span", {});
-  const works = regrow
+  const works = () => regrows
     ? "Click a token, or choose it with the arrow keys and press Enter; then click another in its place, or press its number."
     : "Point at a token, or use the arrow keys, to read it.";
 
@@ -61,7 +63,7 @@ function tokensView(page, regrow = null) {
     const spans = tokens[s];
     const by = { ArrowLeft: -1, ArrowRight: 1, Home: -1e9, End: 1e9 }[event.key];
     const here = chosen && Number(chosen.dataset.s) === s ? Number(chosen.dataset.t) : by && by < 0 ? spans.length : -1;
-    const digit = regrow && chosen && pinned && /^[0-9]$/.test(event.key) ? (Number(event.key) + 9) % 10 : -1;
+    const digit = regrows && chosen && pinned && /^[0-9]$/.test(event.key) ? (Number(event.key) + 9) % 10 : -1;
     if (by && spans.length) choose(spans[Math.min(Math.max(here + by, 0), spans.length - 1)], false);
     else if (event.key === "Enter" && chosen) choose(chosen, !pinned);
     else if (event.key === "Escape") choose(null, false);
@@ -73,7 +75,7 @@ function tokensView(page, regrow = null) {
 
   /** Writes on from the chosen token with the runner-up of that number. @param {number} i */
   function take(i) {
-    if (!regrow || !chosen) return;
+    if (!regrow || !regrows || !chosen) return;
     const sample = samples[Number(chosen.dataset.s)];
     const t = Number(chosen.dataset.t);
     const id = sample.thoughts?.ids[t]?.[i];
@@ -86,7 +88,7 @@ function tokensView(page, regrow = null) {
     chosen = token;
     pinned = pin && token !== null;
     if (!token) {
-      detail.replaceChildren(el("span", { class: "lab-muted" }, works));
+      detail.replaceChildren(el("span", { class: "lab-muted" }, works()));
       return;
     }
     token.classList.add("lab-chosen");
@@ -101,20 +103,32 @@ function tokensView(page, regrow = null) {
       ["after filtering", filtered === null ? "you chose it" : probability(filtered)],
       ["surprisal", `${number(-logprob / Math.LN2, 3)} bits`],
     ];
-    if (known) rows.push(["rank", `${known.rank[t]}`], ["entropy", `${number(known.entropy[t], 3)} nats`]);
-    rows.push(["id", String(sample.id[t])], ["position", `${sample.begins + t + 1} of ${sample.begins + sample.id.length}`]);
+    if (known) rows.push(["rank", `${known.rank[t]}`], ["entropy", `${number(known.entropy[t] / Math.LN2, 3)} bits`]);
+    rows.push(["id", String(sample.id[t])], ["position", `${sample.begins + t + 1} of ${sample.length}`]);
     const list = el("dl");
     for (const [name, value] of rows) list.append(el("dt", {}, name), el("dd", {}, value));
     const head = el("div", {}, "“", el("bdi", { class: "lab-mono" }, sample.name[t]), "”", pinned ? " (kept; Esc frees)" : "");
     detail.replaceChildren(head, list);
     if (known) {
-      if (regrow) detail.append(el("div", { class: "lab-muted" }, pinned ? "write on with another token:" : "click it, then another in its place:"));
+      if (regrows) detail.append(el("div", { class: "lab-muted" }, pinned ? "write on with another token:" : "click it, then another in its place:"));
       const others = el("dl", { class: "lab-others" });
       others.append(...bars(known, t, sample.id[t]));
       detail.append(others);
-    } else if (regrow) {
-      detail.append(el("div", { class: "lab-muted" }, "Its runners-up are known once the text is written."));
+    } else if (regrows) {
+      detail.append(el("div", { class: "lab-muted" }, "The texts are too long for its runners-up to be sent along."));
     }
+    beside(token);
+  }
+
+  /** Puts what is read of a token next to it, so that it is in sight wherever the token is. @param {HTMLElement} token */
+  function beside(token) {
+    const narrow = root.clientWidth > 0 && root.clientWidth < NARROW;
+    const home = narrow ? boxes[Number(token.dataset.s)].parentElement : root;
+    if (home && detail.parentElement !== home) home.append(detail);
+    detail.style.marginTop = "0";
+    if (narrow) return;
+    const lower = token.getBoundingClientRect().top - root.getBoundingClientRect().top - 40;
+    detail.style.marginTop = `${Math.max(0, Math.min(lower, root.clientHeight - detail.offsetHeight))}px`;
   }
 
   /**
@@ -128,7 +142,7 @@ function tokensView(page, regrow = null) {
       const shown = el("bdi", {}, known.names[id] ?? "?");
       const name = el("dt", { class: id === written ? "lab-mono lab-written" : "lab-mono" });
       name.style.background = `linear-gradient(to right, rgba(61, 125, 230, 0.28) ${100 * share}%, transparent ${100 * share}%)`;
-      if (regrow) {
+      if (regrows) {
         const label = `${i + 1}: write on with ${known.names[id] ?? "?"}, probability ${probability(share)}`;
         const button = el("button", { type: "button", class: "lab-other", "aria-label": label }, shown);
         button.addEventListener("click", () => take(i));
@@ -170,12 +184,16 @@ function tokensView(page, regrow = null) {
     const at = chosen && [chosen.dataset.s, chosen.dataset.t].map(Number);
     const had = document.activeElement && texts.contains(document.activeElement) ? boxes.indexOf(/** @type {HTMLElement} */ (document.activeElement)) : -1;
     const kept = pinned;
-    page = next;
-    samples = page.samples;
+    // A text that grows comes alone; the others stay as they are.
+    const known = new Map(page.samples.map((sample) => [sample.sample, sample]));
+    for (const sample of next.samples) known.set(sample.sample, sample);
+    samples = (next.order ?? next.samples.map(({ sample }) => sample)).flatMap((i) => known.get(i) ?? []);
+    page = { ...next, samples };
     tokens = [];
     boxes = [];
     chosen = null;
     texts.replaceChildren(...samples.map(box));
+    if (!detail.isConnected) root.append(detail);
     const thoughts = samples.some((sample) => sample.thoughts);
     const ways = thoughts ? ["surprisal", "probability", "rank", "entropy", "none"] : ["surprisal", "probability", "none"];
     if (!ways.includes(by)) by = "surprisal";
@@ -213,9 +231,16 @@ function tokensView(page, regrow = null) {
   const legendBox = el("span", { class: "lab-muted lab-grow" }, legend);
   const bar = el("div", { class: "lab-bar" }, legendBox, el("label", {}, "colour by ", select));
   const root = el("div", { class: "lab-side" }, el("div", { class: "lab-texts" }, texts, bar), detail);
+  /** Says whether a choice can be written on. @param {boolean} now */
+  function allow(now) {
+    regrows = Boolean(regrow) && now;
+  }
+
   update(page);
   rest();
-  return { root, update, rest };
+  const resized = new ResizeObserver(() => chosen && beside(chosen));
+  resized.observe(root);
+  return { root, update, rest, allow, destroy: () => resized.disconnect() };
 }
 
 /**
