@@ -420,16 +420,17 @@ def prompt(
     of them) it gives PromptResults: `.to_pandas()`, a row for each answer, and `.summary`, each metric's mean ± interval for
     each template and model. Several templates are compared on the same rows. Greedy unless a strategy is given.
     """
-    from llm_lab.prompting import prepare, run
+    from llm_lab.prompting import again, prepare, run
     from llm_lab.store.lm import called, words
 
     texts = _texts("template", template, "Translate: {{english}}")
     if not isinstance(name, str):
         raise BadType(f"name: {show(name)} is {type(name).__name__}, not text; for example ask")
     lms = [] if model is None else _lms(model)
-    options = _with_models(options)
     made, own, rows = prepare(name, texts, options)
-    made.actions["run"] = lambda more: prompt(texts, name=name, **more)
+    kept = again(options)
+    made.actions["run"] = lambda more: prompt(texts, name=name, **kept(more))
+    options = _with_models(options)
     if rows is None and lms:
         raise BadType("prompt needs on: the rows that the model is asked for, for example --on @df")
     told = {key: value for key, value in options.items() if key not in ("on", "examples", "metrics")}
@@ -445,7 +446,7 @@ def prompt(
 
     if rows is None or not lms:
         return _drawn(iter([made]), display, code)
-    return _drawn(run(made, own, rows, lms), display, code)
+    return _drawn(run(made, own, rows, lms, options), display, code)
 
 
 def strategy(function: _F) -> _F:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llm_lab.decoding.conditioned import FROM_SOURCE, source_ids
+from llm_lab.decoding.infill import gaps_in
 from llm_lab.decoding.options import DRAWS, FILLS, STRATEGIES
 from llm_lab.decoding.together import stream_all
-from llm_lab.errors import BadType, BadValue, listing, show
-from llm_lab.filling import Rows, filled, separator_of, unescaped
-from llm_lab.metrics.options import ANSWERS, GIVEN
+from llm_lab.errors import BadType, BadValue, LabError, listing, show
+from llm_lab.filling import Rows, filled, named, separator_of, unescaped
+from llm_lab.metrics.continuations import check_continuation, continuation_logprobs
+from llm_lab.metrics.options import ANSWERS, GIVEN, SHARE
 from llm_lab.options import distribute
-from llm_lab.results import Answer, Generation, Prompt, PromptResults, mean
+from llm_lab.results import ANSWER_COLUMNS, Answer, Generation, Prompt, PromptResults, mean
 from llm_lab.store.lm import LM
 from llm_lab.templates import Template
 from llm_lab.verbs import VERBS, PromptOptions
@@ -28,9 +30,6 @@ if TYPE_CHECKING:
 PREVIEWED = 3  # rows
 _CHOSEN_AT_A_TIME = 16  # rows whose choices are scored between two states of the result
 _OWN = ("on", "target", "examples", "shots", "separator", "target_delimiter", "metrics", "choices")  # not of decoding
-_NOTED = 3  # rows that a note names
-
-Metric = Callable[[str, str], float]
 
 
 def prepare(name: str, texts: Sequence[str], options: Mapping[str, Any]) -> tuple[Prompt, PromptOptions, Rows | None]:
@@ -42,7 +41,8 @@ def prepare(name: str, texts: Sequence[str], options: Mapping[str, Any]) -> tupl
         raise BadValue('template: the list is empty; for example "Translate: {{english}}"')
     if len({template.text for template in templates}) < len(templates):
         raise BadValue("template: one of them is given twice; change it, or leave it out")
-    prompt = Prompt(name=name, templates=templates, options=dict(options))
+    plain = {key: value for key, value in options.items() if not isinstance(value, LM)}
+    prompt = Prompt(name=name, templates=templates, options=plain)
     prompt.notes += [
         f"template {i} has no slots: it is the same for every row"
         for i, template in enumerate(templates, 1)
@@ -55,10 +55,27 @@ def prepare(name: str, texts: Sequence[str], options: Mapping[str, Any]) -> tupl
     return prompt, own, rows
 
 
-def run(prompt: Prompt, own: PromptOptions, rows: Rows, lms: Sequence[LM]) -> Iterator[PromptResults]:
-    """The results as they grow; an interrupt keeps the rows that are done."""
-    metrics = _metrics(own, rows)
-    options = {key: value for key, value in prompt.options.items() if key not in _OWN}
+def again(options: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """What adds the second models of these options to others, as long as they are there: it keeps none."""
+    second = {key: value.weakly() for key, value in options.items() if isinstance(value, LM)}
+
+    def added(others: Mapping[str, Any]) -> dict[str, Any]:
+        models = {key: reference() for key, reference in second.items() if key not in others}
+        for key in (key for key, model in models.items() if model is None):
+            raise BadValue(f"{key}: the model that it was is gone; load it, and give it here, for example {key}=small")
+        return {**models, **others}
+
+    return added
+
+
+def run(
+    prompt: Prompt, own: PromptOptions, rows: Rows, lms: Sequence[LM], given: Mapping[str, Any]
+) -> Iterator[PromptResults]:
+    """The results as they grow, decoded by what of the `given` options is for that. An interrupt keeps the rows that are
+    done; so does a model that fails after others have answered."""
+    notes = list(prompt.notes)
+    metrics = _metrics(own, rows, notes)
+    options = {key: value for key, value in given.items() if key not in _OWN}
     if own.choices and (writing := [name for name in options if name != "seed"]):
         raise BadType(f"{writing[0]}: it is for writing, and choices are compared; leave one of them out")
     drawn = bool(STRATEGIES.entry(own.strategy).supports & DRAWS) and not own.choices
@@ -66,26 +83,27 @@ def run(prompt: Prompt, own: PromptOptions, rows: Rows, lms: Sequence[LM]) -> It
     options |= {} if seed is None else {"seed": seed}
     result = PromptResults(
         prompt=prompt,
-        models=[lm.name for lm in lms],
+        models=_numbered([lm.name for lm in lms]),
         frame=rows.frame,
         labels=rows.labels,
         values=[{field: str(row[field]) for field in prompt.fields} for row in rows.values],
         targets=rows.targets,
-        metrics={name: _unit(name) for name in metrics},
+        metrics={name: metric.unit for name, metric in metrics.items()},
+        shares=frozenset(name for name, metric in metrics.items() if metric.share),
         facts=_facts(own, rows, all(map(_writes, lms))),
         seed=seed,
-        notes=list(prompt.notes),
+        notes=notes,
     )
     if renamed := result.renamed:
-        said = listing(f"{old} as {new}" for old, new in renamed.items())
-        result.notes.append(f"columns of the rows that have a name of ours stand in .to_pandas() as others: {said}")
-    notes: dict[str, list[str]] = {}
+        others = listing(f"{old} as {new}" for old, new in renamed.items())
+        result.notes.append(f"columns of the rows that have a name of ours stand in .to_pandas() as others: {others}")
+    said: dict[str, _Note] = {}
     for lm in lms:
         _check_model(lm, own, metrics, rows)
     try:
-        for m, lm in enumerate(lms):
-            for t in range(1, len(prompt.templates) + 1):
-                asked = _Asked(lm, own, rows, t, options, notes)
+        for m, t in result.kinds:
+            asked = _Asked(lms[m], own, rows, t, options, said)
+            try:
                 for some in asked.chosen() if own.choices else asked.written():
                     scored = _scored(some, asked, metrics)
                     result.answers += [
@@ -95,13 +113,22 @@ def run(prompt: Prompt, own: PromptOptions, rows: Rows, lms: Sequence[LM]) -> It
                     # Batches are of prompts of like lengths; a reader wants the rows as they are.
                     result.answers.sort(key=lambda one: (one.model, one.template, one.row, one.sample))
                     yield result
+            except (LabError, RuntimeError, MemoryError) as error:  # RuntimeError: what torch says of memory, too
+                if not result.answers:
+                    raise
+                which = f", template {t}" if len(prompt.templates) > 1 else ""
+                result.notes.append(f"{result.models[m]}{which} failed ({_said(error)}); what was answered is kept")
     except KeyboardInterrupt:
         each = {(answer.model, answer.template, answer.row) for answer in result.answers}
         result.notes.append(f"interrupted: {len(each):,} of {result.wanted:,} were asked, and are kept")
-    order = {label: i for i, label in enumerate(rows.labels)}
-    result.notes += [f"{_named(sorted(labels, key=order.__getitem__))}: {note}" for note, labels in notes.items()]
+    result.notes += [f"{named([rows.labels[i] for i in sorted(note.rows)])}: {note.text}" for note in said.values()]
     result.done = True
     yield result
+
+
+def _numbered(names: Sequence[str]) -> list[str]:
+    """Names of which several are the same get numbers: lm (1), lm (2)."""
+    return [f"{name} ({names[: i + 1].count(name)})" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
 # the answers ------------------------------------------------------------------------------------------------------------
@@ -118,6 +145,14 @@ class _Text:
 
 
 @dataclass(frozen=True, eq=False)
+class _Note:
+    """What is to be said of some rows."""
+
+    text: str
+    rows: set[int]
+
+
+@dataclass(frozen=True, eq=False)
 class _Asked:
     """One model and one template."""
 
@@ -126,7 +161,7 @@ class _Asked:
     rows: Rows
     template: int
     options: Mapping[str, Any]
-    notes: dict[str, list[str]]  # what is to be said, and of which rows
+    notes: dict[str, _Note]  # by what they have in common
 
     @property
     def prompts(self) -> list[str]:
@@ -148,7 +183,7 @@ class _Asked:
                     self.note(note, i)
             if new:
                 yield [text for i in sorted(new) for text in _texts(self.lm, i, found.written[i], stop)]
-            if any(one.interrupted for one in found):
+            if found.interrupted:
                 raise KeyboardInterrupt
 
     def chosen(self) -> Iterator[list[_Text]]:
@@ -160,38 +195,29 @@ class _Asked:
             some = []
             for at, i in enumerate(rows):
                 each = found[at * len(choices) : (at + 1) * len(choices)]
-                best = max(range(len(choices)), key=lambda k: sum(each[k]))
+                # What has no tokens here, read with the prompt, would be likelier than all that has some.
+                best = max(range(len(choices)), key=lambda k: sum(each[k]) if each[k] else -math.inf)
                 some.append(_Text(i, 0, choices[best], mean(each[best])))
             yield some
 
     def logprobs(self, pairs: Sequence[tuple[int, str]]) -> list[list[float]]:
         """Of each text's tokens, after the prompt of that row."""
-        score = ANSWERS.load("target_logprob")
-        delimiter = "" if _from_source(self.lm) else self.rows.delimiters[self.template - 1]
         for i in dict.fromkeys(i for i, _ in pairs) if self.own.choices else ():
             self.check_length(i)
-        return score(self.lm, [(self.prompts[i], delimiter + text) for i, text in pairs])
+        delimiter = _delimiter(self.lm, self.rows, self.template)
+        return continuation_logprobs(self.lm, [(self.prompts[i], delimiter + text) for i, text in pairs])
 
     def check_length(self, row: int) -> None:
         ids, context = len(self.lm.tokenizer.encode(self.prompts[row])), self.lm.max_seq_len
         if ids >= context and not _from_source(self.lm):
             self.note(f"the prompt has {ids} tokens and the context {context}: the model reads its end", row)
 
-    def note(self, note: str, row: int) -> None:
-        """Notes that differ in numbers alone are one note."""
-        alike = next((one for one in self.notes if _numbers(one) == _numbers(note)), note)
-        label = self.rows.labels[row]
-        if label not in (said := self.notes.setdefault(alike, [])):
-            said.append(label)
+    def note(self, text: str, row: int, kind: str = "") -> None:
+        """Notes of a kind are one note, the first; so are those that differ in numbers alone."""
+        self.notes.setdefault(kind or re.sub(r"\d+", "#", text), _Note(text, set())).rows.add(row)
 
-
-def _numbers(note: str) -> str:
-    return re.sub(r"\d+", "#", note)
-
-
-def _named(labels: Sequence[str]) -> str:
-    more = len(labels) - _NOTED
-    return f"row{'s' * (len(labels) > 1)} {', '.join(labels[:_NOTED])}" + (f" and {more:,} more" if more > 0 else "")
+    def leave_out(self, metric: str, why: str, row: int) -> None:
+        self.note(f"{metric} {why}, and its mean leaves the row out", row, f"{metric} {why.split(' (')[0]}")
 
 
 def _texts(lm: Writer, row: int, found: Generation, stop: Sequence[str]) -> list[_Text]:
@@ -214,55 +240,87 @@ def _from_source(lm: LM) -> bool:
     return lm.objectives[0] in FROM_SOURCE
 
 
+def _delimiter(lm: LM, rows: Rows, template: int) -> str:
+    """What stands between a prompt and what is right; nothing, where the prompt is a source."""
+    return "" if _from_source(lm) else rows.delimiters[template - 1]
+
+
 def _writes(lm: LM) -> bool:
     return bool(lm.supports & {"next_token", "seq2seq"})
 
 
-def _check_model(lm: LM, own: PromptOptions, metrics: Mapping[str, Metric | None], rows: Rows) -> None:
+def _check_model(lm: LM, own: PromptOptions, metrics: Mapping[str, _Metric], rows: Rows) -> None:
     """Refuse what a model cannot do before any is asked."""
+    judged = next((name for name, metric in metrics.items() if metric.function is None), "")
     if not _writes(lm):
-        needs = (
-            "choices"
-            if own.choices
-            else "target_logprob"
-            if None in metrics.values()
-            else "shots"
-            if rows.shots
-            else ""
-        )
+        needs = "choices" if own.choices else judged or ("shots" if rows.shots else "")
         if needs or "fill" not in lm.supports:
             lm.need("next_token", needs or "prompt", "a model trained with objective clm would do")
-    if _from_source(lm):
-        for prompts in rows.prompts:
-            for label, prompt in zip(rows.labels, prompts, strict=True):
-                size = len(source_ids(prompt, lm.tokenizer, lm.objectives[0]))
-                if not prompt or size > lm.max_seq_len:
-                    why = f"its {size} tokens do not fit the context of {lm.max_seq_len}" if prompt else "it is empty"
-                    raise BadValue(
-                        f"row {label}: the prompt is a source for {lm.name}, and {why}; change or drop that row"
-                    )
+    for choice in own.choices:
+        if not choice.strip() or not lm.tokenizer.encode(choice):
+            raise BadValue(f"choices: {show(choice)} is nothing that {lm.name} could say; leave it out")
+    fills = not own.choices and (not _writes(lm) or bool(STRATEGIES[own.strategy].supports & FILLS))
+    for t, prompts in enumerate(rows.prompts, 1):
+        for i, (label, prompt) in enumerate(zip(rows.labels, prompts, strict=True)):
+            if _from_source(lm):
+                _check_source(lm, prompt, label, bool(own.choices))
+            if fills:
+                try:
+                    gaps_in(lm, prompt)
+                except BadValue as error:
+                    raise BadValue(f"row {label}: {error}") from None
+            texts = [("choices", choice) for choice in own.choices]
+            texts += [("target", rows.targets[i])] if judged else []
+            for argument, text in texts:
+                check_continuation(lm, prompt, _delimiter(lm, rows, t) + text, f"row {label}: {argument}")
+
+
+def _check_source(lm: LM, prompt: str, label: str, chosen: bool) -> None:
+    size = len(source_ids(prompt, lm.tokenizer, lm.objectives[0]))
+    # One stack reads the source, what begins the text, and the text.
+    room = lm.max_seq_len - (2 if "next_token" in lm.model.supports and not chosen else 0)
+    if not prompt or size > room:
+        why = f"its {size} tokens do not fit the context of {lm.max_seq_len}" if prompt else "it is empty"
+        raise BadValue(f"row {label}: the prompt is a source for {lm.name}, and {why}; change or drop that row")
 
 
 # the metrics ------------------------------------------------------------------------------------------------------------
 
 
-def _metrics(own: PromptOptions, rows: Rows) -> dict[str, Metric | None]:
-    """The metrics by name; None for what needs the model."""
+@dataclass(frozen=True, eq=False)
+class _Metric:
+    """How answers are measured."""
+
+    function: Callable[[str, str], Any] | None  # of (text, target); None for what the model itself says of the target
+    unit: str = ""
+    share: bool = False  # 0 or 1 for each answer
+
+
+_UNITS = {"chrf": "0–100", "bleu": "0–100", "target_logprob": "nats/token"}  # of the lab's own that are not 0–1
+
+
+def _metrics(own: PromptOptions, rows: Rows, notes: list[str]) -> dict[str, _Metric]:
+    """The metrics by the names of their columns."""
     asked = own.metrics or (("exact_match",) if own.target is not None else ())
-    found: dict[str, Metric | None] = {}
+    found: dict[str, _Metric] = {}
     for one in asked:
         if isinstance(one, str):
-            entry = ANSWERS.entry(one)
-            name, function = one, None if entry.supports & GIVEN else entry.load()
+            entry, name = ANSWERS.entry(one), one
+            function = None if entry.supports & GIVEN else entry.load()
+            made = _Metric(function, _UNITS.get(name, "0–1"), bool(entry.supports & SHARE))
         elif callable(one):
-            name, function = getattr(one, "__name__", type(one).__name__), partial(_called, one)
+            name, made = getattr(one, "__name__", type(one).__name__), _Metric(one)
+            _check_arguments(one, name)
+            if name in ANSWER_COLUMNS:
+                notes.append(f"the metric {name} is called metric_{name}, since the answers have a {name} of their own")
+                name = f"metric_{name}"
         else:
             raise BadType(
                 f"metrics: {show(one)} is {type(one).__name__}; it takes a function of (text, target), or one of {listing(ANSWERS)}"
             )
         if name in found:
             raise BadValue(f"metrics: {name} is given twice; leave one out")
-        found[name] = function
+        found[name] = made
     if found and not rows.targets:
         raise BadValue(
             f"metrics: {next(iter(found))} needs what is right; name its column, for example --target {rows.frame.columns[-1]!s}"
@@ -270,44 +328,64 @@ def _metrics(own: PromptOptions, rows: Rows) -> dict[str, Metric | None]:
     return found
 
 
-def _called(function: Callable[..., Any], text: str, target: str) -> float:
-    """What a user's function gives, as a number."""
-    name = getattr(function, "__name__", type(function).__name__)
+def _check_arguments(function: Callable[..., Any], name: str) -> None:
     try:
-        value = function(text, target)
-    except Exception as error:
-        raise BadValue(
-            f"metrics: {name} failed on text {show(text, 30)} and target {show(target, 30)}: {type(error).__name__}: {error}"
-        ) from error
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise BadType(
-            f"metrics: {name} gave {show(value)}, {type(value).__name__}; a number would do, the larger the better"
-        ) from None
+        inspect.signature(function).bind("", "")
+    except TypeError as error:
+        raise BadType(f"metrics: {name} cannot be called with a text and a target ({error})") from None
+    except ValueError:  # a built-in one that does not say
+        pass
 
 
-def _scored(some: Sequence[_Text], asked: _Asked, metrics: Mapping[str, Metric | None]) -> list[dict[str, float]]:
-    """Every metric of each text."""
-    targets = asked.rows.targets
+def _scored(some: Sequence[_Text], asked: _Asked, metrics: Mapping[str, _Metric]) -> list[dict[str, float]]:
+    """Every metric of each text; nan where it cannot be told, which a note says."""
     given: dict[int, float] = {}
-    if None in metrics.values():
-        rows = sorted({one.row for one in some})
-        found = asked.logprobs([(i, targets[i]) for i in rows])
-        given = {i: mean(logs) for i, logs in zip(rows, found, strict=True)}
+    for name in (name for name, metric in metrics.items() if metric.function is None):
+        given = _given(name, asked, sorted({one.row for one in some}))
     return [
         {
-            name: given[one.row] if function is None else function(one.text, targets[one.row])
-            for name, function in metrics.items()
+            name: given[one.row] if metric.function is None else _value(name, metric.function, asked, one)
+            for name, metric in metrics.items()
         }
         for one in some
     ]
 
 
-def _unit(name: str) -> str:
-    return {"chrf": "0–100", "bleu": "0–100", "target_logprob": "nats/token"}.get(
-        name, "0–1" if name in ANSWERS else ""
-    )
+def _given(name: str, asked: _Asked, rows: Sequence[int]) -> dict[int, float]:
+    """How likely the model finds each row's target, the mean of its tokens."""
+    targets = asked.rows.targets
+    found = dict.fromkeys(rows, math.nan)
+    try:
+        full = [i for i in rows if targets[i]]
+        found |= {i: mean(logs) for i, logs in zip(full, asked.logprobs([(i, targets[i]) for i in full]), strict=True)}
+    except (LabError, RuntimeError) as error:
+        for i in rows:
+            asked.leave_out(name, f"failed ({_said(error)})", i)
+        return found
+    for i in (i for i in rows if math.isnan(found[i])):
+        asked.leave_out(name, "is no number, since the target is empty" if not targets[i] else "is no number", i)
+    return found
+
+
+def _value(name: str, function: Callable[[str, str], Any], asked: _Asked, one: _Text) -> float:
+    """What a function gives, as a number."""
+    why = "is no number (nan)"
+    try:
+        given = function(one.text, asked.rows.targets[one.row])
+    except Exception as error:
+        given, why = math.nan, f"failed ({_said(error)})"
+    try:
+        value = float(given)
+    except (TypeError, ValueError):
+        value, why = math.nan, f"gave {show(given)}, {type(given).__name__} and no number"
+    if math.isnan(value):
+        asked.leave_out(name, why, one.row)
+    return value
+
+
+def _said(error: Exception) -> str:
+    text = " ".join(str(error).split())[:200]
+    return text if isinstance(error, LabError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 def _facts(own: PromptOptions, rows: Rows, writes: bool) -> list[str]:

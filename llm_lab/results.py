@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from llm_lab.errors import BadValue, LabError
+from llm_lab.errors import BadType, BadValue, LabError, show
 from llm_lab.registry import load
 from llm_lab.templates import Template, row_of
 
@@ -319,7 +319,8 @@ class Generation(Result):
         work: Any = self.actions.get("regrow")
         if work is None:
             raise BadValue(
-                "regrow: this text was not written by lab.generate from left to right; one that was would do"
+                "regrow: the texts of a vote cannot be regrown, nor places that were filled in; "
+                "one that lab.generate wrote from left to right, not by --ensemble vote, would do"
             )
         for _ in work(sample, at, token, seed):
             pass
@@ -372,6 +373,7 @@ class Generations(Result):
     prompts: list[str]
     written: dict[int, Generation] = field(default_factory=dict)  # by the prompt's number; an interrupt leaves some out
     done: bool = True  # False while it streams
+    interrupted: bool = False  # it was ended before its end
     notes: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -658,7 +660,7 @@ class Prompt(Result):
     renderer: ClassVar[str] = "llm_lab.views.prompt:prompt"
     name: str
     templates: list[Template]
-    options: dict[str, Any]  # what it is run with unless told otherwise
+    options: dict[str, Any]  # what it is run with unless told otherwise; a second model is known to `actions` alone
     preview: list[str] = field(
         default_factory=list
     )  # what the first rows make of the first template, examples included
@@ -676,8 +678,13 @@ class Prompt(Result):
             raise BadValue(f"template: {template!r} is not there; it takes 1 to {len(self.templates)}")
         return self.templates[template - 1].fill(row_of(row), "row")
 
-    def __call__(self, on: Any = None, **options: Any) -> Any:
+    def __call__(self, on: Any = None, *others: Any, **options: Any) -> Any:
         """As `lab.prompt` with these templates and options: `ask(df, model=lm, target="french")` gives PromptResults."""
+        if others:
+            raise BadType("on: it takes the rows alone, and all else by its name, for example ask(df, model=lm)")
+        for own in ("template", "name"):
+            if own in options:
+                raise BadType(f"{own}: {show(options[own])} cannot be given again; lab.prompt makes another prompt")
         return self.actions["run"]({**self.options, **({} if on is None else {"on": on}), **options})
 
     run = __call__
@@ -702,11 +709,11 @@ class PromptScore:
     """A metric of one template and one model: the mean of the rows ± half of its 95 % confidence interval."""
 
     template: int  # its number, from 1
-    model: str
+    model: int
     metric: str
     value: float
     interval: float | None
-    n: int  # rows
+    n: int  # rows that have a number
     difference: float | None  # to the first template and model, mean over the rows that both have
     difference_interval: float | None
 
@@ -717,12 +724,13 @@ class PromptResults(Result):
 
     renderer: ClassVar[str] = "llm_lab.views.prompt:results"
     prompt: Prompt
-    models: list[str]
+    models: list[str]  # no two are the same
     frame: pd.DataFrame  # the rows that were asked
     labels: list[str]  # of the rows, as their index writes them
     values: list[dict[str, str]]  # of the fields, by row
     targets: list[str]  # by row; empty where there are none
     metrics: dict[str, str]  # name -> unit
+    shares: frozenset[str] = frozenset()  # those of them that are 0 or 1 for each answer
     facts: list[str]  # "2 examples", "greedy", "at most 40 tokens"
     seed: int | None = None  # of the first row's draws, and one more for each that follows; None where nothing is drawn
     answers: list[Answer] = field(default_factory=list)  # models, then templates, then rows as they were done
@@ -735,26 +743,29 @@ class PromptResults(Result):
         return len(self.labels) * len(self.prompt.templates) * len(self.models)
 
     @property
+    def kinds(self) -> list[tuple[int, int]]:
+        """(model, template) of every kind of answer."""
+        return [(m, t) for m in range(len(self.models)) for t in range(1, len(self.prompt.templates) + 1)]
+
+    @property
     def scores(self) -> list[PromptScore]:
-        """Every metric for each model and template."""
+        """Every metric for each model and template that has a number."""
         found = []
-        kinds = [(m, t) for m in range(len(self.models)) for t in range(1, len(self.prompt.templates) + 1)]
         for metric in self.metrics:
-            first: dict[int, float] | None = None
-            for model, template in kinds:
+            first = self._by_row(metric, *self.kinds[0])
+            for model, template in self.kinds:
                 rows = self._by_row(metric, model, template)
                 if not rows:
                     continue
-                value, interval = mean_interval(list(rows.values()))
+                value, interval = mean_interval(list(rows.values()), share=metric in self.shares)
                 apart: tuple[float | None, float | None] = None, None
-                if first is None:
-                    first = rows
-                elif both := [rows[i] - first[i] for i in rows if i in first]:
+                both = [rows[i] - first[i] for i in rows if i in first]
+                if both and (model, template) != self.kinds[0]:
                     apart = mean_interval(both)
                 found.append(
                     PromptScore(
                         template=template,
-                        model=self.models[model],
+                        model=model,
                         metric=metric,
                         value=value,
                         interval=interval,
@@ -766,20 +777,23 @@ class PromptResults(Result):
         return found
 
     def _by_row(self, metric: str, model: int, template: int) -> dict[int, float]:
-        """A metric's value of each row, the mean of its samples."""
+        """A metric's value of each row that has one, the mean of its samples."""
         own: dict[int, list[float]] = {}
         for answer in self.answers:
-            if (answer.model, answer.template) == (model, template) and metric in answer.scores:
-                own.setdefault(answer.row, []).append(answer.scores[metric])
+            if (answer.model, answer.template) == (model, template):
+                value = answer.scores.get(metric, math.nan)
+                if not math.isnan(value):
+                    own.setdefault(answer.row, []).append(value)
         return {row: sum(values) / len(values) for row, values in own.items()}
 
     @property
     def summary(self) -> pd.DataFrame:
         """A row for each metric, model and template: value ± interval (half of the 95 % confidence interval of the mean over
-        rows), and the difference to the first, taken row by row."""
+        the n rows that have a number), and the difference to the first, taken row by row."""
         import pandas as pd
 
-        return pd.DataFrame([vars(score) for score in self.scores], columns=list(PromptScore.__dataclass_fields__))
+        rows = [vars(score) | {"model": self.models[score.model]} for score in self.scores]
+        return pd.DataFrame(rows, columns=list(PromptScore.__dataclass_fields__))
 
     def to_pandas(self) -> pd.DataFrame:
         """The rows with their index, once for each answer: `template` (its number), `model`, `prompt`, `text`, `logprob` (per
@@ -819,18 +833,18 @@ ANSWER_COLUMNS = ("template", "model", "sample", "prompt", "text", "logprob")
 _Z95 = 1.959963984540054
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
+def mean_interval(values: Sequence[float], share: bool = False) -> tuple[float, float | None]:
     """The mean and half of its 95 % confidence interval, values being independent; None where it cannot be told.
 
-    Where all are 0, or all 1, that is 3/n (the rule of three; Hanley and Lippman-Hand 1983); other values that are all
-    the same tell nothing of how they vary.
+    Values that are all the same tell nothing of how they vary. Of a share, each value being 0 or 1, all 0 or all 1 leave
+    3/n (the rule of three; Hanley and Lippman-Hand 1983).
     """
     n = len(values)
     found = sum(values) / n
     if n < 2 or not all(map(math.isfinite, values)):
         return found, None
     if len(set(values)) == 1:
-        return found, min(1.0, 3 / n) if values[0] in (0, 1) else None
+        return found, min(1.0, 3 / n) if share and values[0] in (0, 1) else None
     return found, _Z95 * math.sqrt(sum((value - found) ** 2 for value in values) / (n - 1) / n)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import re
 import string
+import weakref
 from collections import Counter
 
 import numpy as np
@@ -17,6 +19,7 @@ import llm_lab as lab
 from llm_lab.decoding import together
 from llm_lab.metrics import answers
 from llm_lab.metrics.continuations import continuation_logprobs
+from llm_lab.results import mean_interval
 from llm_lab.templates import Slot, Template
 from tests.small import TEXT, train
 
@@ -161,7 +164,7 @@ def test_models_are_compared_on_the_same_rows(lm, df):
     apart = own["other"] - own["bard"]
     assert second.difference == pytest.approx(apart.mean())
     assert second.difference_interval == pytest.approx(1.959964 * apart.std(ddof=1) / math.sqrt(6))
-    assert first.difference is None and (first.model, second.model) == ("bard", "other")
+    assert first.difference is None and [found.models[one.model] for one in found.scores] == ["bard", "other"]
 
 
 def test_rows_may_be_dicts_or_a_file(lm, df, tmp_path):
@@ -355,7 +358,7 @@ def test_a_summary_is_the_mean_over_rows(lm, df):
         )
         assert summary.loc[("length", template), "n"] == 6
     assert frame["length"].tolist() == [len(text) for text in frame["text"]]
-    none = lab.prompt(TEMPLATE, on=df, model=lm, target="french", metrics=[lambda text, target: 0.0], max_new_tokens=2)
+    none = lab.prompt(TEMPLATE, on=df, model=lm, target="french", metrics=["contains"], max_new_tokens=2)
     assert none.scores[0].interval == 0.5  # 3 of 6 rows
     assert np.isnan(summary.loc[("length", 1), "difference"])
 
@@ -408,19 +411,232 @@ def test_rows_that_cannot_be_asked(lm, df):
         lab.prompt(TEMPLATE, model=lm)
 
 
-def test_metrics_that_fail_say_so(lm, df):
+def test_a_metric_that_fails_at_a_row_leaves_it_out(lm, df):
     def broken(text, target):
-        return 1 / 0
+        return 1.0 / (target != "soleil")
 
     def words(text, target):
-        return text
+        return text if target == "mer" else math.nan if target == "un" else 2
 
-    for function, says in (
-        (broken, "metrics: broken failed on text .*ZeroDivisionError"),
-        (words, "metrics: words gave"),
+    found = lab.prompt(TEMPLATE, on=df, model=lm, target="french", metrics=[broken, words], max_new_tokens=3)
+    assert found.to_pandas()["broken"].isna().tolist() == [label == "r2" for label in df.index]
+    assert found.to_pandas()["words"].isna().tolist() == [label in ("r3", "r5") for label in df.index]
+    assert [(one.value, one.n) for one in found.scores] == [(1.0, 5), (2.0, 4)]
+    for says in (
+        r"row r2: broken failed \(ZeroDivisionError: .*\), and its mean leaves the row out",
+        "row r3: words gave '.*', str and no number, and its mean leaves the row out",
+        r"row r5: words is no number \(nan\)",
     ):
-        with pytest.raises(lab.LabError, match=says):
-            lab.prompt(TEMPLATE, on=df, model=lm, target="french", metrics=function, max_new_tokens=3)
+        assert any(re.match(says, note) for note in found.notes)
+    page = found._repr_mimebundle_()["text/html"]
+    assert "of 5 rows" in page and "of 4 rows" in page
+    failing = lab.prompt(TEMPLATE, on=df, model=lm, target="french", metrics=lambda a, b: {}[b], max_new_tokens=3)
+    assert failing.scores == [] and len(failing.answers) == 6
+    assert [note for note in failing.notes if "failed" in note] == [
+        "rows r0, r1, r2 and 3 more: <lambda> failed (KeyError: 'chat'), and its mean leaves the row out"
+    ]
+    with pytest.raises(lab.LabError, match="metrics: <lambda> cannot be called with a text and a target"):
+        lab.prompt(TEMPLATE, on=df, model=lm, target="french", metrics=lambda text: 0)
+
+
+def test_a_failure_late_in_the_run_keeps_what_was_answered(lm, df, monkeypatch):
+    from llm_lab import prompting
+
+    stream = prompting.stream_all
+
+    def failing(model, prompts, **options):
+        if prompts[0] == "cat":
+            raise RuntimeError("out of memory")
+        return stream(model, prompts, **options)
+
+    monkeypatch.setattr(prompting, "stream_all", failing)
+    found = lab.prompt([TEMPLATE, "{{english}}"], on=df, model=lm, target="french", max_new_tokens=3)
+    assert [answer.template for answer in found.answers] == [1] * 6
+    assert "bard, template 2 failed (RuntimeError: out of memory); what was answered is kept" in found.notes
+    with pytest.raises(RuntimeError):  # nothing would be lost
+        lab.prompt(["{{english}}", TEMPLATE], on=df, model=lm, max_new_tokens=3)
+    monkeypatch.setattr(prompting, "continuation_logprobs", lambda *_: torch.ones(2) @ torch.ones(3))
+    found = lab.prompt(TEMPLATE, on=df, model=lm, target="french", metrics="target_logprob", max_new_tokens=3)
+    assert len(found.answers) == 6 and found.to_pandas()["target_logprob"].isna().all()
+    assert any(note.startswith("rows r0, r1, r2 and 3 more: target_logprob failed (Runtime") for note in found.notes)
+
+
+def test_lengths_are_checked_before_anything_is_asked(lm, df, monkeypatch):
+    from llm_lab import prompting
+
+    monkeypatch.setattr(prompting, "stream_all", None)
+    monkeypatch.setattr(prompting, "continuation_logprobs", None)
+    df.loc["r4", "french"] = "rouge" * 30
+    with pytest.raises(lab.LabError, match=r"row r4: target: ' rouge.* takes 151 tokens, and the context is 96"):
+        lab.prompt(TEMPLATE, on=df, model=lm, target="french", metrics="target_logprob")
+    with pytest.raises(lab.LabError, match=r"row r0: choices: ' bb.* takes 101 tokens"):
+        lab.prompt(TEMPLATE, on=df, model=lm, choices=["a", "b" * 100])
+    two = train("prefix", objective="prefix_lm", steps=2)
+    monkeypatch.undo()
+    for size, fits in ((30, True), (31, False)):
+        rows = [{"x": "1"}, {"x": "1" * size}]
+        if fits:
+            assert len(lab.prompt("{{x}}", on=rows, model=two).answers) == 2
+        else:
+            with pytest.raises(lab.LabError, match="row 1: the prompt is a source for prefix"):
+                lab.prompt("{{x}}", on=rows, model=two)
+    rows = [{"x": "1" * 20, "y": "green bottles"}]
+    with pytest.raises(
+        lab.LabError, match=r"row 0: target: .* takes 13 tokens, and the context is 32, of which the so"
+    ):
+        lab.prompt("{{x}}", on=rows, model=two, target="y", metrics="target_logprob")
+    filler = train("filler", objective="mlm", steps=2)
+    with pytest.raises(lab.LabError, match="row 1: prompt: nothing is hidden"):
+        lab.prompt("{{x}}", on=[{"x": "<mask>"}, {"x": "1"}], model=filler)
+
+
+@pytest.mark.parametrize("choices", [["chat", ""], ["chat", " "]])
+def test_an_empty_choice_is_refused(lm, df, choices):
+    with pytest.raises(lab.LabError, match=f"choices: {choices[1]!r} is nothing that bard could say"):
+        lab.prompt(TEMPLATE, on=df, model=lm, choices=choices)
+
+
+def test_a_choice_without_tokens_is_not_taken(lm, df, monkeypatch):
+    from llm_lab import prompting
+
+    score = prompting.continuation_logprobs
+
+    def without(lm, pairs):
+        return [[] if "mer" in text else logs for (_, text), logs in zip(pairs, score(lm, pairs), strict=True)]
+
+    monkeypatch.setattr(prompting, "continuation_logprobs", without)
+    found = lab.prompt(TEMPLATE, on=df, model=lm, choices=["mer", "un"])
+    assert {answer.text for answer in found.answers} == {"un"}
+
+
+def test_empty_targets_are_left_out_of_what_the_model_thinks_of_them(lm, df):
+    df.loc["r1", "french"] = ""
+    for delimiter in ("", " "):
+        found = lab.prompt(
+            TEMPLATE, on=df, model=lm, target="french", metrics="target_logprob", max_new_tokens=2,
+            target_delimiter=delimiter,
+        )  # fmt: skip
+        others = found.to_pandas()["target_logprob"].drop("r1")
+        (score,) = found.scores
+        assert score.value == pytest.approx(others.mean()) and score.n == 5
+        assert any(note.startswith("row r1: target_logprob is no number, since the target is") for note in found.notes)
+
+
+def test_an_interval_is_given_where_it_can_be_told():
+    assert mean_interval([0.0] * 10) == (0.0, None)
+    assert mean_interval([1.0] * 10) == (1.0, None)
+    assert mean_interval([0.0] * 10, share=True) == (0.0, 0.3)
+    assert mean_interval([1.0] * 2, share=True) == (1.0, 1.0)
+    assert mean_interval([0.5] * 10, share=True) == (0.5, None)
+
+
+def test_the_rule_of_three_is_for_shares_alone(lm, df):
+    df["french"] = "zzz"
+    found = lab.prompt(
+        [TEMPLATE, "{{english}} is"], on=df, model=lm, target="french", metrics=["contains", "chrf", lambda *_: 0.0],
+        max_new_tokens=3,
+    )  # fmt: skip
+    first, second, *others = found.scores
+    assert (first.interval, second.interval, second.difference, second.difference_interval) == (0.5, 0.5, 0.0, None)
+    assert {one.interval for one in others} == {None}
+    assert "±&nbsp;–" in found._repr_mimebundle_()["text/html"]
+
+
+def test_models_of_one_name_are_told_apart(lm, df):
+    other = train("bard", max_seq_len=64, steps=2)
+    found = lab.prompt(TEMPLATE, on=df, model=[lm, other], target="french", max_new_tokens=8, metrics=["chrf"])
+    assert found.models == ["bard (1)", "bard (2)"]
+    assert found.summary["model"].tolist() == found.models
+    assert found.to_pandas()["model"].tolist() == ["bard (1)"] * 6 + ["bard (2)"] * 6
+    apart = found.to_pandas()["chrf"].to_numpy().reshape(2, 6)
+    assert found.scores[1].difference == pytest.approx((apart[1] - apart[0]).mean())
+    page = found._repr_mimebundle_()["text/html"]
+    assert "<td" in page and page.count("bard&nbsp;(1)") == page.count("bard&nbsp;(2)") == 1
+
+
+def test_rows_that_an_example_answers_are_not_asked(lm, df):
+    shown = df.iloc[[1, 3]].assign(french=[" chien ", "other"])
+    found = lab.prompt(TEMPLATE, on=df, examples=shown, model=lm, target="french", max_new_tokens=2)
+    assert found.labels == ["r0", "r2", "r3", "r4", "r5"]  # r3 has another answer there
+    assert found.to_pandas()["french"].tolist() == ["chat", "soleil", "mer", "rouge", "un"]
+    assert "row r1: the same as an example, which has the answer, and not asked" in found.notes
+    assert all(
+        answer.prompt.endswith(f"Say {df.loc[found.labels[answer.row], 'english']}\nFrench:")
+        for answer in found.answers
+    )
+    twice = pd.concat([df, df.iloc[:2]])
+    found = lab.prompt([TEMPLATE, "hello"], on=twice, shots=2, model=lm, target="french", max_new_tokens=2)
+    assert found.labels == ["r2", "r3", "r4", "r5"]
+    assert "rows r0, r1: the same as an example, which has the answer, and not asked" in found.notes
+    with pytest.raises(lab.LabError, match="on: each of its rows is one of the examples too"):
+        lab.prompt(TEMPLATE, on=df, examples=df, target="french")
+
+
+def test_files_are_read_as_they_are_written(tmp_path):
+    def filled(name, text, template="{{a}}|{{b}}"):
+        (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+        return lab.prompt(template, on=str(tmp_path / name)).preview
+
+    assert filled("x.csv", "\ufeffa,b\n01,2024-01-02\n1.50,NA\nTrue,1e3\n") == ["01|2024-01-02", "1.50|NA", "True|1e3"]
+    lines = '{"a": "01", "b": "2024-01-02"}\n\n{"a": 1.50, "b": 10000000000000000000001}\n{"a": [1, "é"], "b": true}\n'
+    assert filled("x.jsonl", lines) == ["01|2024-01-02", "1.50|10000000000000000000001", '[1, "é"]|true']
+    for name, text, says in (
+        ("x.csv", "", "is empty; a line for each row"),
+        ("x.jsonl", " \n", "is empty; a line for each row"),
+        ("x.csv", "a,b\n1,2\n1,2,3\n", "is no CSV .*; a line of names"),
+        ("x.csv", "a,b\n1,2,3\n1,2,3\n", "is no CSV .*; a line of names"),
+        ("x.csv", "é,b\n1,2\n".encode("latin-1"), "is not UTF-8"),
+        ("x.jsonl", '{"a": 1}\n{"a": \n', "line 2 of .* is no JSON"),
+        ("x.jsonl", "3\n", "line 1 of .* is no object"),
+        ("x.csv", "a,b\n1,\n", "row 0: b is missing"),
+        ("x.jsonl", '{"a": 1, "b": null}\n', "row 0: b is missing"),
+        ("x.jsonl", '{"a": 1, "b": NaN}\n', "row 0: b is missing"),
+    ):
+        with pytest.raises(lab.LabError, match=says) as caught:
+            filled(name, text)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_second_model_is_not_kept(lm, df):
+    small = lab.pretrain(
+        ["Say cat French: chat. " * 20], name="small", steps=2, tokenizer=lm.tokenizer, n_layer=1, n_head=1, d_model=8,
+        max_seq_len=32, batch_size=2, threads=1, display=False,
+    )  # fmt: skip
+    gone = weakref.ref(small)
+    ask = lab.prompt(TEMPLATE, strategy="speculative", draft=small, max_new_tokens=3)
+    found = ask(df, model=lm)
+    assert found.to_pandas().equals(found.prompt(df, model=lm, seed=found.seed).to_pandas())
+    assert "draft=small" in found.code
+    del small
+    gc.collect()
+    assert gone() is None
+    for one in (ask, found.prompt):
+        with pytest.raises(lab.LabError, match="draft: the model that it was is gone"):
+            one(df, model=lm)
+    assert len(ask(df, model=lm, draft=lm).answers) == 6
+
+
+def test_calls_that_cannot_be_taken(lm, df):
+    ask = lab.prompt(TEMPLATE, name="ask")
+    for call, says in (
+        (lambda: ask(df, lm), "on: it takes the rows alone"),
+        (lambda: ask(df, model=lm, name="x"), "name: 'x' cannot be given again"),
+        (lambda: ask.run(df, model=lm, template="x"), "template: 'x' cannot be given again"),
+    ):
+        with pytest.raises(lab.LabError, match=says) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+def test_metrics_that_have_a_name_of_ours(lm, df):
+    def text(text, target):
+        return 3
+
+    found = lab.prompt(TEMPLATE, on=df.assign(metric_text=1), model=lm, target="french", metrics=text, max_new_tokens=2)
+    frame = found.to_pandas()
+    assert frame.columns.is_unique
+    assert frame["metric_text"].tolist() == [3.0] * 6 and frame["on_metric_text"].tolist() == [1] * 6
+    assert any("the metric text is called metric_text" in note for note in found.notes)
 
 
 def test_what_is_said_of_templates(lm, df):
@@ -480,3 +696,9 @@ def test_rows_come_back_in_their_order(lm):
     found = lab.prompt("{{word}}", on=frame, model=lm, max_new_tokens=3)
     assert list(found.to_pandas().index) == list("edcba")
     assert [answer.row for answer in found.answers] == [0, 1, 2, 3, 4]
+
+
+def test_single_braces_are_noticed(lm):
+    frame = pd.DataFrame({"word": ["1", "2"]})
+    found = lab.prompt("{word} green", on=frame, model=lm, max_new_tokens=3)
+    assert any("{word} in single braces" in note and "{{word}}" in note for note in found.notes)

@@ -102,7 +102,7 @@ def infill(lm: Writer, prompt: str, **options: Any) -> Generator[Generation, Non
     choice = choose({"strategy": "fill", **options})
     _refuse(lm, choice, options)
     seed = choice.general.seed if choice.general.seed is not None else secrets.randbelow(2**31)
-    gaps = _gaps(lm, prompt, choice.general.n)
+    gaps = gaps_in(lm, prompt, choice.general.n)
     strategy = choice.strategy()
     assert isinstance(strategy, Filler)
     result = Generation(
@@ -154,7 +154,8 @@ def _refuse(lm: Writer, choice: Choice, options: dict[str, Any]) -> None:
         )
 
 
-def _gaps(lm: Writer, prompt: str, n: int) -> Gaps:
+def gaps_in(lm: Writer, prompt: str, n: int = 1) -> Gaps:
+    """The prompt's `<mask>`s in n rows. BadValue where there is none, or it does not fit the context."""
     tokenizer = lm.tokenizer
     mask = tokenizer.special("mask")
     ids = source_ids(prompt, tokenizer, "mlm")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import secrets
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -20,11 +21,16 @@ _LISTS = ("pieces", "logprob", "chosen_prob", "texts", "scores", "end_logprob")
 def growing(lm: Writer, prompt: str, options: Mapping[str, Any]) -> Iterator[Generation]:
     """As `stream`; the last state can also be regrown, while the model is there."""
     result = yield from before_last(stream(lm, prompt, **options))
+    regrowable(lm, result, options)
+    yield result
+
+
+def regrowable(lm: Writer, result: Generation, options: Mapping[str, Any]) -> None:
+    """Let what was written with these options be regrown, while the model is there."""
     if result.continues:
         second = {key: value.weakly() for key, value in options.items() if isinstance(value, Writer)}
         plain = {key: value for key, value in options.items() if key not in second}
         result.actions["regrow"] = partial(_regrow, lm.weakly(), second, plain, weakref.ref(result))
-    yield result
 
 
 def _regrow(
@@ -55,7 +61,7 @@ def _regrow(
             for name in _LISTS:
                 own = getattr(result, name)
                 own[count:] = getattr(found, name)[:1]
-            result.forks[count] = Fork(sample, at, seed)
+            result.forks[count] = Fork(sample, at, found.seed)
             result.tokens_per_second = found.tokens_per_second
             result.done = found.done
             result.notes += [note for note in found.notes if found.done and note not in result.notes]
@@ -74,13 +80,22 @@ def _regrow(
 
 def _place(result: Generation, sample: Any, at: Any) -> tuple[int, int]:
     """The place, in the text where it was written first."""
-    if not isinstance(sample, int) or not 0 <= sample < len(result.pieces):
+    text, place = _whole(sample), _whole(at)
+    if text is None or not 0 <= text < len(result.pieces):
         raise BadValue(f"sample: {show(sample)} is not there; it takes 0 to {len(result.pieces) - 1}")
-    if not isinstance(at, int) or not 0 <= at < len(result.pieces[sample]):
-        raise BadValue(f"at: {show(at)} is no token of text {sample}; it takes 0 to {len(result.pieces[sample]) - 1}")
-    while sample in result.forks and at <= result.forks[sample].at:
-        sample = result.forks[sample].sample
-    return sample, at
+    if place is None or not 0 <= place < len(result.pieces[text]):
+        raise BadValue(f"at: {show(at)} is no token of text {text}; it takes 0 to {len(result.pieces[text]) - 1}")
+    while text in result.forks and place <= result.forks[text].at:
+        text = result.forks[text].sample
+    return text, place
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number of any kind, numpy's and torch's among them; None for what is none."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
 
 
 def _id(lm: Writer, token: Any) -> int:
@@ -89,8 +104,9 @@ def _id(lm: Writer, token: Any) -> int:
         if len(ids) != 1:
             raise BadValue(f"token: {show(token)} is {len(ids)} tokens for {lm.name}; give one, as a text or as its id")
         return ids[0]
-    if not isinstance(token, int) or isinstance(token, bool):
+    found = _whole(token)
+    if found is None:
         raise BadType(f"token: {show(token)} is {type(token).__name__}; a token's text or its id would do")
-    if not 0 <= token < lm.tokenizer.vocab_size:
-        raise BadValue(f"token: {token} is no id of {lm.name}; it has 0 to {lm.tokenizer.vocab_size - 1}")
-    return token
+    if not 0 <= found < lm.tokenizer.vocab_size:
+        raise BadValue(f"token: {found} is no id of {lm.name}; it has 0 to {lm.tokenizer.vocab_size - 1}")
+    return found

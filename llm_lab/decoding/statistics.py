@@ -4,6 +4,7 @@ was. Worked out afterwards, in a few passes over what was read when it was writt
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,9 +38,14 @@ def log_probs(model: LanguageModel, ids: list[int], begin: int) -> list[float]:
     found: list[float] = []
     with torch.no_grad(), evaluating(model):
         for first, logits in _reads(model, ids, begin):
-            tokens = torch.tensor(ids[first : first + len(logits)], device=logits.device)
-            found += logits.log_softmax(dim=-1).gather(1, tokens[:, None])[:, 0].tolist()
+            found += given(logits, ids[first : first + len(logits)]).tolist()
     return found
+
+
+def given(logits: Float[Tensor, "*B V"], ids: Any) -> Float[Tensor, "*B"]:
+    """log p of each token, from the logits that predict it; `ids` are nested lists of the shape *B."""
+    tokens = torch.tensor(ids, device=logits.device)
+    return logits.log_softmax(dim=-1).gather(-1, tokens[..., None])[..., 0]
 
 
 def _reads(model: LanguageModel, ids: list[int], begin: int) -> Iterator[tuple[int, Float[Tensor, "t V"]]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from llm_lab.decoding.conditioned import FROM_SOURCE
+from llm_lab.decoding.regrow import regrowable
 from llm_lab.decoding.writer import Writer
 from llm_lab.decoding.writing import (
     MOST_SEEDS,
@@ -37,16 +38,24 @@ def stream_all(lm: Writer, prompts: Sequence[str], **options: Any) -> Iterator[G
     """
     result = Generations(name=lm.name, prompts=list(prompts), done=False)
     stopping = False
-    for _ in _one_by_one(lm, result, options) if fills(lm, options) else _in_batches(lm, result, options):
-        try:
-            yield result
-        except KeyboardInterrupt:  # whoever draws it was interrupted
-            stopping = True
-            for one in result:
-                one.request_stop()
-        if (stopping or any(one.interrupted for one in result)) and all(one.done for one in result):
-            result.notes.append(f"interrupted: {len(result):,} of {len(prompts):,} prompts were reached")
-            break
+    try:
+        for _ in _one_by_one(lm, result, options) if fills(lm, options) else _in_batches(lm, result, options):
+            try:
+                yield result
+            except KeyboardInterrupt:  # whoever draws it was interrupted
+                stopping = True
+                for one in result:
+                    one.request_stop()
+            if (stopping or any(one.interrupted for one in result)) and all(one.done for one in result):
+                result.interrupted = True
+                break
+    except KeyboardInterrupt:  # between two texts: an encoder read a source, a batch was made ready
+        result.written = {i: one for i, one in result.written.items() if one.done}
+        result.interrupted = True
+    if result.interrupted:
+        result.notes.append(f"interrupted: {len(result):,} of {len(prompts):,} prompts were reached")
+    for one in result:
+        regrowable(lm, one, options)
     result.done = True
     yield result
 

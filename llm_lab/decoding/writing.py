@@ -225,6 +225,8 @@ def read(how: Setting, prompt: str, number: int = 0, given: Sequence[int] | None
         notes.append(f"the tokenizer does not know all of the prompt ({tokenizer.round_trip(prompt)})")
     if not ids:
         notes.append("no prompt was given: the model begins after a line break")
+    if how.objective == "span_corruption" and "<extra_" not in prompt:
+        notes.append("this model writes what stands for <extra_0>, <extra_1>, … in its prompt, and there is none in it")
     context: int = model.max_seq_len
     kept = max(1, context // 2) if "cache" in model.supports else context
     new = general.max_new_tokens

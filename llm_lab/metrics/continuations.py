@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import torch
 
-from llm_lab.decoding.conditioned import FROM_SOURCE, conditioned
+from llm_lab.decoding.conditioned import FROM_SOURCE, conditioned, source_ids
+from llm_lab.decoding.statistics import given, log_probs
 from llm_lab.decoding.writer import Writer
 from llm_lab.errors import BadValue, show
 from llm_lab.models.cost import EVALUATION_TOKENS
-from llm_lab.models.language_model import LanguageModel
+from llm_lab.models.language_model import evaluating
 
 
 def continuation_logprobs(lm: Writer, pairs: Sequence[tuple[str, str]]) -> list[list[float]]:
@@ -19,16 +20,28 @@ def continuation_logprobs(lm: Writer, pairs: Sequence[tuple[str, str]]) -> list[
     They are the tokens that the two have together beyond the prompt's own, where the prompt's begin them; a prompt that
     does not fit the context with it is read from its end. Raises BadValue for a continuation longer than the context.
     """
-    objective = lm.objectives[0]
-    was_training = lm.model.training
-    lm.model.eval()
-    try:
-        with torch.no_grad():
-            if objective in FROM_SOURCE:
-                return [_after_source(lm, objective, *pair) for pair in pairs]
-            return _after_prompts(lm, pairs)
-    finally:
-        lm.model.train(was_training)
+    for prompt, continuation in pairs:
+        check_continuation(lm, prompt, continuation)
+    if (objective := lm.objectives[0]) in FROM_SOURCE:
+        return [_after_source(lm, objective, *pair) for pair in pairs]
+    with torch.no_grad(), evaluating(lm.model):
+        return _after_prompts(lm, pairs)
+
+
+def check_continuation(lm: Writer, prompt: str, continuation: str, argument: str = "target") -> None:
+    """BadValue where the continuation is longer than the context, in which a source may have to stay."""
+    room = context = lm.model.max_seq_len
+    if (objective := lm.objectives[0]) not in FROM_SOURCE:
+        length = len(_split(lm, prompt, continuation)[1])
+    else:
+        length = len(lm.tokenizer.encode(continuation))
+        if "next_token" in lm.model.supports:  # one stack reads both
+            room -= len(source_ids(prompt, lm.tokenizer, objective))
+    if length > room:
+        left = "" if room == context else f", of which the source leaves {max(room, 0)}"
+        raise BadValue(
+            f"{argument}: {show(continuation)} takes {length} tokens, and the context is {context}{left}; shorten it"
+        )
 
 
 def _after_prompts(lm: Writer, pairs: Sequence[tuple[str, str]]) -> list[list[float]]:
@@ -36,7 +49,6 @@ def _after_prompts(lm: Writer, pairs: Sequence[tuple[str, str]]) -> list[list[fl
     rows = []
     for prompt, continuation in pairs:
         ids, more = _split(lm, prompt, continuation)
-        _check(len(more), context, continuation)
         rows.append(((ids + more)[-(context + 1) :], len(more)))
     found: list[list[float]] = [[] for _ in pairs]
     order = sorted((i for i, (_, count) in enumerate(rows) if count), key=lambda i: len(rows[i][0]))
@@ -46,7 +58,8 @@ def _after_prompts(lm: Writer, pairs: Sequence[tuple[str, str]]) -> list[list[fl
         size = max(1, EVALUATION_TOKENS // longest)
         batch, order = order[-size:], order[:-size]
         filled = [rows[i][0] + [0] * (longest - len(rows[i][0])) for i in batch]
-        for i, logs in zip(batch, _logs(lm.model, filled), strict=True):
+        logits = lm.model(torch.tensor([row[:-1] for row in filled], device=lm.device)).logits
+        for i, logs in zip(batch, given(logits, [row[1:] for row in filled]).cpu(), strict=True):
             row, count = rows[i]
             found[i] = logs[len(row) - 1 - count : len(row) - 1].tolist()
     return found
@@ -54,9 +67,7 @@ def _after_prompts(lm: Writer, pairs: Sequence[tuple[str, str]]) -> list[list[fl
 
 def _after_source(lm: Writer, objective: str, prompt: str, continuation: str) -> list[float]:
     model, begins, _ = conditioned(lm.model, lm.tokenizer, prompt, objective)
-    more = lm.tokenizer.encode(continuation)
-    _check(len(begins) - 1 + len(more), model.max_seq_len, continuation)
-    return _logs(model, [[*begins, *more]])[0][len(begins) - 1 :].tolist() if more else []
+    return log_probs(model, [*begins, *lm.tokenizer.encode(continuation)], len(begins))
 
 
 def _split(lm: Writer, prompt: str, continuation: str) -> tuple[list[int], list[int]]:
@@ -68,15 +79,3 @@ def _split(lm: Writer, prompt: str, continuation: str) -> tuple[list[int], list[
     whole = tokenizer.encode(prompt + continuation)
     begins = whole[: len(ids)] == ids
     return ids, whole[len(ids) :] if begins else tokenizer.encode(continuation)
-
-
-def _check(length: int, context: int, text: str) -> None:
-    if length > context:
-        raise BadValue(f"target: {show(text)} takes {length} tokens, and the context is {context}; shorten it")
-
-
-def _logs(model: LanguageModel, ids: list[list[int]]) -> torch.Tensor:
-    """(B, T − 1): of each token but the first, given those before it."""
-    rows = torch.tensor(ids, device=model.device)
-    logs = model(rows[:, :-1]).logits.log_softmax(dim=-1)
-    return logs.gather(2, rows[:, 1:, None])[..., 0].cpu()

@@ -29,13 +29,19 @@ METRICS = Table(
 )
 
 
-# Of an answer beside the one that is right, (text, target) -> float; more is better. What is `given` needs the model.
+# Of an answer beside the one that is right, (text, target) -> float; more is better. What is `given` needs the model; a
+# `share` is 0 or 1 for each answer.
 GIVEN = frozenset({"given"})
+SHARE = frozenset({"share"})
 ANSWERS = Table(
     "metric",
     [
-        Entry("exact_match", "llm_lab.metrics.answers:exact_match", "share of texts that are the target"),
-        Entry("contains", "llm_lab.metrics.answers:contains", "share of texts that the target stands in"),
+        Entry(
+            "exact_match", "llm_lab.metrics.answers:exact_match", "share of texts that are the target", supports=SHARE
+        ),
+        Entry(
+            "contains", "llm_lab.metrics.answers:contains", "share of texts that the target stands in", supports=SHARE
+        ),
         Entry("f1", "llm_lab.metrics.answers:f1", "words shared with the target (Rajpurkar et al. 2016), 0 to 1"),
         Entry("chrf", "llm_lab.metrics.answers:chrf", "character n-grams shared (Popović 2015), 0 to 100"),
         Entry("bleu", "llm_lab.metrics.answers:bleu", "BLEU of each sentence, smoothed, 0 to 100"),

@@ -21,6 +21,7 @@ CARD = (
 )
 MONO = "white-space:pre-wrap;overflow-wrap:break-word;font-family:monospace;background:none"
 TABLE = "width:100%;border-collapse:collapse;table-layout:auto;margin:0;font-size:13px"
+MOST = 290_000  # bytes of a view
 BLUE, ORANGE = "#3d7de6", "#e07b1a"
 
 _NAMED = {0x7F: "␡", 0xAD: "⟨SHY⟩", 0x200B: "⟨ZWSP⟩", 0x200E: "⟨LRM⟩", 0x200F: "⟨RLM⟩", 0xFEFF: "⟨BOM⟩", 0x2028: "⟨LS⟩"}
@@ -237,6 +238,15 @@ def png(pixels: Any, palette: Any = None) -> bytes:
         parts += [chunk(b"PLTE", colours[:, :3].tobytes()), chunk(b"tRNS", colours[:, 3].tobytes())]
     parts += [chunk(b"IDAT", zlib.compress(lines.tobytes(), 9)), chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def fitting(pages: Iterable[str]) -> str:
+    """The first page that is small enough to stand in a notebook; the last where none is."""
+    page = ""
+    for page in pages:
+        if len(page.encode()) < MOST:
+            break
+    return page
 
 
 def bundle(plain: str, page: str) -> dict[str, str]:

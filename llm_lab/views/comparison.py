@@ -11,7 +11,7 @@ from typing import Any
 from llm_lab.results import Compared, Comparison
 from llm_lab.views import beams, svg
 from llm_lab.views.bundle import live
-from llm_lab.views.card import MONO, bundle, card, clip, columns, esc, number, si, small, table, visible
+from llm_lab.views.card import MONO, bundle, card, clip, columns, esc, fitting, number, si, small, table, visible
 
 WIDTH, HEIGHT = 400, 250
 ROWS = 60  # of the static table
@@ -19,7 +19,6 @@ TEXTS = 40  # shown in full there; of more, the first of each row
 LENGTH = 600  # characters of one of them
 ROOM = 80_000  # characters of all texts in the script layer
 TREES = 90_000  # bytes of all pictures of beams
-MOST = 290_000  # bytes of a view
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,7 @@ def comparison(result: Comparison) -> dict[str, str]:
     """The numbers, the chart, the texts."""
     several = len(result.models) > 1
     named = [f"{_named(cell.strategy)} · {cell.model}" if several else _named(cell.strategy) for cell in result.cells]
-    for share in (1, 4, 16):
-        page = _page(result, named, share)
-        if len(page) < MOST:
-            break
-    return bundle(_plain(result, named), page)
+    return bundle(_plain(result, named), fitting(_page(result, named, share) for share in (1, 4, 16)))
 
 
 def _page(result: Comparison, named: Sequence[str], share: int) -> str:

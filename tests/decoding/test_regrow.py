@@ -6,6 +6,7 @@ import gc
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -111,6 +112,25 @@ def test_constraints_and_stops_hold_over_what_was_given(lm):
     gen.regrow(2, "w")
     assert gen.texts[-1].endswith("w")
     assert len(gen.tokens[-1]) == 3
+
+
+def test_whole_numbers_of_any_kind_are_taken(lm):
+    gen = lab.generate(lm, "1", max_new_tokens=6, seed=0, n=2)
+    token = other(lm, gen, 3, 1)
+    gen.regrow(np.int64(3), np.uint16(token), sample=torch.tensor(1), seed=np.int64(5))
+    gen.regrow(3, token, sample=1, seed=5)
+    assert gen.tokens[2] == gen.tokens[3]
+    assert gen.forks == {2: Fork(1, 3, 5), 3: Fork(1, 3, 5)}
+    assert all(type(value) is int for value in vars(gen.forks[2]).values())
+    for place in (3.0, True, "3"):
+        with pytest.raises(BadValue, match="at: "):
+            gen.regrow(place, token)
+
+
+def test_a_vote_cannot_be_regrown(lm):
+    found = lab.generate([lm, train(steps=2)], "1", ensemble="vote", max_new_tokens=4)
+    with pytest.raises(BadValue, match="the texts of a vote cannot be regrown"):
+        found.regrow(0, "w")
 
 
 def test_what_cannot_be_regrown_says_so(lm):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -217,3 +220,56 @@ def test_grown_states_are_whole_results(lm, monkeypatch):
     states = [(len(one), one.done, str(one)) for one in together.stream_all(lm, PROMPTS, max_new_tokens=4, seed=0)]
     assert [done for _, done, _ in states][-1] and not any(done for _, done, _ in states[:-1])
     assert len(states) > 4
+
+
+def test_an_interrupt_while_a_source_is_read_keeps_what_is_whole(monkeypatch):
+    pairs = lab.corpus("stories", part="english-french", size=20_000)
+    small = train("t", pairs, objective="seq2seq", shape="encoder_decoder", max_seq_len=128)
+    read = together.read
+
+    def interrupted(how, prompt, number):
+        if number == 2:
+            raise KeyboardInterrupt
+        return read(how, prompt, number)
+
+    monkeypatch.setattr(together, "read", interrupted)
+    found = lab.generate(small, ["the cat", "a dog sat", "the sun", "a"], max_new_tokens=5)
+    assert len(found) == 2 and found.done and found.interrupted
+    assert found.notes == ["interrupted: 2 of 4 prompts were reached"]
+    assert all(one.done and not one.interrupted for one in found)
+    rows = [{"x": text} for text in ("the cat", "a dog sat", "the sun")]
+    asked = lab.prompt(["{{x}}", "{{x}}!"], on=rows, model=small, max_new_tokens=5)
+    assert len(asked.answers) == 2
+    assert "interrupted: 2 of 6 were asked, and are kept" in asked.notes
+
+
+def test_an_interrupt_while_a_batch_is_made_ready_keeps_what_is_whole(lm, monkeypatch):
+    prepare, seen = together.prepare, []
+
+    def interrupted(how, asked):
+        seen.append(1)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return prepare(how, asked)
+
+    monkeypatch.setattr(together, "prepare", interrupted)
+    monkeypatch.setattr(together, "ROWS", 2)
+    found = lab.generate(lm, PROMPTS, max_new_tokens=4, seed=0)
+    assert len(found) == 2 and all(one.done and len(one.tokens[0]) == 4 for one in found)
+    assert found.notes == ["interrupted: 2 of 7 prompts were reached"]
+
+
+def test_each_of_them_can_be_regrown(lm):
+    found = lab.generate(lm, PROMPTS[:2], max_new_tokens=6, seed=0, n=2)
+    one = found[1].regrow(2, "w", sample=1, seed=3)
+    assert one is found[1] and len(one.texts) == 3 and one.texts[2].startswith(PROMPTS[1])
+    alone = lab.generate(lm, PROMPTS[1], max_new_tokens=6, seed=1, n=2).regrow(2, "w", sample=1, seed=3)
+    assert one.texts == alone.texts
+    gone = train("gone", steps=2)
+    found = lab.generate(gone, ["1", "2"], max_new_tokens=4)
+    reference = weakref.ref(gone)
+    del gone
+    gc.collect()
+    assert reference() is None
+    with pytest.raises(lab.LabError, match="is gone"):
+        found[0].regrow(0, "w")

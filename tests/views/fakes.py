@@ -395,11 +395,14 @@ def compared(
 
 
 def several(
-    texts: list[str] | None = None, prompts: tuple[str, ...] = ("ROMEO:", "JULIET: hello"), name: str = "bard"
+    texts: list[str] | None = None,
+    prompts: tuple[str, ...] = ("ROMEO:", "JULIET: hello"),
+    name: str = "bard",
+    n: int = 2,
 ) -> Generations:
-    found = {i: generation(texts, n=2, name=name) for i in range(len(prompts))}
+    found = {i: generation(texts, n=n, name=name) for i in range(len(prompts))}
     for i, prompt in enumerate(prompts):
-        found[i].texts, found[i].prompt, found[i].seed = [prompt + "".join(texts or [" to", "be"])] * 2, prompt, i
+        found[i].texts, found[i].prompt, found[i].seed = [prompt + "".join(texts or [" to", "be"])] * n, prompt, i
     return Generations(name=name, prompts=[*prompts, name], written=found, notes=[name])
 
 

@@ -131,7 +131,10 @@ def test_no_script_while_it_grows_and_small():
         fakes.attention([f"t{i}" for i in range(40)], 12, 12),
         fakes.tokenization("word " * 5000),
         fakes.asked(("word {{english}} " * 2000, "{{english}}"), values=("word " * 5000,) * 1000),
+        fakes.asked(tuple(f"{i} {{{{english}}}} " + "&{{english}}" * 900 for i in range(100))),
+        fakes.prompt(tuple(f"{i} {{{{english}}}} " + "word " * 5000 for i in range(100))),
         fakes.several(["word "] * 5000, ("word " * 5000,) * 100),
+        fakes.several(["<床前明月光> "] * 5000, ("word " * 5000,) * 30, n=64),
         fakes.compared(WORDS, tuple(f"top_p:p=0.{i}" for i in range(1, 60)), models=3),
         fakes.compared(
             ["床前明月光，疑是地上霜。" * 5000] * 40,
@@ -149,13 +152,33 @@ def test_no_script_while_it_grows_and_small():
         "attention-wide",
         "tokenization",
         "asked",
+        "templates",
+        "prompt",
         "several",
+        "many texts",
         "compared",
         "long texts",
     ],
 )
 def test_large_results_stay_under_300_kb(result):
-    assert len(html(result)) < 300_000
+    assert len(html(result).encode()) < 300_000
+
+
+def test_what_is_left_out_is_said():
+    made = fakes.several(["word "] * 100, ("hi",) * 40, n=64)
+    text = Page(html(made)).text
+    assert re.search(r"Drawn are the first 30 of 40 prompts, \d+ of 64 texts after each; .to_pandas", text)
+    assert "the first 2 of 64 texts" in str(made) and len(str(made)) < 20_000
+    whole = Page(html(fakes.several())).text
+    assert "Drawn" not in whole
+    made = fakes.prompt(tuple(f"{i} {{{{english}}}} " + "word " * 2000 for i in range(100)))
+    text = Page(html(made)).text
+    assert re.search(r"the first \d+ of 100 templates", text) and re.search(r"template 1, the first [\d,]+ char", text)
+    assert "the first 30 of 100 templates" in str(made) and len(str(made)) < 20_000
+    asked = fakes.asked(tuple(f"{i} {{{{english}}}}" for i in range(100)))
+    assert "the first 60 of 200 lines; .summary has all" in Page(html(asked)).text
+    whole = Page(html(fakes.asked())).text
+    assert "the first 2" not in whole and "characters" not in whole
 
 
 def test_a_comparison_that_is_cut_says_so():

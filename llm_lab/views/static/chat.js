@@ -1,4 +1,4 @@
-import { el, ownKeys } from "./shared.js";
+import { el, ownKeys, patience } from "./shared.js";
 import { tokensView } from "./tokens.js";
 
 /**
@@ -23,18 +23,16 @@ function talk({ model, el: root }) {
     made.addEventListener("click", act);
     return made;
   };
+  const kernel = patience((text) => {
+    wrong(text);
+    box.value ||= said;
+  });
   /** @param {Record<string, any>} message */
   function tell(message) {
-    try {
-      model.send(message);
-      return true;
-    } catch {
-      busy(false);
-      wrong("The kernel that answered is gone: run the cell again.");
-      return false;
-    }
+    kernel.asked();
+    model.send(message);
   }
-  const stop = button("stop", "End the answer here (the notebook's own ■ does not reach what a card writes)", () => tell({ kind: "stop" }));
+  const stop = button("stop", "End the answer here (the notebook's own ■ does not reach what a card writes)", () => model.send({ kind: "stop" }));
   const undo = button("undo", "Take the last exchange away", () => tell({ kind: "undo" }));
   const freeze = button("freeze", "Replace this by a view that needs no kernel and is saved with the notebook", () => tell({ kind: "freeze" }));
   const lines = el("div", { class: "lab-lines", role: "log", "aria-live": "polite", tabindex: 0, "aria-label": "conversation" });
@@ -59,7 +57,7 @@ function talk({ model, el: root }) {
       inside.addEventListener("toggle", () => {
         if (inside.children.length > 1) return;
         asked.set(number, inside);
-        tell({ kind: "tokens", message: number });
+        model.send({ kind: "tokens", message: number });
       });
       made.append(inside);
     }
@@ -100,10 +98,12 @@ function talk({ model, el: root }) {
     turn += 1;
     busy(true);
     said = box.value;
-    if (tell({ kind: "say", text: said, id: turn })) box.value = "";
+    tell({ kind: "say", text: said, id: turn });
+    box.value = "";
   }
 
   const heard = (/** @type {any} */ message) => {
+    kernel.heard();
     if (message?.kind === "tokens") {
       const inside = asked.get(message.message);
       if (inside?.children.length === 1) inside.append(tokensView(message.page).root);
@@ -126,8 +126,12 @@ function talk({ model, el: root }) {
       send();
     }
   });
+  const changed = () => {
+    kernel.heard();
+    draw();
+  };
   model.on("msg:custom", heard);
-  model.on("change:messages", draw);
+  model.on("change:messages", changed);
   const main = button("say", "Enter", send);
   main.classList.add("lab-main");
   root.append(el("div", { class: "lab-bar" }, el("b", {}, model.get("title")), facts, freeze), lines, says, box, el("div", { class: "lab-bar" }, main, stop, undo), el("div", { class: "lab-muted lab-small" }, `template: ${model.get("template")}`));
@@ -135,8 +139,9 @@ function talk({ model, el: root }) {
   draw();
   return () => {
     keys();
+    kernel.heard();
     model.off("msg:custom", heard);
-    model.off("change:messages", draw);
+    model.off("change:messages", changed);
   };
 }
 
