@@ -121,8 +121,8 @@ def test_nothing_is_taken_back_while_an_answer_is_written(lm, monkeypatch):
 
 
 def test_a_line_break_that_ends_is_written_as_on_a_line(lm):
-    talk = lab.chat(lm, template="Q: {{user}}\nA: {{assistant}} END", strategy="greedy", max_new_tokens=12, stop="\\n")
-    assert talk.say("3?").text == "1."
+    talk = lab.chat(lm, template="Q: {{user}}\nA: {{assistant}} END", strategy="greedy", max_new_tokens=12, stop=".\\n")
+    assert talk.say("3?").text == "1"
     assert talk.messages[-1].generation.text.endswith("\n")
 
 
