@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from llm_lab.decoding.choosing import choose
 from llm_lab.decoding.writing import stream
-from llm_lab.errors import BadValue, show
+from llm_lab.errors import BadType, BadValue, show
 from llm_lab.results import Chat, Message
 from llm_lab.store.lm import LM
-from llm_lab.tokenizers.template import Template
+from llm_lab.tokenizers.template import ChatTemplate
 
 
 def chat(lm: LM, options: Mapping[str, Any], template: str | None, system: str | None) -> Chat:
@@ -23,7 +24,7 @@ def chat(lm: LM, options: Mapping[str, Any], template: str | None, system: str |
         raise BadValue(
             f'template: {lm.name} has none of its own; say how a conversation is written in what it was trained on, for example --template "Q: {{{{user}}}}\\nA: {{{{assistant}}}}"'
         )
-    written = Template(source, lm.tokenizer)
+    written = ChatTemplate(source, lm.tokenizer)
     first = [] if not system else [Message("system", system)]
     made = Chat(
         name=lm.name,
@@ -33,27 +34,28 @@ def chat(lm: LM, options: Mapping[str, Any], template: str | None, system: str |
     )
 
     def say(text: str, more: Mapping[str, Any]) -> Iterator[Chat]:
+        if not isinstance(text, str):
+            raise BadType(f'message: {show(text)} is {type(text).__name__}, not text; for example "Who art thou?"')
         asked = {**options, **more}
-        if asked.get("n", 1) != 1:
-            raise BadValue(f"n: {show(asked['n'])} answers cannot go on as one conversation; leave it out")
+        general = choose(asked).general
+        if general.n != 1:
+            raise BadValue(f"n: {general.n} answers cannot go on as one conversation; leave it out")
         before = list(made.messages)
         said = [*before, Message("user", text)]
-        prompt, ids, left_out = _fitting(lm, written, said, int(asked.get("max_new_tokens", 200)))
+        prompt, ids, left_out = _fitting(lm, written, said, general.max_new_tokens)
         texts, ends = written.endings
-        stop = tuple(one for one in (*texts, *_words(asked.pop("stop", None))) if one)
+        stop = (*texts, *(general.stop or ()))
         made.done = False
         made.notes = (
             [f"the first {left_out} messages are out of the model's sight: the context is full"] if left_out else []
         )
         try:
             for found in stream(lm, prompt, ids=ids, ends=ends, **{**asked, "stop": stop or None}):
-                answer = _answer(
-                    found.texts[0] if found.texts else prompt, found.prompt if found.continues else "", stop
-                )
+                answer = _answer(found.continuations[0] if found.texts else "", stop)
                 made.messages = [*said, Message("assistant", answer, found)]
                 made.done = found.done
                 if found.done:
-                    made.notes += [note for note in found.notes if "interrupted" in note]
+                    made.notes += [note for note in dict.fromkeys(found.notes) if note not in made.notes]
                 yield made
         except BaseException:
             if not made.done:  # half an exchange would be read as a whole one
@@ -61,6 +63,8 @@ def chat(lm: LM, options: Mapping[str, Any], template: str | None, system: str |
             raise
 
     def undo() -> None:
+        if not made.done:
+            raise BadValue("undo: an answer is being written; stop it first")
         last = max((i for i, one in enumerate(made.messages) if one.role == "user"), default=None)
         if last is None:
             raise BadValue("undo: nothing was said yet")
@@ -70,18 +74,13 @@ def chat(lm: LM, options: Mapping[str, Any], template: str | None, system: str |
     return made
 
 
-def _words(stop: Any) -> tuple[str, ...]:
-    return tuple(stop.split(",")) if isinstance(stop, str) else tuple(stop or ())
-
-
-def _answer(text: str, prompt: str, stop: tuple[str, ...]) -> str:
+def _answer(text: str, stop: tuple[str, ...]) -> str:
     """What was written, without what ended it."""
-    text = text.removeprefix(prompt)
     at = min((i for word in stop if (i := text.find(word)) >= 0), default=len(text))
     return text[:at].strip()
 
 
-def _fitting(lm: LM, template: Template, said: list[Message], new: int) -> tuple[str, list[int] | None, int]:
+def _fitting(lm: LM, template: ChatTemplate, said: list[Message], new: int) -> tuple[str, list[int] | None, int]:
     """(text, tokens, messages left out): as much of the conversation as fits with the answer, the newest first."""
     system = [one for one in said if one.role == "system"]
     rest = [one for one in said if one.role != "system"]

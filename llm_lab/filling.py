@@ -57,6 +57,12 @@ def filled(templates: Sequence[Template], own: PromptOptions, notes: list[str]) 
         frame = frame.iloc[shots:]
         which = "row is the example, and is" if shots == 1 else f"{shots} rows are the examples, and are"
         notes.append(f"the first {which} not asked")
+    single = [(template, name) for template in templates for name in columns if f"{{{name}}}" in template.text]
+    notes += [
+        f"{show(template.text, 30)} has {{{name}}} in single braces, which is text; a slot is {{{{{name}}}}}"
+        for template, name in single
+        if name not in template.fields
+    ]
     if own.target is not None and (leaks := [t for t in templates if own.target in t.fields]):
         notes.append(f"{listing(show(t.text, 30) for t in leaks)} shows the target ({own.target}) in the prompt itself")
     names = [f"row {label}" for label in frame.index]

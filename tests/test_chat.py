@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
 
 import llm_lab as lab
-from llm_lab.errors import BadValue
+from llm_lab.errors import BadType, BadValue, LabError
 from tests.small import train
 
 ASKED = [random.Random(i).randrange(10) for i in range(1500)]
@@ -46,6 +47,16 @@ def test_the_template_of_a_model_is_saved_with_it(lm, tmp_path):
         lm.chat_template = "nothing"
 
 
+def test_a_template_that_cannot_be_rendered_does_not_keep_a_model_from_its_folder(tmp_path):
+    lm = train("published", preset="llama", steps=1)
+    for source, kept in (("{% for", True), (TEMPLATE, False)):
+        lm.info["chat_template"] = source
+        folder = lm.save(tmp_path / "saved", format="hf")
+        described = json.loads((folder / "tokenizer_config.json").read_text())
+        assert described.get("chat_template") == (source if kept else None)
+        assert lab.load(str(folder)).chat_template == described.get("chat_template")
+
+
 def test_the_oldest_exchanges_leave_a_full_context(lm):
     talk = lab.chat(lm, template=TEMPLATE, strategy="greedy", max_new_tokens=8)
     for i in range(6):
@@ -72,6 +83,16 @@ def test_options_hold_for_all_answers_or_for_one(lm):
         talk.say("1?", n=2)
     with pytest.raises(BadValue, match="undo"):
         lab.chat(lm, template=TEMPLATE).undo()
+    for wrong, said in (
+        ({"max_new_tokens": "abc"}, "max_new_tokens: 'abc'"),
+        ({"max_new_tokens": None}, "max_new_tokens"),
+    ):
+        with pytest.raises(LabError, match=said):
+            talk.say("1?", **wrong)
+    with pytest.raises(BadType, match="message: 5 is int"):
+        talk.say(5)
+    assert talk.done
+    assert len(talk.messages) == 2
     with pytest.raises(BadValue, match="does not write on"):
         lab.chat(train("filler", objective="mlm", steps=2), template=TEMPLATE)
 
@@ -85,6 +106,61 @@ def test_an_interrupt_keeps_what_was_said(lm, monkeypatch):
     assert talk.done
     assert len(talk.text) > 3
     assert any("interrupted" in note for note in talk.notes)
+
+
+def test_nothing_is_taken_back_while_an_answer_is_written(lm, monkeypatch):
+    monkeypatch.setattr("llm_lab.decoding.writing.REFRESH_SECONDS", 0.0)
+    talk = lab.chat(lm, "3?", template=TEMPLATE, strategy="greedy")
+    states = talk.actions["say"]("7?", {})
+    assert not next(states).done
+    with pytest.raises(BadValue, match="undo: an answer is being written"):
+        talk.undo()
+    *_, last = states
+    assert last.text == "9."
+    assert talk.undo().text == "1."
+
+
+def test_a_line_break_that_ends_is_written_as_on_a_line(lm):
+    talk = lab.chat(lm, template="Q: {{user}}\nA: {{assistant}} END", strategy="greedy", max_new_tokens=12, stop="\\n")
+    assert talk.say("3?").text == "1."
+    assert talk.messages[-1].generation.text.endswith("\n")
+
+
+def test_what_is_to_be_known_of_an_answer_is_said_once(lm):
+    talk = lab.chat(lm, "3é?", template=TEMPLATE, strategy="speculative", draft=lm, max_new_tokens=20)
+    unknown, taken = talk.notes
+    assert "does not know all of the prompt" in unknown
+    assert "guesses were taken" in taken
+    talk.undo().say("3?")
+    assert len(talk.notes) == 1
+    assert "guesses were taken" in talk.notes[0]
+    both = lab.ensemble([lm, lm])
+    talk = lab.chat(both, "3?", template=TEMPLATE, strategy="greedy", max_new_tokens=20)
+    assert talk.notes == talk.messages[-1].generation.notes == both.model.about["notes"]
+
+
+def test_the_answer_to_a_source_may_begin_as_it_does(lm, monkeypatch):
+    def copied(lm, prompt, **options):
+        found = lab.generate(lm, prompt, max_new_tokens=1)
+        found.texts, found.from_source = [f"{prompt} and more"], True
+        yield found
+
+    monkeypatch.setattr("llm_lab.chatting.stream", copied)
+    template = "{{user}} -> {{assistant}}"
+    assert lab.chat(lm, "3", template=template).text == "3 -> and more"
+
+
+def test_a_reserved_token_that_was_not_taught_ends_nothing(lm):
+    """`lm` never saw the end of a document: <eos> may not be drawn, however likely untrained weights find it."""
+    assert lm.info["ends"] is False
+
+    def ended(template):
+        talk = lab.chat(lm, template=template, strategy="temperature", temperature=50.0, max_new_tokens=20)
+        found = [talk.say("3?", seed=i).messages[-1].generation for i in range(8)]
+        return any(one.end_logprob != [None] for one in found)
+
+    assert not ended("Q: {{user}}\nA: {{assistant}} END\n")
+    assert ended("Q: {{user}}\nA: {{assistant}}<eos>\n")  # where the template has it, it ends an answer
 
 
 def test_reserved_tokens_end_an_answer_of_a_published_model(tmp_path):

@@ -696,3 +696,9 @@ def test_rows_come_back_in_their_order(lm):
     found = lab.prompt("{{word}}", on=frame, model=lm, max_new_tokens=3)
     assert list(found.to_pandas().index) == list("edcba")
     assert [answer.row for answer in found.answers] == [0, 1, 2, 3, 4]
+
+
+def test_single_braces_are_noticed(lm):
+    frame = pd.DataFrame({"word": ["1", "2"]})
+    found = lab.prompt("{word} green", on=frame, model=lm, max_new_tokens=3)
+    assert any("{word} in single braces" in note and "{{word}}" in note for note in found.notes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -118,8 +118,8 @@ class _Candidate:
 def vote(
     lms: Sequence[LM], weights: Sequence[float] | None, prompt: str, options: Mapping[str, Any]
 ) -> Iterator[Generation]:
-    """Each model writes its n texts, and the n best of them all stay, best first. A text's score is the mean over the
-    models, by their weights, of its log-probability a token, in nats, the token that ended it included.
+    """Each model writes its n texts, and the n best of them all stay, best first, each once. A text's score is the mean
+    over the models, by their weights, of its log-probability a token, in nats, the token that ended it included.
 
     The last state is the result; those before are of the model that is writing. `logprob` and the statistics of a text
     are those of the model that wrote it.
@@ -147,24 +147,23 @@ def vote(
     told = [
         f"text {i} is {' and '.join(lm.name for lm in one.by)}'s ({one.score:.3f})" for i, one in enumerate(best, 1)
     ]
-    first = written[0][1]
-    yield Generation(
+    fewer = [f"{n} texts were asked for, and no more than {len(best)} are different"] if len(best) < n else []
+    yield replace(
+        written[0][1],
         name=" + ".join(lm.name for lm in lms),
-        prompt=prompt,
-        prompt_pieces=first.prompt_pieces,
         pieces=[one.found.pieces[one.sample] for one in best],
         logprob=[one.found.logprob[one.sample] for one in best],
         chosen_prob=[one.found.chosen_prob[one.sample] for one in best],
         texts=[one.found.texts[one.sample] for one in best],
-        strategy=first.strategy,
-        options=first.options,
-        seed=first.seed,
         tokens_per_second=sum(len(ids) for _, found in written for ids in found.tokens) / (time.perf_counter() - began),
         scores=[one.score for one in best],
         end_logprob=[one.found.end_logprob[one.sample] for one in best],
+        beams=None,
+        interrupted=any(found.interrupted for _, found in written),
         actions={"statistics": partial(_statistics, [(one.found, one.sample) for one in best])},
         notes=[
             *dict.fromkeys(note for _, found in written for note in found.notes),
+            *fewer,
             f"the best of {len(candidates)} texts by the mean over {_counted(lms, each)} of the log-probability a token, in nats: {listing(told)}",
             "what is shown of a token is what the model thought that wrote it",
         ],
@@ -175,19 +174,18 @@ def _scored(
     lms: Sequence[LM], each: Sequence[float], prompt: str, written: Sequence[tuple[LM, Generation]]
 ) -> list[_Candidate]:
     readers = [beginning(lm, prompt)[:2] for lm in lms]
-    found: list[_Candidate] = []
+    found: dict[tuple[int, ...], _Candidate] = {}
     for by, texts in written:
-        before = {(*one.found.tokens[one.sample], one.found.end_logprob[one.sample] is None): one for one in found}
         for sample, ids in enumerate(texts.tokens):
             unended = texts.end_logprob[sample] is None
-            if (again := before.get((*ids, unended))) is not None:  # another model wrote it too
-                again.by.append(by)
+            if (again := found.get((*ids, unended))) is not None:  # it was written before, perhaps by another model
+                again.by.extend([by] if by not in again.by else [])
                 continue
             whole = ids if unended else [*ids, by.tokenizer.specials["eos"]]
             sums = [sum(log_probs(model, start + whole, len(start))) for model, start in readers]
             total = sum(share * one for share, one in zip(each, sums, strict=True))
-            found.append(_Candidate([by], texts, sample, total / max(1, len(whole))))
-    return found
+            found[*ids, unended] = _Candidate([by], texts, sample, total / max(1, len(whole)))
+    return list(found.values())
 
 
 def _statistics(chosen: Sequence[tuple[Generation, int]], written: list[list[int]]) -> list[TokenStatistics]:

@@ -30,7 +30,7 @@ def sample(
     if "next_token" in lm.supports and not objective.pairs:
         if prompt is None:
             prompt = _beginning(lm.tokenizer, held_out)
-        if str(lm.info.get("objective")).split(",")[0] in FROM_SOURCE:  # a source must fit, with room to write
+        if lm.objectives[0] in FROM_SOURCE:  # a source must fit, with room to write
             prompt = lm.tokenizer.decode(lm.tokenizer.encode(prompt)[: max(1, lm.model.max_seq_len // 2 - 1)]) or "\n"
         text = write(lm, prompt, max_new_tokens=length, seed=seed).text
         return prompt, text.removeprefix(prompt)

@@ -24,6 +24,9 @@ class Writer(Protocol):
     info: dict[str, Any]
 
     @property
+    def objectives(self) -> tuple[str, ...]: ...
+
+    @property
     def device(self) -> torch.device: ...
 
     @property

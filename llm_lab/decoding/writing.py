@@ -196,7 +196,7 @@ def setting(lm: Writer, options: Mapping[str, Any], ends: Sequence[int] = ()) ->
         raise BadValue(
             f"strategy: {choice.name} writes on, and {lm.name} only fills in what is hidden; use --strategy fill or gibbs"
         )
-    general, tokenizer, objective = choice.general, lm.tokenizer, _objective(lm)
+    general, tokenizer, objective = choice.general, lm.tokenizer, lm.objectives[0]
     taught = lm.info.get("ends") or objective in (*FROM_SOURCE, "fim")
     ended = "eos" in tokenizer.specials and taught
     stop = sorted({*ends, *([tokenizer.specials["eos"]] if ended else [])})
@@ -225,6 +225,8 @@ def read(how: Setting, prompt: str, number: int = 0, given: Sequence[int] | None
         notes.append(f"the tokenizer does not know all of the prompt ({tokenizer.round_trip(prompt)})")
     if not ids:
         notes.append("no prompt was given: the model begins after a line break")
+    if how.objective == "span_corruption" and "<extra_" not in prompt:
+        notes.append("this model writes what stands for <extra_0>, <extra_1>, … in its prompt, and there is none in it")
     context: int = model.max_seq_len
     kept = max(1, context // 2) if "cache" in model.supports else context
     new = general.max_new_tokens
@@ -306,7 +308,7 @@ def beginning(
 ) -> tuple[LanguageModel, list[int], list[int]]:
     """(a model of the next token, what stands there when it begins to write, the prompt's ids). `given` are those where
     they are not the ids of its text."""
-    if (objective := _objective(lm)) in FROM_SOURCE:
+    if (objective := lm.objectives[0]) in FROM_SOURCE:
         return conditioned(lm.model, lm.tokenizer, prompt, objective)
     middle = middle_ids(prompt, lm.tokenizer) if objective == "fim" and given is None else None
     ids = middle or (lm.tokenizer.encode(prompt) if given is None else list(given))
@@ -316,10 +318,6 @@ def beginning(
 def usual(lm: Writer) -> str:
     """The strategy where none is asked for."""
     return "fill" if "fill" in lm.supports and not lm.supports & {"next_token", "seq2seq"} else "top_p"
-
-
-def _objective(lm: Writer) -> str:
-    return str(lm.info.get("objective", "clm")).split(",")[0]
 
 
 def second(how: Setting, one: Asked) -> LanguageModel | None:
@@ -334,12 +332,12 @@ def second(how: Setting, one: Asked) -> LanguageModel | None:
     if not isinstance(other, Writer):
         raise BadType(f"{name}: {show(other)} is {type(other).__name__}; an LM with the same tokenizer would do")
     need_same_tokens(name, lm, other)
-    if (_objective(other) in FROM_SOURCE) != (objective in FROM_SOURCE):
+    if (other.objectives[0] in FROM_SOURCE) != (objective in FROM_SOURCE):
         raise BadValue(
-            f"{name}: {other.name} was trained for {_objective(other)} and {lm.name} for {objective}: one writes from a source and the other does not"
+            f"{name}: {other.name} was trained for {other.objectives[0]} and {lm.name} for {objective}: one writes from a source and the other does not"
         )
     if objective in FROM_SOURCE:
-        return conditioned(other.model, other.tokenizer, one.result.prompt, _objective(other))[0]
+        return conditioned(other.model, other.tokenizer, one.result.prompt, other.objectives[0])[0]
     return other.model
 
 

@@ -22,7 +22,7 @@ def continuation_logprobs(lm: Writer, pairs: Sequence[tuple[str, str]]) -> list[
     """
     for prompt, continuation in pairs:
         check_continuation(lm, prompt, continuation)
-    if (objective := _objective(lm)) in FROM_SOURCE:
+    if (objective := lm.objectives[0]) in FROM_SOURCE:
         return [_after_source(lm, objective, *pair) for pair in pairs]
     with torch.no_grad(), evaluating(lm.model):
         return _after_prompts(lm, pairs)
@@ -31,7 +31,7 @@ def continuation_logprobs(lm: Writer, pairs: Sequence[tuple[str, str]]) -> list[
 def check_continuation(lm: Writer, prompt: str, continuation: str, argument: str = "target") -> None:
     """BadValue where the continuation is longer than the context, in which a source may have to stay."""
     room = context = lm.model.max_seq_len
-    if (objective := _objective(lm)) not in FROM_SOURCE:
+    if (objective := lm.objectives[0]) not in FROM_SOURCE:
         length = len(_split(lm, prompt, continuation)[1])
     else:
         length = len(lm.tokenizer.encode(continuation))
@@ -42,10 +42,6 @@ def check_continuation(lm: Writer, prompt: str, continuation: str, argument: str
         raise BadValue(
             f"{argument}: {show(continuation)} takes {length} tokens, and the context is {context}{left}; shorten it"
         )
-
-
-def _objective(lm: Writer) -> str:
-    return str(lm.info.get("objective", "clm")).split(",")[0]
 
 
 def _after_prompts(lm: Writer, pairs: Sequence[tuple[str, str]]) -> list[list[float]]:

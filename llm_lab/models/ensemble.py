@@ -39,14 +39,18 @@ def of_logits(logits: Float[Tensor, "M B T V"], weights: Float[Tensor, " M"]) ->
 
 def shares(argument: str, weights: Sequence[float] | None, n: int) -> list[float]:
     """How much each of n models counts, in sum 1: all the same where nothing is said. BadValue where there is not one
-    weight for each."""
+    weight for each, or one that float32 cannot hold beside the largest."""
     if weights is None:
         return [1 / n] * n
     if len(weights) != n:
         raise BadValue(
             f"{argument}: {show(tuple(weights))} has {len(weights)}, and there are {n} models; give one for each, for example {','.join(['1'] * n)}"
         )
-    return [weight / sum(weights) for weight in weights]
+    parts = [weight / max(weights) for weight in weights]  # whose sum is finite
+    found = [part / sum(parts) for part in parts]
+    if min(found) < torch.finfo(torch.float32).tiny:
+        raise BadValue(f"{argument}: {show(tuple(weights))} are too far apart; leave out what counts so little")
+    return found
 
 
 class Ensemble(LanguageModel):

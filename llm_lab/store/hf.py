@@ -25,7 +25,7 @@ from llm_lab.store.folders import writing
 from llm_lab.store.hub import PREFIX, find, weights
 from llm_lab.store.lm import LM, affordable, check_sizes, check_tables, checked
 from llm_lab.tokenizers import foreign
-from llm_lab.tokenizers.template import Template
+from llm_lab.tokenizers.template import is_jinja
 from llm_lab.tokenizers.tokenizer import FILE, Tokenizer
 
 _IDS = ("pad", "bos", "eos")  # what every config.json has an id of
@@ -106,11 +106,7 @@ def save_hf(lm: LM, folder: Path) -> Path:
     write_json(folder / "config.json", about)
     with writing(folder / FILE):
         tokenizer.save(folder / FILE)
-    more = (
-        {"chat_template": lm.chat_template}
-        if lm.chat_template and Template(lm.chat_template, tokenizer).is_jinja
-        else {}
-    )
+    more = {"chat_template": lm.chat_template} if is_jinja(lm.chat_template or "") else {}
     write_json(folder / foreign.BESIDE, {**tokenizer.described(), "model_max_length": config.max_seq_len, **more})
     return folder
 

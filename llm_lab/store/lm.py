@@ -33,7 +33,7 @@ from llm_lab.store.files import check_fit, read_json, read_weights, weight_shape
 from llm_lab.store.folders import writing
 from llm_lab.store.runs import Run
 from llm_lab.store.typed import build
-from llm_lab.tokenizers.template import Template
+from llm_lab.tokenizers.template import ChatTemplate
 from llm_lab.tokenizers.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class LM:
 
     @chat_template.setter
     def chat_template(self, template: str) -> None:
-        self.info["chat_template"] = Template(template, self.tokenizer).source
+        self.info["chat_template"] = ChatTemplate(template, self.tokenizer).source
 
     @property
     def objectives(self) -> tuple[str, ...]:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+from llm_lab.errors import LabError
 from llm_lab.results import Chat, Message
 from llm_lab.views import tokens
 from llm_lab.views.bundle import esm
-from llm_lab.views.card import HAIR, MONO, MUTED, bundle, card, clip, esc, is_rtl, visible
+from llm_lab.views.card import HAIR, MONO, MUTED, bundle, card, clip, esc, is_rtl, small, visible
 from llm_lab.views.widget import kernel_widget
 
 _LENGTH = 4000  # characters of one message that are shown
+_BUDGET = 240_000  # bytes of all messages that are shown, as HTML and as text
 _NAMES = {"user": "you", "system": "system"}
 
 
 def chat(result: Chat) -> dict[str, str]:
     """Message below message, the model's set apart by its name and a line in blue."""
-    page = "".join(_message(one, result.name) for one in result.messages)
+    out, kept = _newest(result)
+    page = "".join(_message(one, result.name) for one in kept)
+    if out:
+        page = small(f"{out:,} older messages are left out here; .messages has all.") + page
     if not page:
         page = (
             f'<div style="{MUTED}">Nothing is said yet. In a notebook with a kernel there is a box to write in.</div>'
@@ -27,8 +33,20 @@ def chat(result: Chat) -> dict[str, str]:
     count = sum(one.role == "user" for one in result.messages)
     facts = ["chat", *result.facts, f"{count} exchange{'s' if count != 1 else ''}"]
     body = card(result.name, facts, page, caption=f"Template: {template}{notes}")
-    plain = [f"chat · {result.name}", *(f"{_who(one, result.name)}: {one.text}" for one in result.messages)]
+    plain = [f"chat · {result.name}", *([f"… {out:,} older messages"] if out else [])]
+    plain += [f"{_who(one, result.name)}: {clip(one.text, _LENGTH)}" for one in kept]
     return bundle("\n".join([*plain, *result.notes]), body)
+
+
+def _newest(result: Chat) -> tuple[int, list[Message]]:
+    """(messages left out, those that are shown): the last one, and as many before it as there is room for."""
+    room = _BUDGET
+    for i in range(len(result.messages) - 1, -1, -1):
+        one = result.messages[i]
+        room -= len(_message(one, result.name).encode()) + len(clip(one.text, _LENGTH).encode(errors="replace"))
+        if room < 0 and i < len(result.messages) - 1:
+            return i + 1, result.messages[i + 1 :]
+    return 0, result.messages
 
 
 def _who(message: Message, name: str) -> str:
@@ -67,6 +85,7 @@ def _widget_class() -> type:
         _esm = esm("chat")
         title, template = (t.Unicode().tag(sync=True) for _ in range(2))
         facts, messages, notes = (t.List().tag(sync=True) for _ in range(3))
+        left_out = t.Int().tag(sync=True)  # messages before the first one that is shown
 
         def __init__(self, result: Chat) -> None:
             super().__init__(
@@ -78,9 +97,17 @@ def _widget_class() -> type:
         def heard(self, kind: str, message: dict[str, Any]) -> None:
             if kind == "say" and isinstance(message.get("text"), str):
                 self.go(message.get("id"), self._result.actions["say"](message["text"], {}))
-            elif kind == "undo" and any(one.role == "user" for one in self._result.messages):
-                self._result.undo()
-                self.settled()
+            elif kind == "undo":
+                try:
+                    self._result.undo()
+                except LabError as error:
+                    self.send({"kind": "error", "text": str(error)})
+                else:
+                    self.settled()
+            elif kind == "tokens" and message.get("message") in (there := dict(enumerate(self._result.messages))):
+                written = there[message["message"]].generation
+                if written is not None and written.done:
+                    self.send({"kind": "tokens", "message": message["message"], "page": tokens.page_of(written)})
             elif kind == "stop":
                 self.halt()
 
@@ -90,23 +117,23 @@ def _widget_class() -> type:
                     one.generation.request_stop()
 
         def drawn(self, state: Chat) -> dict[str, Any] | None:
-            return None if state.done else {"messages": self._pages()[-2:]}
+            return None if state.done else {"messages": self._lines(state.messages[-2:])}
 
         def settled(self) -> None:
             self.notes = self._result.notes
-            self.messages = self._pages()
+            self.left_out, kept = _newest(self._result)
+            self.messages = self._lines(kept)
 
-        def _pages(self) -> list[dict[str, Any]]:
+        def _lines(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
+            """What the page draws; how an answer is made of tokens it asks for where that is wanted."""
             return [
                 {
                     "who": _who(one, self._result.name),
                     "role": one.role,
                     "text": _shown(one.text),
-                    "page": tokens.page_of(one.generation)
-                    if one.generation is not None and one.generation.done
-                    else None,
+                    "tokens": one.generation is not None and one.generation.done,
                 }
-                for one in self._result.messages
+                for one in messages
             ]
 
     return ChatWidget

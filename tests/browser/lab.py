@@ -140,6 +140,15 @@ class Notebook:
         self.page.wait_for_timeout(1500)
 
 
+def close_dialogs(page: Any) -> None:
+    """Close whatever JupyterLab asks about kernels, whenever it comes."""
+    page.add_locator_handler(
+        page.locator(".jp-Dialog"),
+        lambda dialog: dialog.locator(".jp-Dialog-button").first.click(),
+        no_wait_after=True,  # one dialog may follow another
+    )
+
+
 def refuse_kernels(page: Any) -> None:
     """From now on this page gets no kernel, as in a viewer that has none; JupyterLab's dialogs about it are closed."""
 
@@ -147,11 +156,7 @@ def refuse_kernels(page: Any) -> None:
         route.abort() if route.request.method == "POST" else route.continue_()
 
     page.route(re.compile("/api/(sessions|kernels)"), refuse)
-    page.add_locator_handler(
-        page.locator(".jp-Dialog"),
-        lambda dialog: dialog.locator(".jp-Dialog-button").first.click(),
-        no_wait_after=True,  # one dialog may follow another
-    )
+    close_dialogs(page)
 
 
 def write_notebook(path: Path, cells: list[str]) -> None:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.browser.lab import Notebook, refuse_kernels, server, write_notebook
+from tests.browser.lab import Notebook, close_dialogs, refuse_kernels, server, write_notebook
 from tests.small import TEXT
 
 pytestmark = pytest.mark.browser
@@ -48,9 +48,10 @@ def until(true, seconds=20.0):
     raise TimeoutError
 
 
-def opened(page, place, name, cells):
+def opened(page, place, name, cells, last=None):
+    """A notebook of these cells, run, the last one excepted where one is given."""
     folder, _, address = place
-    write_notebook(folder / name, cells)
+    write_notebook(folder / name, [*cells, *([last] if last else [])])
     book = Notebook(page, address, name)
     book.kernel_ready()
     for index in range(len(cells)):
@@ -99,6 +100,12 @@ def test_a_text_is_regrown_by_mouse_and_by_keys(place, page):
     for key in ("ArrowRight", "Enter", "Tab", "Tab", "Enter"):
         page.keyboard.press(key)
     until(lambda: texts(output) == 4 and written(output))
+    # What explains a token stands beside it, and saving works from inside the card.
+    token, panel = (output.locator(f".{name}").first.bounding_box() for name in ("lab-chosen", "lab-detail"))
+    assert panel["y"] - 60 < token["y"] < panel["y"] + panel["height"] + 60
+    before = (place[0] / "regrow.ipynb").stat().st_mtime_ns
+    page.keyboard.press("Control+s")
+    until(lambda: (place[0] / "regrow.ipynb").stat().st_mtime_ns > before)
     book.run(3)
     assert "Fork(sample=0, at=10" in book.output(3).inner_text()
     frozen(book, 2)
@@ -184,13 +191,38 @@ def test_the_playground_streams_as_controls_move(place, page):
 
 
 def test_the_writing_can_be_stopped_by_its_button(place, page):
-    make = '%playground tiny "1 green" --max_new_tokens 20000'
+    make = "%playground tiny --max_new_tokens 20000"
     book = opened(page, place, "stop.ipynb", [LOAD, TRAIN.format(corpus=repr([TEXT]), steps=5), make])
     output = book.output(2)
+    output.get_by_label("prompt").fill("1 green")
     until(lambda: output.locator(".lab-token").count() > 0)
     output.get_by_role("button", name="stop").click()
     until(lambda: "interrupted after" in output.inner_text())
     assert written(output)
+
+
+def test_cards_say_that_their_kernel_is_gone(place, page):
+    make = '%generate tiny "1 green" --max_new_tokens 30 --seed 0 --live'
+    talk = '%chat tiny --template "Q: {{user}}\\nA: {{assistant}}"'
+    book = opened(
+        page,
+        place,
+        "gone.ipynb",
+        [LOAD, TRAIN.format(corpus=repr([TEXT]), steps=30), make, talk],
+        "import os; os._exit(1)",
+    )
+    close_dialogs(page)
+    book.start(4)  # the server starts another kernel
+    page.wait_for_timeout(6000)
+    live = book.output(2)
+    live.locator(".lab-token").nth(4).click()
+    live.locator(".lab-other").nth(1).click()
+    until(lambda: "run the cell again" in live.inner_text())
+    box = book.output(3).get_by_label("message")
+    box.fill("hello")
+    page.keyboard.press("Enter")
+    until(lambda: "run the cell again" in book.output(3).inner_text())
+    assert box.input_value() == "hello"
 
 
 def test_a_conversation_by_mouse_and_by_keys(place, page):
@@ -203,8 +235,9 @@ def test_a_conversation_by_mouse_and_by_keys(place, page):
     box = output.get_by_label("message")
     box.fill("3?")
     page.keyboard.press("Enter")
-    until(lambda: output.locator(".lab-answer").count() == 1 and box.input_value() == "")
-    box.fill("4?")
+    box.fill("4?")  # typed while it answers, and kept
+    until(lambda: output.locator(".lab-answer").count() == 1 and output.get_by_role("button", name="stop").count() == 0)
+    assert box.input_value() == "4?"
     output.get_by_role("button", name="say").click()
     until(lambda: output.locator(".lab-answer").count() == 2 and box.input_value() == "")
     output.get_by_text("token by token").first.click()

@@ -311,6 +311,14 @@ def test_the_end_of_a_text_is_judged_too():
     assert found.scores == pytest.approx([sum(want) / 2], abs=1e-4)
 
 
+def test_large_weights_are_shares_too(lms):
+    for average in AVERAGES:
+        large, small = (lab.ensemble(lms, average, weights=(w, 3 * w)) for w in (5e307, 1.0))
+        assert large.model.weights == pytest.approx((0.25, 0.75))
+        assert lab.generate(large, "1", seed=0).texts == lab.generate(small, "1", seed=0).texts
+    assert [row["weight"] for row in lab.soup([lms[0], lms[0]], weights=(1e308, 1e308)).info["soup"]] == [0.5, 0.5]
+
+
 def test_several_prompts_are_written_on_together(lms):
     """Each as it is alone, with the seed and its number."""
     prompts = ["1 green", "22 gre", "3"]
@@ -360,6 +368,20 @@ def test_an_interrupted_vote_keeps_what_was_written(lms, monkeypatch):
     assert [len(one) for one in found.tokens] == [7]
     assert "the best of 1 texts" in " ".join(found.notes)
     assert "interrupted after 7 tokens" in found.notes
+    assert found.interrupted
+
+
+def test_equal_texts_are_one_candidate(lms):
+    """Each draw of three is the same, so each model has one text, and two are left of the three that were asked for."""
+    options = dict(strategy="top_k", k=1, max_new_tokens=8, seed=0)
+    alone = {lab.generate(lm, "1 gre", **options).text for lm in lms}
+    found = lab.generate(lms, "1 gre", ensemble="vote", n=3, **options)
+    assert len(found.texts) == len(alone)
+    assert set(found.texts) == alone
+    assert f"the best of {len(alone)} texts by" in " ".join(found.notes)
+    assert f"3 texts were asked for, and no more than {len(alone)} are different" in found.notes
+    (again,) = lab.generate([lms[0], lms[0]], "1 gre", ensemble="vote", n=3, **options).notes[-2:-1]
+    assert "text 1 is a's (" in again
 
 
 @pytest.mark.parametrize(
@@ -370,6 +392,7 @@ def test_models_that_write_from_a_source(options, how):
     a, b = train("a", **options), train("b", **options, seed=1)
     found = lab.generate([a, b], "1 green", ensemble=how, max_new_tokens=6, seed=0)
     (tokens,) = found.tokens
+    assert found.continuations == found.texts == [a.tokenizer.decode(tokens)]
     source, start = a.tokenizer.encode("1 green"), a.tokenizer.start
     if "shape" in options:
         source = torch.tensor([[*source, a.tokenizer.special("eos")]])
@@ -428,6 +451,8 @@ def test_models_trained_in_different_ways_do_what_they_have_in_common(lms):
         (lambda a, b: lab.generate([a, b], "x", ensemble_weights=(1,)), "^ensemble_weights: .* there are 2 models"),
         (lambda a, b: lab.generate([a, b], "x", ensemble_weights=(1, 0)), "^ensemble_weights: 0.0 is out of range"),
         (lambda a, b: lab.generate([a, b], "x", ensemble="vote", ensemble_weights=(1,)), "there are 2 models"),
+        (lambda a, b: lab.generate([a, b], "x", ensemble_weights=(1e308, 1e-9)), "^ensemble_weights: .* too far apart"),
+        (lambda a, b: lab.soup([a, b], weights=(1e-60, 1)), "^weights: .* too far apart"),
         (lambda a, b: lab.generate([], "x"), "^model: the list is empty"),
         (lambda a, b: lab.generate([a, 3], "x"), "^model: 3 is int"),
         (lambda a, b: lab.generate([a, b], "x", strategy="dola"), "^dola reads the model's own layers"),

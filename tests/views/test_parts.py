@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_lab.errors import BadValue
-from llm_lab.results import ModelPart, ModelReport, Piece
+from llm_lab.results import Message, ModelPart, ModelReport, Piece
 from llm_lab.views import attention, attention_widget, beams, chat, curves, live, playground, svg, tokens, training
 from llm_lab.views.bundle import STATIC, css, esm, loader
 from llm_lab.views.card import clock, number, png, si, size
@@ -342,9 +342,40 @@ def test_chat_says_and_takes_back(monkeypatch):
     assert said == ["hello"]
     assert [message["kind"] for message in sent] == ["state", "done"]
     assert [one["who"] for one in made.messages] == ["system", "you", "bard"]
-    assert made.messages[2]["page"]["samples"]
+    assert [one["tokens"] for one in made.messages] == [False, False, True]
+    made._heard(made, {"kind": "tokens", "message": 2}, [])
+    assert sent[-1]["message"] == 2
+    assert sent[-1]["page"]["samples"]
+    for nothing in (0, 7, None):
+        made._heard(made, {"kind": "tokens", "message": nothing}, [])
+    assert len(sent) == 3
     made._heard(made, {"kind": "undo"}, [])
     assert len(made.messages) == 2
+
+    def refuse():
+        raise BadValue("undo: not now")
+
+    talk.actions["undo"] = refuse
+    made._heard(made, {"kind": "undo"}, [])
+    assert sent[-1] == {"kind": "error", "text": "undo: not now"}
+
+
+def test_a_long_conversation_keeps_its_newest_messages(monkeypatch):
+    talk = fakes.chat()
+    talk.messages += [Message("user", f"{i} " + "\x1b&é " * 800) for i in range(100)]
+    found = talk._repr_mimebundle_()
+    assert sum(len(part.encode()) for part in found.values()) < 300_000
+    out = int(found["text/html"].partition(" older messages are left out")[0].rpartition(">")[2])
+    assert 50 < out < 103
+    assert [f">{i} ␛" in found["text/html"] for i in range(100)] == [i + 3 >= out for i in range(100)]
+    assert f"you: {out - 3} " in found["text/plain"]
+    assert f"you: {out - 4} " not in found["text/plain"]
+    made = chat.chat_widget(talk)
+    assert made.left_out == out
+    assert made.messages[0]["text"].startswith(f"{out - 3} ")
+    assert len(made.messages) == 103 - out
+    del talk.messages[3:]
+    assert "older messages" not in talk._repr_mimebundle_()["text/html"]
 
 
 def test_texts_that_left_others_stand_below_them():

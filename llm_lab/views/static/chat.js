@@ -1,9 +1,9 @@
-import { el, ownKeys } from "./shared.js";
+import { el, ownKeys, patience } from "./shared.js";
 import { tokensView } from "./tokens.js";
 
 /**
  * A conversation: a box to write in, the answer as it streams, and each answer token by token where that is asked for.
- * @typedef {{ who: string, role: string, text: string, page: any }} Message
+ * @typedef {{ who: string, role: string, text: string, tokens: boolean }} Message
  */
 
 /**
@@ -23,19 +23,17 @@ function talk({ model, el: root }) {
     made.addEventListener("click", act);
     return made;
   };
+  const kernel = patience((text) => {
+    wrong(text);
+    box.value ||= said;
+  });
   /** @param {Record<string, any>} message */
   function tell(message) {
-    try {
-      model.send(message);
-      return true;
-    } catch {
-      busy(false);
-      wrong("The kernel that answered is gone: run the cell again.");
-      return false;
-    }
+    kernel.asked();
+    model.send(message);
   }
-  const stop = button("stop", "End the answer here (the notebook's own ■ does not reach what a card writes)", () => tell({ kind: "stop" }));
-  const undo = button("undo", "Take the last exchange away", () => writing || tell({ kind: "undo" }));
+  const stop = button("stop", "End the answer here (the notebook's own ■ does not reach what a card writes)", () => model.send({ kind: "stop" }));
+  const undo = button("undo", "Take the last exchange away", () => tell({ kind: "undo" }));
   const freeze = button("freeze", "Replace this by a view that needs no kernel and is saved with the notebook", () => tell({ kind: "freeze" }));
   const lines = el("div", { class: "lab-lines", role: "log", "aria-live": "polite", tabindex: 0, "aria-label": "conversation" });
   const says = el("div", { class: "lab-small lab-says", role: "status" });
@@ -43,14 +41,23 @@ function talk({ model, el: root }) {
     el("textarea", { class: "lab-box lab-prompt-box", rows: 2, "aria-label": "message", placeholder: "Say something; Enter sends it, Shift+Enter breaks the line" })
   );
 
-  /** @param {Message} message */
-  function line(message) {
+  /** @type {Map<number, HTMLElement>} answers whose tokens were asked for, by the message's number */
+  const asked = new Map();
+
+  /**
+   * @param {Message} message
+   * @param {number} i
+   */
+  function line(message, i) {
     const made = el("div", { class: `lab-line lab-${message.role === "assistant" ? "answer" : "said"}` });
     made.append(el("div", { class: "lab-muted lab-small" }, message.who), el("div", { class: "lab-text", dir: "auto" }, message.text));
-    if (message.page?.samples?.length) {
+    if (message.tokens) {
       const inside = el("details", {}, el("summary", { class: "lab-small lab-muted" }, "token by token"));
+      const number = model.get("left_out") + i;
       inside.addEventListener("toggle", () => {
-        if (inside.children.length === 1) inside.append(tokensView(message.page).root);
+        if (inside.children.length > 1) return;
+        asked.set(number, inside);
+        model.send({ kind: "tokens", message: number });
       });
       made.append(inside);
     }
@@ -63,11 +70,18 @@ function talk({ model, el: root }) {
     stop.hidden = !now;
   }
 
+  /** @param {Message[]} messages */
+  function put(messages) {
+    const out = model.get("left_out");
+    const first = out ? `${out} older messages are left out here; .messages has all.` : messages.length ? "" : "Nothing is said yet.";
+    asked.clear();
+    lines.replaceChildren(...(first ? [el("div", { class: "lab-muted lab-small" }, first)] : []), ...messages.map(line));
+    lines.scrollTop = lines.scrollHeight;
+  }
+
   function draw() {
     const messages = /** @type {Message[]} */ (model.get("messages"));
-    lines.replaceChildren(...messages.map(line));
-    if (!messages.length) lines.append(el("div", { class: "lab-muted" }, "Nothing is said yet."));
-    lines.scrollTop = lines.scrollHeight;
+    put(messages);
     undo.hidden = !messages.some(({ role }) => role === "user");
     says.textContent = model.get("notes").join(" · ");
     says.classList.remove("lab-wrong");
@@ -84,15 +98,19 @@ function talk({ model, el: root }) {
     turn += 1;
     busy(true);
     said = box.value;
-    if (tell({ kind: "say", text: said, id: turn })) box.value = "";
+    tell({ kind: "say", text: said, id: turn });
+    box.value = "";
   }
 
   const heard = (/** @type {any} */ message) => {
+    kernel.heard();
+    if (message?.kind === "tokens") {
+      const inside = asked.get(message.message);
+      if (inside?.children.length === 1) inside.append(tokensView(message.page).root);
+    } else if (message?.kind === "error" && message.id === undefined) wrong(message.text); // what is written goes on
     if (message?.id !== turn) return;
     if (message.kind === "state") {
-      const before = model.get("messages");
-      lines.replaceChildren(...[...before, ...message.messages].map(line));
-      lines.scrollTop = lines.scrollHeight;
+      put([...model.get("messages"), ...message.messages]);
     } else {
       busy(false);
       draw();
@@ -108,8 +126,12 @@ function talk({ model, el: root }) {
       send();
     }
   });
+  const changed = () => {
+    kernel.heard();
+    draw();
+  };
   model.on("msg:custom", heard);
-  model.on("change:messages", draw);
+  model.on("change:messages", changed);
   const main = button("say", "Enter", send);
   main.classList.add("lab-main");
   root.append(el("div", { class: "lab-bar" }, el("b", {}, model.get("title")), facts, freeze), lines, says, box, el("div", { class: "lab-bar" }, main, stop, undo), el("div", { class: "lab-muted lab-small" }, `template: ${model.get("template")}`));
@@ -117,8 +139,9 @@ function talk({ model, el: root }) {
   draw();
   return () => {
     keys();
+    kernel.heard();
     model.off("msg:custom", heard);
-    model.off("change:messages", draw);
+    model.off("change:messages", changed);
   };
 }
 

@@ -1,4 +1,4 @@
-import { el, ownKeys, picture } from "./shared.js";
+import { el, ownKeys, patience, picture } from "./shared.js";
 import { tokensView } from "./tokens.js";
 
 /**
@@ -27,16 +27,11 @@ function play({ model, el: root }) {
   /** @type {{ sample: number, focus: boolean } | null} */ let grown = null;
   /** @type {ReturnType<typeof setTimeout> | undefined} */ let timer;
 
-  /** Says something to the kernel; what to do where there is none any more. @param {Record<string, any>} message */
+  const kernel = patience((text) => say(text, true));
+  /** @param {Record<string, any>} message */
   function tell(message) {
-    try {
-      model.send(message);
-      return true;
-    } catch {
-      busy(false);
-      say("The kernel that wrote this is gone: run the cell again.", true);
-      return false;
-    }
+    kernel.asked();
+    model.send(message);
   }
 
   const page = () => {
@@ -53,7 +48,7 @@ function play({ model, el: root }) {
   const facts = el("span", { class: "lab-muted lab-grow" });
   const stop = el("button", { class: "lab-button", type: "button", hidden: true }, "stop");
   stop.title = "End the text here (the notebook's own ■ does not reach what a card writes)";
-  stop.addEventListener("click", () => tell({ kind: "stop" }));
+  stop.addEventListener("click", () => model.send({ kind: "stop" }));
   const freeze = el("button", { class: "lab-button", type: "button" }, "freeze");
   freeze.title = "Replace this by a view that needs no kernel and is saved with the notebook";
   freeze.addEventListener("click", () => tell({ kind: "freeze" }));
@@ -236,6 +231,7 @@ function play({ model, el: root }) {
   }
 
   const heard = (/** @type {any} */ message) => {
+    kernel.heard();
     if (message?.id !== turn) return;
     if (message.kind === "state") view.update(message.page);
     if (message.kind === "error") {
@@ -262,6 +258,7 @@ function play({ model, el: root }) {
   else settle();
   return () => {
     keys();
+    kernel.heard();
     view.destroy();
     clearTimeout(timer);
     model.off("msg:custom", heard);

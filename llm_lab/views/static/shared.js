@@ -235,6 +235,22 @@ export function ownKeys(root) {
 }
 
 /**
+ * Waits for a kernel's first word, and says so where none comes: a kernel that was started anew knows nothing of its cards.
+ * @param {(text: string) => void} say
+ * @param {number} [milliseconds]
+ * @returns {{ asked: () => void, heard: () => void }}
+ */
+export function patience(say, milliseconds = 5000) {
+  /** @type {ReturnType<typeof setTimeout> | undefined} */ let timer;
+  const heard = () => clearTimeout(timer);
+  const asked = () => {
+    heard();
+    timer = setTimeout(() => say("The kernel does not answer. It may be busy; if it was restarted, run the cell again."), milliseconds);
+  };
+  return { asked, heard };
+}
+
+/**
  * A picture made elsewhere, in a box that scrolls, with how to read it.
  * @param {{ svg: string, alt: string, width: number, height: number, caption: string }} made
  * @returns {HTMLElement}
