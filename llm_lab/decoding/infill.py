@@ -129,10 +129,13 @@ def infill(lm: Writer, prompt: str, **options: Any) -> Generator[Generation, Non
                     waited += shown - now
                     if result.stopping:
                         raise KeyboardInterrupt
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, GeneratorExit) as ending:
             result.notes.append(f"interrupted after {filled} draws")
-            result.interrupted = True
-            result.stopping = False
+            result.interrupted, result.stopping = True, False
+            if isinstance(ending, GeneratorExit):  # nobody listens any more, and may still hold the result
+                _write(result, gaps, filled / max(time.perf_counter() - began - waited, 1e-9))
+                result.done = True
+                raise
     _write(result, gaps, filled / max(time.perf_counter() - began - waited, 1e-9))
     result.done = True
     yield result

@@ -62,7 +62,7 @@ def _page(result: Comparison, named: Sequence[str], share: int) -> str:
     """The card, its texts and pictures cut to a share of what they may take."""
     cells, prompts = result.cells, len(result.prompts)
     wanted = len(result.models) * len(result.strategies) * prompts
-    facts = ["compare", ", ".join(result.models), f"{len(result.strategies)} strategies"]
+    facts = ["compare", ", ".join(result.models), _counted(result)]
     facts += [f"{prompts} prompts"] if prompts > 1 else []
     facts += [f"{cells[0].n_tokens // max(len(cells[0].texts), 1):,} tokens" if cells else ""]
     caption = (
@@ -154,6 +154,11 @@ def _data(
         "models": [visible(name) for name in result.models],
         "axes": [ACROSS, UP],
     }, most if cut else 0
+
+
+def _counted(result: Comparison) -> str:
+    count = len(result.strategies)
+    return f"{count} strateg{'ies' if count != 1 else 'y'}"
 
 
 def _named(strategy: str) -> str:
@@ -266,7 +271,7 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _plain(result: Comparison, named: Sequence[str]) -> str:
-    lines = [f"compare · {', '.join(result.models)} · {len(result.strategies)} strategies"]
+    lines = [f"compare · {', '.join(result.models)} · {_counted(result)}"]
     lines += [f"  {'strategy':<28} log-prob  entropy  distinct-1  distinct-2  repeated  self-BLEU  tokens/s"]
     lines += [
         f"  {clip(name, 28):<28} {number(c.logprob, 3):>8}  {number(c.entropy, 3):>7}  {number(c.distinct_1, 2):>10}"

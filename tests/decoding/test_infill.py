@@ -130,3 +130,15 @@ def test_what_cannot_be_is_refused(lm, prompt, options, says):
 def test_a_model_that_only_writes_fills_nothing_in():
     with pytest.raises(lab.LabError, match="fill fills in, and tiny was not trained to"):
         lab.generate(train("tiny", [TEXT], steps=2), "<mask>", strategy="fill")
+
+
+def test_what_nobody_listens_to_any_more_is_whole(lm, monkeypatch):
+    from llm_lab.decoding import infill
+
+    monkeypatch.setattr(infill, "REFRESH_SECONDS", -1)
+    states = infill.infill(lm, "3 green b<mask><mask>tles st<mask>od", strategy="gibbs", sweeps=50, seed=0)
+    state = next(states)
+    states.close()
+    assert state.done
+    assert state.interrupted
+    assert not lm.model.training
