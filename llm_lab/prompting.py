@@ -7,8 +7,10 @@ import math
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from llm_lab.decoding.conditioned import FROM_SOURCE, source_ids
 from llm_lab.decoding.infill import gaps_in
@@ -89,7 +91,6 @@ def run(
         values=[{field: str(row[field]) for field in prompt.fields} for row in rows.values],
         targets=rows.targets,
         metrics={name: metric.unit for name, metric in metrics.items()},
-        shares=frozenset(name for name, metric in metrics.items() if metric.share),
         facts=_facts(own, rows, all(map(_writes, lms))),
         seed=seed,
         notes=notes,
@@ -110,6 +111,7 @@ def run(
                         Answer(template=t, model=m, prompt=rows.prompts[t - 1][one.row], scores=scores, **vars(one))
                         for one, scores in zip(some, scored, strict=True)
                     ]
+                    result.shares = frozenset(name for name, metric in metrics.items() if metric.is_share)
                     # Batches are of prompts of like lengths; a reader wants the rows as they are.
                     result.answers.sort(key=lambda one: (one.model, one.template, one.row, one.sample))
                     yield result
@@ -294,6 +296,12 @@ class _Metric:
     function: Callable[[str, str], Any] | None  # of (text, target); None for what the model itself says of the target
     unit: str = ""
     share: bool = False  # 0 or 1 for each answer
+    given: set[type] = field(default_factory=set)  # the types of what a function of the user's gave
+
+    @property
+    def is_share(self) -> bool:
+        """Known to be 0 or 1: one of ours that is, or one that says True or False."""
+        return self.share or (bool(self.given) and all(issubclass(one, bool | np.bool_) for one in self.given))
 
 
 _UNITS = {"chrf": "0–100", "bleu": "0–100", "target_logprob": "nats/token"}  # of the lab's own that are not 0–1
@@ -344,7 +352,7 @@ def _scored(some: Sequence[_Text], asked: _Asked, metrics: Mapping[str, _Metric]
         given = _given(name, asked, sorted({one.row for one in some}))
     return [
         {
-            name: given[one.row] if metric.function is None else _value(name, metric.function, asked, one)
+            name: given[one.row] if metric.function is None else _value(name, metric, asked, one)
             for name, metric in metrics.items()
         }
         for one in some
@@ -367,11 +375,13 @@ def _given(name: str, asked: _Asked, rows: Sequence[int]) -> dict[int, float]:
     return found
 
 
-def _value(name: str, function: Callable[[str, str], Any], asked: _Asked, one: _Text) -> float:
-    """What a function gives, as a number."""
+def _value(name: str, metric: _Metric, asked: _Asked, one: _Text) -> float:
+    """What its function gives, as a number."""
+    assert metric.function is not None, "what the model says is scored apart"
     why = "is no number (nan)"
     try:
-        given = function(one.text, asked.rows.targets[one.row])
+        given = metric.function(one.text, asked.rows.targets[one.row])
+        metric.given.add(type(given))
     except Exception as error:
         given, why = math.nan, f"failed ({_said(error)})"
     try:

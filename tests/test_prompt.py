@@ -539,6 +539,12 @@ def test_the_rule_of_three_is_for_shares_alone(lm, df):
     first, second, *others = found.scores
     assert (first.interval, second.interval, second.difference, second.difference_interval) == (0.5, 0.5, 0.0, None)
     assert {one.interval for one in others} == {None}
+
+    def right(text, target):
+        return text == target if target == "zzz" else np.bool_(True)
+
+    (said,) = lab.prompt(TEMPLATE, on=df, model=lm, target="french", metrics=right, max_new_tokens=3).scores
+    assert said.interval == 0.5
     assert "±&nbsp;–" in found._repr_mimebundle_()["text/html"]
 
 

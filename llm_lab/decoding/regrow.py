@@ -41,7 +41,7 @@ def _regrow(
     sample: Any,
     at: Any,
     token: Any,
-    seed: int | None = None,
+    seed: Any = None,
 ) -> Iterator[Generation]:
     """The result as it grows by one more text: that of `sample` up to its token `at`, in whose place `token` stands."""
     lm, result = model(), grown()

@@ -86,7 +86,7 @@ def test_gibbs_draws_follow_the_stationary_distribution(lm):
             kept[:, letters] = logits[:, letters] / 2.0
             return kept
 
-    gaps = infill._gaps(lm, "<mask><mask> green", 4000)
+    gaps = infill.gaps_in(lm, "<mask><mask> green", 4000)
     for _ in Only(infill.opt.Gibbs(sweeps=8)).fill(gaps, torch.Generator().manual_seed(0)):
         pass
     seen = Counter((letters.index(a), letters.index(b)) for a, b in gaps.ids[:, 1:3].tolist())
