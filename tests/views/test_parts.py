@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import shutil
 import struct
 import subprocess
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -181,6 +183,17 @@ def test_widget_answers_and_freezes(monkeypatch):
     assert [set(bundle) for bundle in frozen] == [{"text/plain", "text/html"}]
 
 
+def no_loop(test):
+    """Runs a test in a thread of its own: where a browser is driven, the main thread has a loop that is running."""
+
+    @functools.wraps(test)
+    def run(*args, **kwargs):
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(test, *args, **kwargs).result()
+
+    return run
+
+
 def spoken(made, monkeypatch):
     """What a widget says to its page."""
     sent: list[dict] = []
@@ -199,6 +212,7 @@ def growing(result, states=3):
     yield result
 
 
+@no_loop
 def test_playground_writes_what_was_moved_and_says_what_went_wrong(monkeypatch):
     asked = []
     play = fakes.playground()
@@ -233,6 +247,7 @@ def test_playground_writes_what_was_moved_and_says_what_went_wrong(monkeypatch):
     assert len(asked) == 3
 
 
+@no_loop
 def test_a_later_movement_ends_the_writing_before_it(monkeypatch):
     import asyncio
 
@@ -264,6 +279,7 @@ def test_a_later_movement_ends_the_writing_before_it(monkeypatch):
     assert [message["id"] for message in sent if message["kind"] == "done"] == [2]
 
 
+@no_loop
 def test_freezing_while_it_writes_ends_the_writing_first(monkeypatch):
     import asyncio
 
@@ -289,6 +305,7 @@ def test_freezing_while_it_writes_ends_the_writing_first(monkeypatch):
     assert [done for done, _ in saved] == [True]
 
 
+@no_loop
 def test_one_failure_does_not_end_the_widget(monkeypatch):
     play = fakes.playground()
     play.actions["write"] = lambda prompt, options, whole: growing(fakes.generation())
@@ -303,6 +320,7 @@ def test_one_failure_does_not_end_the_widget(monkeypatch):
     assert sent[-1] == {"kind": "done", "id": 2}
 
 
+@no_loop
 def test_a_live_text_regrows_by_its_action(monkeypatch):
     made_by = []
     text = fakes.generation()
@@ -324,6 +342,7 @@ def test_a_live_text_regrows_by_its_action(monkeypatch):
     assert "keep" not in text.actions
 
 
+@no_loop
 def test_chat_says_and_takes_back(monkeypatch):
     talk = fakes.chat()
     said = []
