@@ -102,11 +102,16 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         ways[f"speculative, {k} at a time"] = way(
             f"speculative, {k} at a time", strategy="speculative", top_p=0.95, draft=small, draft_tokens=k
         )
+    ways["the small model alone"] = lambda: sum(
+        map(len, write(small, PROMPT, max_new_tokens=args.tokens, min_new_tokens=args.tokens, seed=next(seeds)).tokens)
+    )
     ways["prompt_lookup"] = way("prompt_lookup", strategy="prompt_lookup", top_p=0.95)
     found["guessing"] = table(turns(ways, args.rounds), "top_p 0.95", notes)
     best = max((row for row in found["guessing"] if row["way"].startswith("speculative")), key=lambda row: row["ratio"])
     verdict = "met" if best["ratio"] >= USEFUL else "missed"
-    print(f"  {best['way']}: × {best['ratio']} ({USEFUL} wanted: {verdict})")
+    alone = next(row["ratio"] for row in found["guessing"] if row["way"] == "the small model alone")
+    why = f"; a guess takes 1/{alone:.1f} of a token of the large model, and {loss['small']:.2f} against {loss['large']:.2f} nats say how far they differ"
+    print(f"  {best['way']}: × {best['ratio']} ({USEFUL} wanted: {verdict}){why}")
 
     print("the cache, and transformers:")
     with tempfile.TemporaryDirectory() as folder:
