@@ -1,0 +1,59 @@
+"""What the verbs return: compact data on the CPU, apart from how it is drawn.
+
+A result holds no torch graph and pins no model. `actions` are callables that the façade fills in ("exact": the value
+under the pointer, …), so that a view can ask Python for more without knowing who answers. The renderer is named by an
+entry string and imported when a result is first shown.
+"""
+
+from __future__ import annotations
+
+from llm_lab.results.base import Piece, Result, in_notebook, mean
+from llm_lab.results.comparisons import Compared, Comparison, RunComparison, RunFacts
+from llm_lab.results.decoding import BeamNode, BeamTree, Fork, Generation, Generations, TokenStatistics
+from llm_lab.results.models import ModelPart, ModelReport, Sample, TrainingReport
+from llm_lab.results.playing import Chat, Control, Message, Playground, StrategyControls
+from llm_lab.results.probes import AttentionMaps, ExpertRouting, Neighbours
+from llm_lab.results.prompts import ANSWER_COLUMNS, Answer, Prompt, PromptResults, PromptScore, mean_interval
+from llm_lab.results.tables import Evaluation, Listing, Score
+from llm_lab.results.texts import CorpusReport, Tokenization, TokenizationRow
+
+__all__ = [
+    "ANSWER_COLUMNS",
+    "Answer",
+    "AttentionMaps",
+    "BeamNode",
+    "BeamTree",
+    "Chat",
+    "Compared",
+    "Comparison",
+    "Control",
+    "CorpusReport",
+    "Evaluation",
+    "ExpertRouting",
+    "Fork",
+    "Generation",
+    "Generations",
+    "Listing",
+    "Message",
+    "ModelPart",
+    "ModelReport",
+    "Neighbours",
+    "Piece",
+    "Playground",
+    "Prompt",
+    "PromptResults",
+    "PromptScore",
+    "Result",
+    "RunComparison",
+    "RunFacts",
+    "Sample",
+    "Score",
+    "StrategyControls",
+    "TokenStatistics",
+    "Tokenization",
+    "TokenizationRow",
+    "TrainingReport",
+    "in_notebook",
+    "mean",
+    "mean_interval",
+]
