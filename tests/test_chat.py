@@ -98,7 +98,7 @@ def test_options_hold_for_all_answers_or_for_one(lm):
 
 
 def test_an_interrupt_keeps_what_was_said(lm, monkeypatch):
-    monkeypatch.setattr("llm_lab.decoding.writing.REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr("llm_lab.decoding.pace.REFRESH_SECONDS", 0.0)
     talk = lab.chat(lm, template="Q: {{user}}\nA: {{assistant}}\n\n\n", strategy="temperature", seed=0)
     for state in talk.actions["say"]("3?", {}):
         if len(state.text) > 3 and not state.done:
@@ -109,7 +109,7 @@ def test_an_interrupt_keeps_what_was_said(lm, monkeypatch):
 
 
 def test_nothing_is_taken_back_while_an_answer_is_written(lm, monkeypatch):
-    monkeypatch.setattr("llm_lab.decoding.writing.REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr("llm_lab.decoding.pace.REFRESH_SECONDS", 0.0)
     talk = lab.chat(lm, "3?", template=TEMPLATE, strategy="greedy")
     states = talk.actions["say"]("7?", {})
     assert not next(states).done

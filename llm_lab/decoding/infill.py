@@ -4,9 +4,9 @@ be filled again, so that there is no next token and no cache."""
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,8 +18,9 @@ from llm_lab.decoding import options as opt
 from llm_lab.decoding.choosing import Choice, choose
 from llm_lab.decoding.conditioned import source_ids
 from llm_lab.decoding.filters import Past
+from llm_lab.decoding.pace import paced
 from llm_lab.decoding.strategy import Strategy, drawn
-from llm_lab.decoding.writer import REFRESH_SECONDS, Writer
+from llm_lab.decoding.writer import Writer
 from llm_lab.errors import BadType, BadValue
 from llm_lab.models.language_model import evaluating
 from llm_lab.results import Generation
@@ -111,34 +112,22 @@ def infill(lm: Writer, prompt: str, **options: Any) -> Generator[Generation, Non
         notes=list(lm.model.about.get("notes", ())),
     )  # fmt: skip
     generator = torch.Generator(lm.device).manual_seed(seed)
-    began = shown = time.perf_counter()
-    waited, filled = 0.0, 0
-    steps = strategy.fill(gaps, generator)
-    with evaluating(lm.model):
-        try:
-            while True:
-                with torch.no_grad():
-                    if next(steps, False) is False:
-                        break
-                filled += len(gaps.ids)
-                now = time.perf_counter()
-                if now - shown > REFRESH_SECONDS:
-                    _write(result, gaps, filled / (now - began - waited))
-                    yield result
-                    shown = time.perf_counter()
-                    waited += shown - now
-                    if result.stopping:
-                        raise KeyboardInterrupt
-        except (KeyboardInterrupt, GeneratorExit) as ending:
-            result.notes.append(f"interrupted after {filled} draws")
-            result.interrupted, result.stopping = True, False
-            if isinstance(ending, GeneratorExit):  # nobody listens any more, and may still hold the result
-                _write(result, gaps, filled / max(time.perf_counter() - began - waited, 1e-9))
-                result.done = True
-                raise
-    _write(result, gaps, filled / max(time.perf_counter() - began - waited, 1e-9))
+    steps = _steps(gaps, strategy.fill(gaps, generator))
+    yield from paced(steps, [result], partial(_write, result, gaps), result, "draws")
     result.done = True
     yield result
+
+
+def _steps(gaps: Gaps, filling: Iterator[None]) -> Iterator[int]:
+    """Fill; says after each step how many places were drawn for, all texts together."""
+    filled = 0
+    with evaluating(gaps.lm.model):
+        while True:
+            with torch.no_grad():
+                if next(filling, False) is False:
+                    return
+            filled += len(gaps.ids)
+            yield filled
 
 
 def _refuse(lm: Writer, choice: Choice, options: dict[str, Any]) -> None:
@@ -185,7 +174,7 @@ def gaps_in(lm: Writer, prompt: str, n: int = 1) -> Gaps:
     )
 
 
-def _write(result: Generation, gaps: Gaps, speed: float) -> None:
+def _write(result: Generation, gaps: Gaps, filled: int, seconds: float) -> None:
     tokenizer = gaps.lm.tokenizer
     inner = [
         i for i, token in enumerate(gaps.ids[0].tolist()) if token not in tokenizer.special_ids or token == gaps.mask
@@ -197,4 +186,4 @@ def _write(result: Generation, gaps: Gaps, speed: float) -> None:
     ]
     result.logprob, result.chosen_prob = gaps.logprob[:, inner].tolist(), gaps.chosen_prob[:, inner].tolist()
     result.texts = [tokenizer.decode(row) for row in rows]
-    result.tokens_per_second = speed
+    result.tokens_per_second = filled / max(seconds, 1e-9)

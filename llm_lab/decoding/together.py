@@ -37,18 +37,8 @@ def stream_all(lm: Writer, prompts: Sequence[str], **options: Any) -> Iterator[G
     repeats it alone. An interrupt keeps what was written, and leaves out the prompts that were not reached.
     """
     result = Generations(name=lm.name, prompts=list(prompts), done=False)
-    stopping = False
     try:
-        for _ in _one_by_one(lm, result, options) if fills(lm, options) else _in_batches(lm, result, options):
-            try:
-                yield result
-            except KeyboardInterrupt:  # whoever draws it was interrupted
-                stopping = True
-                for one in result:
-                    one.request_stop()
-            if (stopping or any(one.interrupted for one in result)) and all(one.done for one in result):
-                result.interrupted = True
-                break
+        yield from _one_by_one(lm, result, options) if fills(lm, options) else _in_batches(lm, result, options)
     except KeyboardInterrupt:  # between two texts: an encoder read a source, a batch was made ready
         result.written = {i: one for i, one in result.written.items() if one.done}
         result.interrupted = True
@@ -60,14 +50,23 @@ def stream_all(lm: Writer, prompts: Sequence[str], **options: Any) -> Iterator[G
     yield result
 
 
-def _one_by_one(lm: Writer, result: Generations, options: dict[str, Any]) -> Iterator[None]:
+def _one_by_one(lm: Writer, result: Generations, options: dict[str, Any]) -> Iterator[Generations]:
     for i, prompt in enumerate(result.prompts):
-        for result.written[i] in stream(lm, prompt, **options):
-            yield
-        options = {**options, "seed": (result.written[i].seed + 1) % MOST_SEEDS}
+        for one in stream(lm, prompt, **options):
+            result.written[i] = one
+            try:
+                yield result
+            except KeyboardInterrupt:  # whoever draws it was interrupted
+                if one.done:
+                    raise
+                one.request_stop()
+        if one.interrupted:
+            result.interrupted = True
+            return
+        options = {**options, "seed": (one.seed + 1) % MOST_SEEDS}
 
 
-def _in_batches(lm: Writer, result: Generations, options: dict[str, Any]) -> Iterator[None]:
+def _in_batches(lm: Writer, result: Generations, options: dict[str, Any]) -> Iterator[Generations]:
     how = setting(lm, options)
     asked = (
         [read(how, prompt, i) for i, prompt in enumerate(result.prompts)] if how.objective not in FROM_SOURCE else None
@@ -77,8 +76,10 @@ def _in_batches(lm: Writer, result: Generations, options: dict[str, Any]) -> Ite
         # A source is read when its turn comes: what an encoder makes of it takes memory.
         some = [asked[i] if asked else read(how, result.prompts[i], i) for i in batch]
         result.written |= {i: one.result for i, one in zip(batch, some, strict=True)}
-        for _ in grow(prepare(how, some)):
-            yield
+        yield from grow(prepare(how, some), result)
+        if any(one.result.interrupted for one in some):
+            result.interrupted = True
+            return
 
 
 def _batches(how: Setting, asked: Sequence[Asked]) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""What writes, and how often it shows what it has written; whose tokens are the same."""
+"""What writes, and whose tokens are the same."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import torch
 from llm_lab.errors import BadValue
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.tokenizers.tokenizer import Tokenizer
-
-REFRESH_SECONDS = 0.2  # between two states of a stream
 
 
 @runtime_checkable

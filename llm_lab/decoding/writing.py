@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,16 +17,19 @@ from llm_lab.decoding.constraints import Constraint, constraint, spelled
 from llm_lab.decoding.infill import infill
 from llm_lab.decoding.loop import decode
 from llm_lab.decoding.options import STRATEGIES
+from llm_lab.decoding.pace import paced
 from llm_lab.decoding.rows import Rows
 from llm_lab.decoding.spelling import Spelling
 from llm_lab.decoding.statistics import statistics
 from llm_lab.decoding.strategy import Generators, Strategy
-from llm_lab.decoding.writer import REFRESH_SECONDS, Writer, need_same_tokens
+from llm_lab.decoding.writer import Writer, need_same_tokens
 from llm_lab.errors import BadType, BadValue, show
 from llm_lab.models.ensemble import Ensemble
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.results import Generation, TokenStatistics
 from llm_lab.tokenizers.tokenizer import Tokenizer
+
+_S = TypeVar("_S")
 
 MOST_SEEDS = 2**63
 _SAMPLED = 12  # vectors of the vocabulary's size that choosing a token holds: logits, sorted, summed, their indices, …
@@ -94,17 +96,7 @@ def stream(
     one = read(how, prompt, given=ids)
     job = prepare(how, [one])
     _check_begin(job, begin)
-    growth = grow(job, begin)
-    try:
-        for _ in growth:
-            try:
-                yield one.result
-            except KeyboardInterrupt:  # whoever draws it was interrupted
-                if one.result.done:
-                    raise
-                one.result.request_stop()
-    finally:
-        growth.close()
+    yield from grow(job, one.result, begin)
 
 
 def fills(lm: Writer, options: Mapping[str, Any]) -> bool:
@@ -112,33 +104,12 @@ def fills(lm: Writer, options: Mapping[str, Any]) -> bool:
     return "fills" in STRATEGIES.entry(options.get("strategy") or usual(lm)).supports
 
 
-def grow(job: Job, begin: Sequence[int] = ()) -> Generator[None, None, None]:
-    """Write; gives way a few times a second, its results being up to date, and when they are `done`."""
-    results = [one.result for one in job.asked]
+def grow(job: Job, shown: _S, begin: Sequence[int] = ()) -> Generator[_S, None, None]:
+    """Write; gives `shown` a few times a second, its results being up to date, and when they are `done`."""
     ended = _ending(job.setting.choice.general.stop, job.must, job.setting.lm.tokenizer)
-    began = shown = time.perf_counter()
-    waited = 0.0  # the time that whoever shows the stream takes is not the model's
-    tokens = 0
-    try:
-        for rows in decode(job.rows, job.strategy, job.generator, ended, begin):
-            tokens = rows.written
-            now = time.perf_counter()
-            if now - shown > REFRESH_SECONDS:
-                _fill(job, now - began - waited)
-                yield
-                shown = time.perf_counter()
-                waited += shown - now
-                if any(result.stopping for result in results):
-                    raise KeyboardInterrupt
-    except KeyboardInterrupt:  # what was written stays
-        _interrupted(results, tokens)
-    except GeneratorExit:  # nobody listens any more, and may still hold the results
-        _interrupted(results, tokens)
-        _fill(job, time.perf_counter() - began - waited)
-        for result in results:
-            result.done = True
-        raise
-    _fill(job, time.perf_counter() - began - waited)
+    steps = (rows.written for rows in decode(job.rows, job.strategy, job.generator, ended, begin))
+    results = [one.result for one in job.asked]
+    yield from paced(steps, results, lambda _, seconds: _fill(job, seconds), shown, "tokens")
     lm, objective = job.setting.lm, job.setting.objective
     for one in job.asked:
         one.result.beams = job.strategy.beams(job.rows, lm.tokenizer)
@@ -147,13 +118,7 @@ def grow(job: Job, begin: Sequence[int] = ()) -> Generator[None, None, None]:
             _statistics, lm.model.weakly(), lm.tokenizer, one.result.prompt, objective, one.start
         )
         one.result.done = True
-    yield
-
-
-def _interrupted(results: Sequence[Generation], tokens: int) -> None:
-    for result in results:
-        result.notes.append(f"interrupted after {tokens} tokens")
-        result.interrupted, result.stopping = True, False
+    yield shown
 
 
 def before_last(states: Generator[Generation, None, None]) -> Generator[Generation, None, Generation]:

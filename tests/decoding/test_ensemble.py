@@ -334,13 +334,12 @@ def test_several_prompts_are_written_on_together(lms):
 @pytest.mark.parametrize("how", ["alone", "probs", "vote", "several"])
 def test_an_interrupt_while_a_text_is_drawn_ends_it(lms, monkeypatch, how):
     """The first drawing is interrupted; what was written until then is the result."""
-    from llm_lab.decoding import writing
     from llm_lab.views.live import Live
 
     def interrupted(self, result):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(writing, "REFRESH_SECONDS", -1)
+    monkeypatch.setattr("llm_lab.decoding.pace.REFRESH_SECONDS", -1)
     monkeypatch.setattr(Live, "update", interrupted)
     which = {"model": lms[0]} if how in ("alone", "several") else {"model": lms, "ensemble": how}
     prompt = ["1 green", "2"] if how == "several" else "1 green"

@@ -135,7 +135,7 @@ def test_a_model_that_only_writes_fills_nothing_in():
 def test_what_nobody_listens_to_any_more_is_whole(lm, monkeypatch):
     from llm_lab.decoding import infill
 
-    monkeypatch.setattr(infill, "REFRESH_SECONDS", -1)
+    monkeypatch.setattr("llm_lab.decoding.pace.REFRESH_SECONDS", -1)
     states = infill.infill(lm, "3 green b<mask><mask>tles st<mask>od", strategy="gibbs", sweeps=50, seed=0)
     state = next(states)
     states.close()

@@ -161,7 +161,7 @@ def test_what_cannot_be_regrown_says_so(lm):
 
 
 def test_an_interrupt_keeps_what_was_written_on(lm, monkeypatch):
-    monkeypatch.setattr("llm_lab.decoding.writing.REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr("llm_lab.decoding.pace.REFRESH_SECONDS", 0.0)
     gen = lab.generate(lm, "1", max_new_tokens=30, seed=0)
     for state in gen.actions["regrow"](0, 2, other(lm, gen, 2)):
         if len(state.pieces) > 1 and len(state.pieces[1]) == 8 and not state.done:
@@ -185,7 +185,7 @@ def test_masks_that_were_filled_cannot_be_regrown(lm):
 
 
 def test_what_nobody_listens_to_any_more_is_whole(lm, monkeypatch):
-    monkeypatch.setattr("llm_lab.decoding.writing.REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr("llm_lab.decoding.pace.REFRESH_SECONDS", 0.0)
     states = stream(lm, "1", max_new_tokens=30, seed=0)
     state = next(state for state in states if len(state.pieces[0]) == 5)
     states.close()
@@ -195,7 +195,7 @@ def test_what_nobody_listens_to_any_more_is_whole(lm, monkeypatch):
 
 
 def test_a_mode_that_is_set_while_it_writes_is_found_so(lm, monkeypatch):
-    monkeypatch.setattr("llm_lab.decoding.writing.REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr("llm_lab.decoding.pace.REFRESH_SECONDS", 0.0)
     modes = []
     monkeypatch.setattr(
         Rows, "append", lambda self, step, append=Rows.append: (modes.append(self.model.training), append(self, step))

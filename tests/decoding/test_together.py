@@ -216,7 +216,7 @@ def test_an_interrupt_keeps_what_was_written(lm, monkeypatch):
 
 
 def test_grown_states_are_whole_results(lm, monkeypatch):
-    monkeypatch.setattr(writing, "REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr("llm_lab.decoding.pace.REFRESH_SECONDS", 0.0)
     states = [(len(one), one.done, str(one)) for one in together.stream_all(lm, PROMPTS, max_new_tokens=4, seed=0)]
     assert [done for _, done, _ in states][-1] and not any(done for _, done, _ in states[:-1])
     assert len(states) > 4
