@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llm_lab.decoding.choosing import choose
-from llm_lab.decoding.writing import stream
+from llm_lab.decoding.writing import before_end, stream
 from llm_lab.errors import BadType, BadValue, show
 from llm_lab.results import Chat, Message
 from llm_lab.store.lm import LM
@@ -51,7 +51,7 @@ def chat(lm: LM, options: Mapping[str, Any], template: str | None, system: str |
         )
         try:
             for found in stream(lm, prompt, ids=ids, ends=ends, **{**asked, "stop": stop or None}):
-                answer = _answer(found.continuations[0] if found.texts else "", stop)
+                answer = before_end(found.continuations[0] if found.texts else "", stop).strip()
                 made.messages = [*said, Message("assistant", answer, found)]
                 made.done = found.done
                 if found.done:
@@ -72,12 +72,6 @@ def chat(lm: LM, options: Mapping[str, Any], template: str | None, system: str |
 
     made.actions |= {"say": say, "undo": undo}
     return made
-
-
-def _answer(text: str, stop: tuple[str, ...]) -> str:
-    """What was written, without what ended it."""
-    at = min((i for word in stop if (i := text.find(word)) >= 0), default=len(text))
-    return text[:at].strip()
 
 
 def _fitting(lm: LM, template: ChatTemplate, said: list[Message], new: int) -> tuple[str, list[int] | None, int]:

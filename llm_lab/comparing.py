@@ -3,7 +3,6 @@ models by the runs that made them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -15,7 +14,7 @@ from llm_lab.errors import BadType, BadValue, show
 from llm_lab.metrics.diversity import distinct, repetition, self_bleu
 from llm_lab.models.presets import PresetOptions
 from llm_lab.options import specs
-from llm_lab.results import Compared, Comparison, Generation, RunComparison, RunFacts
+from llm_lab.results import Compared, Comparison, Generation, RunComparison, RunFacts, mean
 from llm_lab.store.lm import LM
 from llm_lab.store.runs import number
 
@@ -95,8 +94,6 @@ def _for(own: Mapping[str, Any], shared: Mapping[str, Any]) -> tuple[dict[str, A
 
 def _measured(found: Generation, lm: LM, name: str, prompt: int) -> Compared:
     """One cell: what was written, and its numbers."""
-    logprobs = [x for sample in found.logprob for x in sample if math.isfinite(x)]
-    entropy = [float(x) for one in found.statistics for x in one.entropy]
     written = found.tokens
     texts = found.continuations
     return Compared(
@@ -105,8 +102,8 @@ def _measured(found: Generation, lm: LM, name: str, prompt: int) -> Compared:
         prompt=prompt,
         options=dict(found.options),
         texts=texts,
-        logprob=sum(logprobs) / len(logprobs) if logprobs else math.nan,
-        entropy=sum(entropy) / len(entropy) if entropy else math.nan,
+        logprob=mean(x for sample in found.logprob for x in sample),
+        entropy=mean(float(x) for one in found.statistics for x in one.entropy),
         distinct_1=distinct(written, 1),
         distinct_2=distinct(written, 2),
         repetition=repetition(written),

@@ -16,6 +16,7 @@ from llm_lab.decoding.conditioned import FROM_SOURCE, source_ids
 from llm_lab.decoding.infill import gaps_in
 from llm_lab.decoding.options import DRAWS, FILLS, STRATEGIES
 from llm_lab.decoding.together import stream_all
+from llm_lab.decoding.writing import before_end
 from llm_lab.errors import BadType, BadValue, LabError, listing, show
 from llm_lab.filling import Rows, filled, named, separator_of, unescaped
 from llm_lab.metrics.continuations import check_continuation, continuation_logprobs
@@ -233,8 +234,7 @@ def _texts(lm: Writer, row: int, found: Generation, stop: Sequence[str]) -> list
         texts = [lm.tokenizer.decode(ids) for ids in filled]
     made = []
     for sample, (text, logs) in enumerate(zip(texts, found.logprob, strict=True)):
-        end = min([at for word in stop if (at := text.find(word)) >= 0], default=len(text))
-        made.append(_Text(row, sample, text[:end].strip(), mean(logs)))
+        made.append(_Text(row, sample, before_end(text, stop).strip(), mean(logs)))
     return made
 
 

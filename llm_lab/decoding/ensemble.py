@@ -18,8 +18,9 @@ from llm_lab.decoding.writing import before_last, beginning, stream, usual
 from llm_lab.errors import BadType, BadValue, listing
 from llm_lab.models.ensemble import Ensemble, shares
 from llm_lab.results import Generation, TokenStatistics
-from llm_lab.store.lm import LM
+from llm_lab.store.lm import LM, in_common
 
+_ABOUT = ("corpus", "held_out", "chat_template")
 _TRAINED = ("objective", "objective_options", "mix", "weights")  # what says how a model was trained
 _TASKS = {"next_token": "clm", "fill": "mlm"}  # what models that were trained in different ways may have in common
 
@@ -84,17 +85,11 @@ def _common(lms: Sequence[LM]) -> dict[str, Any]:
             f"model: there is no kind of writing that all of them can do ({has}); models of one objective would do"
         )
 
-    def agree(*keys: str) -> bool:
-        return all(lm.info.get(key) == first.info.get(key) for lm in others for key in keys)
-
-    info: dict[str, Any] = {
-        key: first.info[key] for key in ("corpus", "held_out", "chat_template") if key in first.info and agree(key)
-    }
-    ends = [lm.info["ends"] for lm in lms if "ends" in lm.info]
-    info |= {"ends": any(ends)} if ends else {}
-    if agree(*_TRAINED) and not any(len(lm.extras) for lm in lms):
-        return info | {key: first.info[key] for key in _TRAINED if key in first.info}
-    return info | {"objective": first.objectives[0] if first.objectives[0] in FROM_SOURCE else ",".join(tasks)}
+    alike = all(lm.info.get(key) == first.info.get(key) for lm in others for key in _TRAINED)
+    if alike and not any(len(lm.extras) for lm in lms):
+        return in_common(lms, (*_ABOUT, *_TRAINED))
+    objective = first.objectives[0] if first.objectives[0] in FROM_SOURCE else ",".join(tasks)
+    return in_common(lms, _ABOUT) | {"objective": objective}
 
 
 def _way(lm: LM) -> str:

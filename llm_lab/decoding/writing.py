@@ -324,6 +324,11 @@ def _ending(
     return ended
 
 
+def before_end(text: str, stop: Sequence[str]) -> str:
+    """What was written before the first of the texts that end it."""
+    return text[: min((at for word in stop if (at := text.find(word)) >= 0), default=len(text))]
+
+
 def _check_memory(lm: Writer, rows: int, prompt: int, new: int, source: int = 0) -> None:
     """Refuse more texts than memory holds before any of it is taken: on a CPU the system would kill the kernel."""
     for row, free, place in _needed(lm, prompt, new, source):

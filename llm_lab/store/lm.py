@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -194,6 +194,14 @@ class LM:
         size = sum(p.numel() for p in self.model.parameters())
         where = f", run {self.run.id}" if self.run else ""
         return f"<LM {self.name}: {size / 1e6:.2f} M parameters, {self.tokenizer!r}, context {self.max_seq_len}{where}>"
+
+
+def in_common(lms: Sequence[LM], keys: Iterable[str]) -> dict[str, Any]:
+    """What the models' `info` says alike under these keys; where one learned that documents end, they end."""
+    first = lms[0].info
+    found = {key: first[key] for key in keys if key in first and all(lm.info.get(key) == first[key] for lm in lms)}
+    ends = [lm.info["ends"] for lm in lms if "ends" in lm.info]
+    return found | ({"ends": any(ends)} if ends else {})
 
 
 def called(lms: Sequence[LM]) -> str:

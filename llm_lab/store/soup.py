@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from llm_lab.errors import BadValue
 from llm_lab.models.ensemble import shares
 from llm_lab.results import Listing
-from llm_lab.store.lm import LM
+from llm_lab.store.lm import LM, in_common
 
 _SAME = (
     "chat_template",
@@ -55,20 +55,14 @@ def soup(lms: Sequence[LM], name: str, weights: Sequence[float] | None = None) -
     model.about = {}
     model.eval()
     table = [_part(lm, share) for lm, share in zip(lms, each, strict=True)]
-    info = {key: first.info[key] for key in _SAME if key in first.info and _agree(lms, key)}
-    ends = [lm.info["ends"] for lm in lms if "ends" in lm.info]
-    info |= {"ends": any(ends)} if ends else {}
-    lm = LM(name, model, first.tokenizer, info=info | {"soup": table}, extras=extras.eval())
+    info = in_common(lms, _SAME) | {"soup": table}
+    lm = LM(name, model, first.tokenizer, info=info, extras=extras.eval())
     lm.report = _report(lm, lms, table, weights)
     return lm
 
 
 def _whole(lm: LM) -> nn.ModuleDict:
     return nn.ModuleDict({"model": lm.model, "extras": lm.extras})
-
-
-def _agree(lms: Sequence[LM], key: str) -> bool:
-    return all(lm.info.get(key) == lms[0].info.get(key) for lm in lms)
 
 
 def _need_same_make(one: LM, other: LM) -> None:

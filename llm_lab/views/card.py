@@ -21,6 +21,7 @@ CARD = (
 )
 MONO = "white-space:pre-wrap;overflow-wrap:break-word;font-family:monospace;background:none"
 TABLE = "width:100%;border-collapse:collapse;table-layout:auto;margin:0;font-size:13px"
+BREAK = "⏎\n"  # a line break that is seen, and breaks
 MOST = 290_000  # bytes of a view
 BLUE, ORANGE = "#3d7de6", "#e07b1a"
 
@@ -44,6 +45,11 @@ def visible(text: str) -> str:
     if named and unicodedata.combining(named[0]):
         named = "◌" + named  # a lone accent would sit on its neighbour
     return named or "∅"
+
+
+def readable(text: str, between: str = "\n") -> str:
+    """A text whose lines are each as a person may read them; empty ones stay empty."""
+    return between.join(visible(line) if line else "" for line in text.split("\n"))
 
 
 def is_rtl(text: str) -> bool:

@@ -10,7 +10,7 @@ from llm_lab.errors import LabError
 from llm_lab.results import Chat, Message
 from llm_lab.views import tokens
 from llm_lab.views.bundle import esm
-from llm_lab.views.card import HAIR, MONO, MUTED, bundle, card, clip, esc, is_rtl, small, visible
+from llm_lab.views.card import HAIR, MONO, MUTED, bundle, card, clip, esc, is_rtl, readable, small
 from llm_lab.views.widget import kernel_widget
 
 _LENGTH = 4000  # characters of one message that are shown
@@ -65,11 +65,11 @@ def _message(message: Message, name: str) -> str:
 
 
 def _shown(text: str) -> str:
-    return "\n".join(visible(line) if line else "" for line in clip(text, _LENGTH).split("\n"))
+    return readable(clip(text, _LENGTH))
 
 
 def _line(template: str) -> str:
-    return "⏎".join(visible(line) if line else "" for line in clip(template, 400).split("\n"))
+    return readable(clip(template, 400), "⏎")
 
 
 def chat_widget(result: Chat) -> Any:
@@ -108,8 +108,6 @@ def _widget_class() -> type:
                 written = there[message["message"]].generation
                 if written is not None and written.done:
                     self.send({"kind": "tokens", "message": message["message"], "page": tokens.page_of(written)})
-            elif kind == "stop":
-                self.halt()
 
         def halt(self) -> None:
             for one in self._result.messages[-1:]:

@@ -11,7 +11,22 @@ from typing import Any
 from llm_lab.results import Compared, Comparison
 from llm_lab.views import beams, svg
 from llm_lab.views.bundle import live
-from llm_lab.views.card import MONO, bundle, card, clip, columns, esc, fitting, number, si, small, table, visible
+from llm_lab.views.card import (
+    BREAK,
+    MONO,
+    bundle,
+    card,
+    clip,
+    columns,
+    esc,
+    fitting,
+    number,
+    readable,
+    si,
+    small,
+    table,
+    visible,
+)
 
 WIDTH, HEIGHT = 400, 250
 ROWS = 60  # of the static table
@@ -137,7 +152,7 @@ def _data(
                 "notes": [visible(note) for note in cell.notes],
                 "shown": [measure.show(value) for measure, value in zip(MEASURES, values, strict=True)],
                 "values": [float(f"{value:.5g}") if math.isfinite(value) else None for value in values],
-                "texts": [_visible(clip(text, most)) for text in cell.texts[:each]],
+                "texts": [readable(clip(text, most), BREAK) for text in cell.texts[:each]],
                 "first": visible(clip(cell.texts[0].strip(), 60)) if cell.texts else "",
                 "left": len(cell.texts[each:]),
                 "beams": vars(picture) if picture is not None else None,
@@ -195,7 +210,7 @@ def _texts(result: Comparison, named: Sequence[str], trees: Mapping[int, beams.P
             texts = cell.texts[:1] if many else cell.texts
             shown = small("".join(f"{esc(line)}<br>" for line in [_about(cell), *cell.notes]))
             shown += "".join(
-                f'<pre style="{MONO};font-size:12px;line-height:1.5;margin:0 0 5px;padding:0">{esc(_visible(clip(text, LENGTH)))}</pre>'
+                f'<pre style="{MONO};font-size:12px;line-height:1.5;margin:0 0 5px;padding:0">{esc(readable(clip(text, LENGTH), BREAK))}</pre>'
                 for text in texts
             )
             shown += beams.boxed(trees[i]) if i in trees else ""
@@ -205,10 +220,6 @@ def _texts(result: Comparison, named: Sequence[str], trees: Mapping[int, beams.P
                 ["strategy", "writes"], rows, left=(0, 1)
             )
     return page
-
-
-def _visible(text: str) -> str:
-    return "⏎\n".join(visible(line) if line else "" for line in text.split("\n"))
 
 
 def _chart(cells: Sequence[Compared], named: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from llm_lab.results import Generations, mean
-from llm_lab.views.card import MONO, bundle, card, clip, esc, fitting, number, small, table, visible
+from llm_lab.views.card import MONO, bundle, card, clip, esc, fitting, number, readable, small, table, visible
 
 SHOWN = 30  # prompts; .to_pandas() has all
 TEXTS = 600  # of all prompts together
@@ -75,5 +75,4 @@ def _page(result: Generations, facts: list[str], notes: list[str], each: int, le
 def _block(text: str, length: int) -> str:
     """A text in a cell, with the breaks it has."""
     style = f"{MONO};font-size:12px;line-height:1.5;margin:0 0 4px;padding:0"
-    lines = [visible(line) if line else "" for line in clip(text, length).split("\n")]
-    return f'<pre dir="auto" style="{style}">{esc(chr(10).join(lines))}</pre>'
+    return f'<pre dir="auto" style="{style}">{esc(readable(clip(text, length)))}</pre>'

@@ -74,9 +74,7 @@ def _widget_class() -> type:
             self._actions.pop("keep", None)
 
         def heard(self, kind: str, message: dict[str, Any]) -> None:
-            if kind == "stop":
-                self.halt()
-            elif kind == "write":
+            if kind == "write":
                 prompt, options = message.get("prompt"), message.get("options")
                 if isinstance(prompt, str) and isinstance(options, Mapping):
                     self.go(message.get("id"), self._actions["write"](prompt, options, True))

@@ -7,7 +7,21 @@ from collections.abc import Sequence
 
 from llm_lab.results import Answer, Prompt, PromptResults, PromptScore
 from llm_lab.templates import Slot, Template
-from llm_lab.views.card import HAIR, MONO, MUTED, bundle, card, clip, esc, fitting, number, small, table, visible
+from llm_lab.views.card import (
+    HAIR,
+    MONO,
+    MUTED,
+    bundle,
+    card,
+    clip,
+    esc,
+    fitting,
+    number,
+    readable,
+    small,
+    table,
+    visible,
+)
 
 ROWS = 10  # shown; .to_pandas() has all
 KINDS = 4  # columns of answers: templates times models
@@ -108,7 +122,7 @@ def _templates(result: Prompt, share: int) -> str:
 def _parts(template: Template, room: int) -> str:
     page = ""
     for part in template.parts:
-        page += esc(_lines(clip(part, room))) if isinstance(part, str) else _slot(part)
+        page += esc(readable(clip(part, room))) if isinstance(part, str) else _slot(part)
         room -= len(part) if isinstance(part, str) else len(part.field) + 4
         if room <= 0:
             return page if page.endswith("…") else page + "…" * (part is not template.parts[-1])
@@ -129,11 +143,7 @@ def _pre(content: str) -> str:
 
 
 def _block(text: str, limit: int) -> str:
-    return _pre(esc(_lines(clip(text, limit)))).replace("margin:2px 0", "margin:6px 0", 1)
-
-
-def _lines(text: str) -> str:
-    return "\n".join(visible(line) if line else "" for line in text.split("\n"))
+    return _pre(esc(readable(clip(text, limit)))).replace("margin:2px 0", "margin:6px 0", 1)
 
 
 def _kind(result: PromptResults, template: int, model: int) -> str:
@@ -253,7 +263,7 @@ def _answer(answer: Answer, judged: str, length: int) -> str:
 
 def _text(text: str, length: int) -> str:
     """A text on lines of its own, or – where there is none."""
-    shown = esc(_lines(clip(text, length))).replace("\n", "<br>") if text else "–"
+    shown = esc(readable(clip(text, length))).replace("\n", "<br>") if text else "–"
     return f'<span dir="auto" style="overflow-wrap:anywhere">{shown}</span>'
 
 

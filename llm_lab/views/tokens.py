@@ -6,17 +6,33 @@ import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from llm_lab.results import Generation, Piece, Tokenization
+from llm_lab.results import Generation, Piece, Tokenization, mean
 from llm_lab.views import beams
 from llm_lab.views.bundle import live
-from llm_lab.views.card import HAIR, MONO, MUTED, bundle, card, clean, clip, esc, is_rtl, number, si, table, visible
+from llm_lab.views.card import (
+    BREAK,
+    HAIR,
+    MONO,
+    MUTED,
+    bundle,
+    card,
+    clean,
+    clip,
+    esc,
+    fitting,
+    is_rtl,
+    number,
+    readable,
+    si,
+    table,
+    visible,
+)
 
 PRE = f"{MONO};font-size:13px;line-height:1.75;margin:2px 0 8px;padding:0"
 MAX_TOKENS = 3000  # drawn one by one; what is longer is cut, and says so
 MAX_TEXTS = 100
 STREAMED = 600  # tokens, while they are written
 PROMPT = 4000  # characters of prompts, over all texts
-LIMIT = 280_000  # bytes of a view; where there are more, less is drawn
 MAX_RUNNERS_UP = 6000  # sent along with texts; the longer they are, the fewer each token has, and at last none
 TOP_BITS = 7.0  # surprisal inked in full
 LEVELS = 8
@@ -59,29 +75,25 @@ def tokenization(result: Tokenization) -> dict[str, str]:
 
 def generation(result: Generation) -> dict[str, str]:
     """What a model wrote: the prompt plain, each token inked by its surprisal in bits."""
-    own = [len(sample) - _begins(result, i) for i, sample in enumerate(result.pieces)]
-    count = sum(own)
-    written = (lp for i, sample in enumerate(result.logprob) for lp in sample[_begins(result, i) :])
-    bits = [-lp / math.log(2) for lp in written if math.isfinite(lp)]
-    mean = sum(bits) / len(bits) if bits else None
-    for part in (1.0, 0.5, 0.25, 0.1, 0.03):
-        fit = _fit(result, part)
-        body = f'<div style="overflow:hidden">{_samples(result, fit)}</div>'
+    plain = "\n---\n".join(result.texts)
+    page = fitting(_page(result, _fit(result, part)) for part in (1.0, 0.5, 0.25, 0.1, 0.03))
+    return bundle("\n".join([plain, *result.notes]), page)
+
+
+def _page(result: Generation, fit: _Fit) -> str:
+    own = [logprob[_begins(result, i) :] for i, logprob in enumerate(result.logprob)]
+    bits = -mean(x for logprobs in own for x in logprobs) / math.log(2)
+    body = f'<div style="overflow:hidden">{_samples(result, fit)}</div>'
+    if any(own):
         ramp = "".join(f'<span style="background:{_orange(level)}">&nbsp;&nbsp;</span>' for level in range(LEVELS + 1))
         legend = f"Ground: surprisal, 0&nbsp;{ramp}&nbsp;{TOP_BITS:g} bits and more"
-        legend += f" · mean {number(mean, 2)} bits per token" if mean is not None else ""
-        body += f'<div style="{MUTED};font-size:12px">{legend}</div>' if count else ""
-        if result.done and count:
-            body = live("tokens", body, page_of(result, fit))
-        if len(body) < LIMIT:
-            break
+        legend += "" if math.isnan(bits) else f" · mean {number(bits, 2)} bits per token"
+        body += f'<div style="{MUTED};font-size:12px">{legend}</div>'
+        body = live("tokens", body, page_of(result, fit)) if result.done else body
     body += beams.tree(result.beams)
     notes = [*result.notes, *(_left_out(result, fit) if result.done else [])]
-    caption = "<br>".join(map(esc, notes))
     hint = "" if result.done else "writing…"
-    page = card(result.name, _facts(result), body, caption=caption, hint=hint)
-    plain = "\n---\n".join(result.texts)
-    return bundle("".join([plain, *(f"\n{note}" for note in result.notes)]), page)
+    return card(result.name, _facts(result), body, caption="<br>".join(map(esc, notes)), hint=hint)
 
 
 def told(result: Generation) -> dict[str, Any]:
@@ -194,7 +206,7 @@ def _tree(result: Generation) -> list[tuple[int, int]]:
 
 def _samples(result: Generation, fit: _Fit) -> str:
     room = fit.room
-    prompt = _breaks(clip(result.prompt, PROMPT // fit.texts + 100)) if result.continues else ""
+    prompt = esc(_prompt(result, PROMPT // fit.texts + 100))
     page = ""
     for i, depth in _tree(result)[: fit.texts]:
         begins = _begins(result, i)
@@ -255,12 +267,11 @@ def _token(piece: Piece) -> str:
 
 
 def _shown(piece: Piece) -> str:
-    return "\n".join(visible(part) if part else "" for part in piece.text.replace("\n", "⏎\n").split("\n")) or "∅"
+    return readable(piece.text, BREAK) or "∅"
 
 
-def _breaks(text: str) -> str:
-    lines = [visible(line) if line else "" for line in text.split("\n")]
-    return esc("⏎\n".join(lines))
+def _prompt(result: Generation, limit: int) -> str:
+    return readable(clip(result.prompt, limit), BREAK) if result.continues else ""
 
 
 def page_of(
@@ -272,7 +283,7 @@ def page_of(
     tree = _tree(result)[:texts]
     drawn = [(i, depth) for i, depth in tree if only is None or i in only]
     statistics = _thoughts(result, room, [i for i, _ in drawn], most) if result.done else {}
-    prompt = _lines(result, PROMPT // texts + 100)
+    prompt = _prompt(result, PROMPT // texts + 100)
 
     def numbers(values: Sequence[float], low: float, write: Callable[[float], str]) -> list[float | None]:
         return [float(write(v)) if math.isfinite(v) else None if math.isnan(v) else low for v in values]
@@ -302,12 +313,6 @@ def page_of(
         }
 
     return {"samples": [sample(i, depth) for i, depth in drawn], "order": [i for i, _ in tree], "top": TOP_BITS}
-
-
-def _lines(result: Generation, limit: int) -> str:
-    if not result.continues:
-        return ""
-    return "⏎\n".join(visible(line) if line else "" for line in clip(result.prompt, limit).split("\n"))
 
 
 def _thoughts(result: Generation, room: int, drawn: Sequence[int], most: int) -> dict[int, dict[str, Any]]:

@@ -69,6 +69,8 @@ def kernel_widget() -> type:
             kind = message.get("kind") if isinstance(message, dict) else None
             if kind == "freeze":
                 self.freeze()
+            elif kind == "stop":
+                self.halt()
             elif kind is not None:
                 self.heard(kind, message)
 

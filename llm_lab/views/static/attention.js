@@ -1,4 +1,4 @@
-import { number, paint, step, ink, el } from "./shared.js";
+import { number, paint, step, ink, el, freezeButton } from "./shared.js";
 
 /**
  * All heads as small maps, one enlarged. Works alone on 8-bit maps; where a kernel answers, it asks for exact values.
@@ -185,10 +185,7 @@ function render({ model, el: root }) {
   const legend = el("div", { class: "lab-muted lab-small" }, "0 ", ramp, " 1 of a query's attention");
   const bar = el("div", { class: "lab-bar" });
   if (asks) {
-    const freeze = el("button", { class: "lab-button", type: "button" }, "freeze");
-    freeze.title = "Replace this by a view that needs no kernel and is saved with the notebook";
-    freeze.addEventListener("click", () => model.send({ kind: "freeze" }));
-    bar.append(el("b", {}, model.get("title")), el("span", { class: "lab-muted lab-grow" }, model.get("subtitle")), freeze);
+    bar.append(el("b", {}, model.get("title")), el("span", { class: "lab-muted lab-grow" }, model.get("subtitle")), freezeButton(() => model.send({ kind: "freeze" })));
     root.append(bar);
   }
   const help = el("div", { class: "lab-muted lab-small" }, "Each square is one head: queries down, keys across. Click, or move with the arrow keys.");

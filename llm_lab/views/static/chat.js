@@ -1,4 +1,5 @@
-import { el, ownKeys, patience } from "./shared.js";
+import { kernelCard } from "./kernel.js";
+import { el } from "./shared.js";
 import { tokensView } from "./tokens.js";
 
 /**
@@ -11,32 +12,16 @@ import { tokensView } from "./tokens.js";
  * @returns {() => void} clean-up
  */
 function talk({ model, el: root }) {
-  root.classList.add("llm-lab", "lab-play");
-  const keys = ownKeys(root);
-  let turn = 0;
-  let writing = false;
   let said = "";
-
-  const facts = el("span", { class: "lab-muted lab-grow" }, model.get("facts").join(" · "));
+  const card = kernelCard({ model, root, silence: () => (box.value ||= said) });
+  card.facts.textContent = model.get("facts").join(" · ");
   const button = (/** @type {string} */ name, /** @type {string} */ title, /** @type {() => void} */ act) => {
     const made = el("button", { class: "lab-button", type: "button", title }, name);
     made.addEventListener("click", act);
     return made;
   };
-  const kernel = patience((text) => {
-    wrong(text);
-    box.value ||= said;
-  });
-  /** @param {Record<string, any>} message */
-  function tell(message) {
-    kernel.asked();
-    model.send(message);
-  }
-  const stop = button("stop", "End the answer here (the notebook's own ■ does not reach what a card writes)", () => model.send({ kind: "stop" }));
-  const undo = button("undo", "Take the last exchange away", () => tell({ kind: "undo" }));
-  const freeze = button("freeze", "Replace this by a view that needs no kernel and is saved with the notebook", () => tell({ kind: "freeze" }));
+  const undo = button("undo", "Take the last exchange away", () => card.tell({ kind: "undo" }));
   const lines = el("div", { class: "lab-lines", role: "log", "aria-live": "polite", tabindex: 0, "aria-label": "conversation" });
-  const says = el("div", { class: "lab-small lab-says", role: "status" });
   const box = /** @type {HTMLTextAreaElement} */ (
     el("textarea", { class: "lab-box lab-prompt-box", rows: 2, "aria-label": "message", placeholder: "Say something; Enter sends it, Shift+Enter breaks the line" })
   );
@@ -64,12 +49,6 @@ function talk({ model, el: root }) {
     return made;
   }
 
-  /** @param {boolean} now */
-  function busy(now) {
-    writing = now;
-    stop.hidden = !now;
-  }
-
   /** @param {Message[]} messages */
   function put(messages) {
     const out = model.get("left_out");
@@ -83,39 +62,30 @@ function talk({ model, el: root }) {
     const messages = /** @type {Message[]} */ (model.get("messages"));
     put(messages);
     undo.hidden = !messages.some(({ role }) => role === "user");
-    says.textContent = model.get("notes").join(" · ");
-    says.classList.remove("lab-wrong");
-  }
-
-  /** @param {string} text */
-  function wrong(text) {
-    says.textContent = text;
-    says.classList.add("lab-wrong");
+    card.say(model.get("notes").join(" · "));
   }
 
   function send() {
-    if (writing || !box.value.trim()) return;
-    turn += 1;
-    busy(true);
+    if (card.isWriting() || !box.value.trim()) return;
     said = box.value;
-    tell({ kind: "say", text: said, id: turn });
+    card.ask({ kind: "say", text: said });
     box.value = "";
   }
 
   const heard = (/** @type {any} */ message) => {
-    kernel.heard();
+    card.heard();
     if (message?.kind === "tokens") {
       const inside = asked.get(message.message);
       if (inside?.children.length === 1) inside.append(tokensView(message.page).root);
-    } else if (message?.kind === "error" && message.id === undefined) wrong(message.text); // what is written goes on
-    if (message?.id !== turn) return;
+    } else if (message?.kind === "error" && message.id === undefined) card.say(message.text, true); // what is written goes on
+    if (!card.own(message)) return;
     if (message.kind === "state") {
       put([...model.get("messages"), ...message.messages]);
     } else {
-      busy(false);
+      card.busy(false);
       draw();
       if (message.kind === "error") {
-        wrong(message.text);
+        card.say(message.text, true);
         box.value ||= said; // to be said in other words
       }
     }
@@ -127,19 +97,18 @@ function talk({ model, el: root }) {
     }
   });
   const changed = () => {
-    kernel.heard();
+    card.heard();
     draw();
   };
   model.on("msg:custom", heard);
   model.on("change:messages", changed);
   const main = button("say", "Enter", send);
   main.classList.add("lab-main");
-  root.append(el("div", { class: "lab-bar" }, el("b", {}, model.get("title")), facts, freeze), lines, says, box, el("div", { class: "lab-bar" }, main, stop, undo), el("div", { class: "lab-muted lab-small" }, `template: ${model.get("template")}`));
-  busy(false);
+  const template = el("div", { class: "lab-muted lab-small" }, `template: ${model.get("template")}`);
+  root.append(card.head, lines, card.says, box, el("div", { class: "lab-bar" }, main, undo), template);
   draw();
   return () => {
-    keys();
-    kernel.heard();
+    card.destroy();
     model.off("msg:custom", heard);
     model.off("change:messages", changed);
   };

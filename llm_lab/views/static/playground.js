@@ -1,4 +1,5 @@
-import { el, ownKeys, patience, picture } from "./shared.js";
+import { kernelCard } from "./kernel.js";
+import { el, picture } from "./shared.js";
 import { tokensView } from "./tokens.js";
 
 /**
@@ -16,77 +17,42 @@ const WAIT = 160; // milliseconds that a moved control rests before it counts
  * @returns {() => void} clean-up
  */
 function play({ model, el: root }) {
-  root.classList.add("llm-lab", "lab-play");
-  const keys = ownKeys(root);
+  const card = kernelCard({ model, root });
   const strategies = /** @type {Strategy[]} */ (model.get("strategies"));
   /** Where every control stands, kept while strategies change. @type {Map<string, { value: any, on: boolean }>} */
   const at = new Map();
   let strategy = model.get("strategy");
-  let turn = 0;
-  let writing = false;
   /** @type {{ sample: number, focus: boolean } | null} */ let grown = null;
   /** @type {ReturnType<typeof setTimeout> | undefined} */ let timer;
-
-  const kernel = patience((text) => say(text, true));
-  /** @param {Record<string, any>} message */
-  function tell(message) {
-    kernel.asked();
-    model.send(message);
-  }
 
   const page = () => {
     const given = model.get("page");
     return given?.samples ? given : { samples: [], top: 7 };
   };
   const view = tokensView(page(), (sample, token, id) => {
-    if (writing) return;
+    if (card.isWriting()) return;
     grown = { sample: page().samples.length, focus: root.contains(document.activeElement) };
     ask({ kind: "regrow", sample, at: token, token: id });
   });
 
-  // the header
-  const facts = el("span", { class: "lab-muted lab-grow" });
-  const stop = el("button", { class: "lab-button", type: "button", hidden: true }, "stop");
-  stop.title = "End the text here (the notebook's own ■ does not reach what a card writes)";
-  stop.addEventListener("click", () => model.send({ kind: "stop" }));
-  const freeze = el("button", { class: "lab-button", type: "button" }, "freeze");
-  freeze.title = "Replace this by a view that needs no kernel and is saved with the notebook";
-  freeze.addEventListener("click", () => tell({ kind: "freeze" }));
-  const head = el("div", { class: "lab-bar" }, el("b", {}, model.get("title")), facts, stop, freeze);
-  const says = el("div", { class: "lab-small lab-says", role: "status" });
   const code = el("code", { class: "lab-code lab-small" });
   const search = el("div", {});
 
   /** @param {Record<string, any>} message */
   function ask(message) {
-    turn += 1;
-    busy(true);
-    say("");
-    tell({ ...message, id: turn });
-  }
-
-  /** @param {boolean} now */
-  function busy(now) {
-    writing = now;
-    stop.hidden = !now;
-    root.classList.toggle("lab-writing", now);
-    if (now) facts.textContent = [...(model.get("facts") ?? []), "writing…"].join(" · ");
-  }
-
-  /** @param {string} text @param {boolean} [wrong] */
-  function say(text, wrong = false) {
-    says.textContent = text;
-    says.classList.toggle("lab-wrong", wrong);
+    card.say("");
+    card.facts.textContent = [...(model.get("facts") ?? []), "writing…"].join(" · ");
+    card.ask(message);
   }
 
   function settle() {
     const told = model.get("told") ?? {};
     const own = told.facts ?? [];
-    facts.textContent = (own.length ? own : (model.get("facts") ?? [])).join(" · ");
+    card.facts.textContent = (own.length ? own : (model.get("facts") ?? [])).join(" · ");
     code.textContent = told.code ?? "";
     view.allow(told.regrows ?? false);
     search.replaceChildren(...(told.beams ? [picture(told.beams)] : []));
-    say((told.notes ?? []).join(" · "));
+    card.say((told.notes ?? []).join(" · "));
   }
 
   // the controls
@@ -214,7 +180,7 @@ function play({ model, el: root }) {
   prompt.addEventListener("input", moved);
 
   // the page
-  root.append(head);
+  root.append(card.head);
   if (strategies.length) {
     rows();
     general.replaceChildren(...model.get("general").map(row));
@@ -225,26 +191,26 @@ function play({ model, el: root }) {
       help, own, general,
       el("details", {}, el("summary", {}, "filters and constraints"), filters),
     );
-    root.append(prompt, el("div", { class: "lab-side" }, panel, el("div", { class: "lab-written-side" }, view.root, search, says, code)));
+    root.append(prompt, el("div", { class: "lab-side" }, panel, el("div", { class: "lab-written-side" }, view.root, search, card.says, code)));
   } else {
-    root.append(view.root, search, says, code);
+    root.append(view.root, search, card.says, code);
   }
 
   const heard = (/** @type {any} */ message) => {
-    kernel.heard();
-    if (message?.id !== turn) return;
+    card.heard();
+    if (!card.own(message)) return;
     if (message.kind === "state") view.update(message.page);
     if (message.kind === "error") {
       grown = null;
-      busy(false);
+      card.busy(false);
       settle();
-      say(message.text, true);
+      card.say(message.text, true);
     }
-    if (message.kind === "done") busy(false), settle();
+    if (message.kind === "done") card.busy(false), settle();
   };
   const changed = () => {
     view.update(page());
-    if (!writing) settle();
+    if (!card.isWriting()) settle();
     if (grown && page().samples.length > grown.sample) {
       view.rest(grown.sample, grown.focus);
       grown = null;
@@ -257,8 +223,7 @@ function play({ model, el: root }) {
   if (strategies.length && !page().samples.length && prompt.value) write();
   else settle();
   return () => {
-    keys();
-    kernel.heard();
+    card.destroy();
     view.destroy();
     clearTimeout(timer);
     model.off("msg:custom", heard);

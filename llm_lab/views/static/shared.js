@@ -212,42 +212,15 @@ export function svg(tag, attributes = {}, text = "") {
 }
 
 /**
- * Keeps a notebook's shortcuts away from what has keys of its own, but for those with Ctrl or Cmd, such as saving.
- * @param {HTMLElement} root
- * @returns {() => void} clean-up
+ * The button that leaves a view that needs no kernel.
+ * @param {() => void} freeze
+ * @returns {HTMLElement}
  */
-export function ownKeys(root) {
-  const held = (/** @type {KeyboardEvent} */ event) => event.key === "Control" || event.key === "Meta";
-  const away = () => (root.dataset.lmSuppressShortcuts = "true");
-  const down = (/** @type {KeyboardEvent} */ event) => {
-    if (held(event)) delete root.dataset.lmSuppressShortcuts;
-    if (!event.ctrlKey && !event.metaKey) event.stopPropagation();
-  };
-  const up = (/** @type {KeyboardEvent} */ event) => held(event) && away();
-  away();
-  root.addEventListener("keydown", down);
-  document.addEventListener("keyup", up);
-  window.addEventListener("blur", away);
-  return () => {
-    document.removeEventListener("keyup", up);
-    window.removeEventListener("blur", away);
-  };
-}
-
-/**
- * Waits for a kernel's first word, and says so where none comes: a kernel that was started anew knows nothing of its cards.
- * @param {(text: string) => void} say
- * @param {number} [milliseconds]
- * @returns {{ asked: () => void, heard: () => void }}
- */
-export function patience(say, milliseconds = 5000) {
-  /** @type {ReturnType<typeof setTimeout> | undefined} */ let timer;
-  const heard = () => clearTimeout(timer);
-  const asked = () => {
-    heard();
-    timer = setTimeout(() => say("The kernel does not answer. It may be busy; if it was restarted, run the cell again."), milliseconds);
-  };
-  return { asked, heard };
+export function freezeButton(freeze) {
+  const title = "Replace this by a view that needs no kernel and is saved with the notebook";
+  const button = el("button", { class: "lab-button", type: "button", title }, "freeze");
+  button.addEventListener("click", freeze);
+  return button;
 }
 
 /**

@@ -11,10 +11,9 @@ import { el } from "./shared.js";
  * @param {string} label what the table holds, for screen readers
  * @param {Column[]} columns
  * @param {Line[]} lines in the order that they stand in
- * @param {() => void} [sorted] called after `lines` has a new order
  * @returns {HTMLElement}
  */
-export function sortable(label, columns, lines, sorted = () => {}) {
+export function sortable(label, columns, lines) {
   const body = el("tbody", {}, ...lines.map((one) => one.line));
   const first = new Map(lines.map((one, i) => [one, i]));
   const arrows = columns.map(() => el("span", { class: "lab-arrow", "aria-hidden": "true" }));
@@ -41,7 +40,6 @@ export function sortable(label, columns, lines, sorted = () => {}) {
       return sign * by || (first.get(one) ?? 0) - (first.get(two) ?? 0);
     });
     body.append(...lines.map((one) => one.line));
-    sorted();
   }
 
   return el("div", { class: "lab-scroll" }, table);
