@@ -10,7 +10,6 @@ from llm_lab.corpora.open import open_corpus
 from llm_lab.corpora.options import opening
 from llm_lab.data.arrays import tokenize
 from llm_lab.errors import DIVERGED, BadValue, listing
-from llm_lab.metrics import texts
 from llm_lab.metrics.evaluate import evaluate as measure
 from llm_lab.metrics.evaluate import likelihoods
 from llm_lab.metrics.options import METRICS
@@ -18,6 +17,7 @@ from llm_lab.objectives.make import check_text
 from llm_lab.options import distribute
 from llm_lab.results import Evaluation
 from llm_lab.store import runs as store
+from llm_lab.store import texts
 from llm_lab.store.lm import LM, called
 from llm_lab.verbs import VERBS
 
@@ -38,13 +38,13 @@ def evaluate(lms: Sequence[LM], data: Any, options: Mapping[str, Any]) -> Evalua
     for lm in lms:
         unit, objective = lm.tokenizer.unit, lm.objective()
         if text is None:
-            tokens = texts.held_out(lm, [store.cache(make=False)])
+            tokens = texts.held_out(lm, [store.cache(make=False)], "data")
             told.append(f"{lm.info.get('corpus')}, held-out {len(tokens):,} {unit}s")
         else:
             check_text(objective, lm.objectives, text)
             tokens = tokenize(texts.as_trained(lm, text, notes), lm.tokenizer, store.cache())
             told.append(f"{text.name}, {text.n_chars:,} characters")
-        notes += texts.what_is_lost(lm, tokens.ids, chosen.metrics)
+        notes += _what_is_lost(lm, tokens.ids, chosen.metrics)
         trainee = lm.trainee(objective)
         if objective.pairs:
             objective.prepare(tokens.ids)
@@ -77,3 +77,18 @@ def evaluate(lms: Sequence[LM], data: Any, options: Mapping[str, Any]) -> Evalua
         notes=notes,
         code=f"lab.evaluate({', '.join([called(lms), *what, *(f'{key}={value!r}' for key, value in options.items())])})",
     )
+
+
+def _what_is_lost(lm: LM, ids: Any, metrics: Sequence[str]) -> list[str]:
+    """What a tokenizer drops of the text, since no metric counts it."""
+    unknown = int((ids == lm.tokenizer.specials.get("unk", -1)).sum())
+    notes: list[str] = []
+    if unknown:
+        notes.append(
+            f"{lm.name}'s tokenizer does not know {unknown / len(ids):.2%} of the tokens ({unknown:,}), which count as one token whatever they hide: its scores are better than they should be"
+        )
+    if lm.tokenizer.kind == "wordpiece" and "bits_per_byte" in metrics:
+        notes.append(
+            f"{lm.name}'s wordpiece tokenizer loses spaces and line breaks: its bits_per_byte leaves them out, so it compares with the same tokenizer alone"
+        )
+    return notes

@@ -14,9 +14,9 @@ from llm_lab import machine, overview
 from llm_lab.decoding.options import EnsembleOptions
 from llm_lab.errors import BadType, BadValue, NotYet, listing, show, suggestion
 from llm_lab.options import REQUIRED, distribute, specs
+from llm_lab.probes.options import ProbeOptions
 from llm_lab.registry import load as load_entry
 from llm_lab.results import (
-    AttentionMaps,
     Chat,
     Comparison,
     Evaluation,
@@ -468,33 +468,27 @@ def check(function: Callable[..., Any], like: str, **options: Any) -> Listing:
 
 
 @_with_options("probe")
-def probe(model: Any, text: str | Sequence[str] = "", kind: str = "attention", **options: Any) -> Any:
-    """Look inside a model while it reads a text. `kind="attention"`: which token reads from which, every head."""
-    from llm_lab.probes.options import PROBES, ProbeOptions
+def probe(
+    model: Any, text: str | Sequence[str] = (), kind: str = "attention", *, display: bool = False, **options: Any
+) -> Any:
+    """Look inside a model while it reads a text: `lab.probe(bard, "To be, or not to be", kind="attention")`.
 
-    lm = _lm(model)
-    texts = _texts("text", text)
-    distribute((ProbeOptions,), {"kind": kind, **options}, "probe")
-    entry = PROBES.entry(kind)
-    for ability in entry.supports:
-        lm.need(
-            ability,
-            f"probe {kind}",
-            "a model of the lab's own parts would do (%build), or lab.record for module outputs",
-        )
-    if len(texts) != 1:
-        raise BadValue(f"text: {len(texts)} texts were given, and {kind} reads one")
-    ids = lm.tokenizer.encode(texts[0])
-    batch = lm.batch(_ids(ids, lm.model))  # not empty, and within the context
-    found = entry.load()
-    more = {"tokenizer": lm.tokenizer} if "tokenizer" in inspect.signature(found).parameters else {}
-    result: Result = found(lm.model, batch, lm.tokenizer.pieces(ids), lm.name, **more)
-    result.code = f"lab.probe({lm.name}, {texts[0]!r}, kind={kind!r})"
-    if isinstance(result, AttentionMaps):
-        maps = result
-        maps.actions["exact"] = lambda layer, head, query, key: float(maps.pattern(layer, head)[query, key])
-        maps.live = bool(options.get("live"))
-    return result
+    `kind` says what to look at, and how many texts and models it takes; `%probe?` lists them. Above a function of a model
+    and a text, `@lab.probe` adds a kind of its name: it may return numbers for the tokens, a table of numbers, a DataFrame
+    or a result of the lab; its keyword defaults are its options.
+    """
+    from llm_lab.probing import probe as look
+    from llm_lab.store.lm import called, words
+
+    if inspect.isfunction(model):
+        from llm_lab.probes.own import probe as add
+
+        return add(model)
+    lms, texts = _lms(model), _texts("text", text)
+    distribute((ProbeOptions,), {"kind": kind}, "probe")
+    asked = "".join(f", {one!r}" for one in ([texts[0]] if len(texts) == 1 else [texts] if texts else []))
+    code = f"lab.probe({called(lms)}{asked}, kind={kind!r}{words(options)})"
+    return _drawn(look(lms, texts, kind, options), display, lambda _: code)
 
 
 def _module(model: Any) -> LanguageModel:
@@ -510,41 +504,16 @@ def _read(model: Any, text: Any) -> tuple[LanguageModel, Any]:
     """A model and a batch of one text (or of ids) for it."""
     from llm_lab.data.batch import Batch
     from llm_lab.models.language_model import LanguageModel
+    from llm_lab.probes.reading import read_ids
 
     if not isinstance(text, str):
         module = _module(model)
-        ids = _ids(text, module)
+        ids = read_ids(text, module)
         return module, Batch(ids) if isinstance(model, LanguageModel) else _lm(model).batch(ids)
     if isinstance(model, LanguageModel):
         raise BadType("text: a bare module has no tokenizer; give ids, (B, T), or an LM")
     lm = _lm(model)
-    return lm.model, lm.batch(_ids(lm.tokenizer.encode(text), lm.model))
-
-
-def _ids(value: Any, model: LanguageModel) -> Tensor:
-    """Ids, (B, T), that the model can read."""
-    import torch
-
-    works = "a text, or a rectangle of ids such as [[5, 6, 7]], would do"
-    try:
-        ids = torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise BadType(f"text: {show(value)} is neither a text nor ids, (B, T); {works}") from None
-    if ids.ndim not in (1, 2):
-        raise BadType(f"text: {show(value)} has {ids.ndim} dimensions, and ids have (B, T); {works}")
-    if ids.numel() == 0:
-        raise BadValue('text: it is empty; give something to read, for example "To be, or not to be"')
-    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-        raise BadType(f"text: {show(value)} holds {str(ids.dtype).removeprefix('torch.')}, not whole numbers; {works}")
-    ids = ids.to(device=model.device, dtype=torch.long)
-    if (low := int(ids.min())) < 0 or (high := int(ids.max())) >= model.vocab_size:
-        wrong = low if low < 0 else high
-        raise BadValue(f"text: {wrong} is no id of this model; it has 0 to {model.vocab_size - 1}")
-    if ids.shape[-1] > model.max_seq_len:
-        raise BadValue(
-            f"text: {ids.shape[-1]} tokens do not fit the context of {model.max_seq_len}; cut it to its first {model.max_seq_len} tokens"
-        )
-    return ids[None] if ids.ndim == 1 else ids
+    return lm.model, lm.batch(read_ids(lm.tokenizer.encode(text), lm.model))
 
 
 def record(model: Any, text: Any, sites: str | Iterable[str] = "*", grad: bool = False) -> dict[str, Tensor]:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -269,4 +270,48 @@ def distribute(classes: Sequence[Any], values: Mapping[str, Any], where: str) ->
             spec = specs(cls)[missing[0]]
             raise BadType(f"{where} needs {spec.name}: {spec.help or spec.works}, for example {spec.show_example()}")
         made.append(cls(**given))
+    return made
+
+
+# --- a user's own function as a plug-in --------------------------------------------------------------------------------
+
+_KINDS = {bool: "bool", int: "int", float: "float", str: "str"}
+
+
+def own_name(function: Any, what: str, works: str) -> str:
+    """The name that a user's function goes by; BadType where it has none."""
+    if not callable(function) or not hasattr(function, "__name__"):
+        raise BadType(f"{what}: {show(function)} is {type(function).__name__}; {works} would do")
+    if not function.__name__.isidentifier():
+        raise BadType(
+            f"{what}: a function without a name cannot be called by it; use def in place of {function.__name__}"
+        )
+    return str(function.__name__)
+
+
+def first_line(function: Callable[..., Any], otherwise: str) -> str:
+    """The help of a user's function: the first line of its docstring."""
+    return (inspect.getdoc(function) or otherwise).split("\n")[0]
+
+
+def own_options(function: Callable[..., Any], base: Any, what: str, first: str, taken: Container[str] = ()) -> Any:
+    """The keyword defaults of a function as a class of options, a `base`. Its first argument (and those `taken`) are none."""
+    fields = []
+    leading, *parameters = inspect.signature(function).parameters.values()
+    if leading.default is not inspect.Parameter.empty:
+        raise BadType(f"{what}: {function.__name__} takes no {first}; its first argument is them, without a default")
+    for parameter in parameters:
+        if parameter.name in taken:
+            continue
+        default = parameter.default
+        kind = next((kind for kind in _KINDS if type(default) is kind), None)
+        if kind is None:
+            raise BadType(
+                f"{what}: {parameter.name} of {function.__name__} has the default {'none' if default is inspect.Parameter.empty else show(default)}; a number, a text or True or False would do, for example {parameter.name}=0.9"
+            )
+        fields.append((parameter.name, kind, option(default, f"an option of {function.__name__}")))
+    made: Any = dataclasses.make_dataclass(
+        function.__name__, fields, bases=(base,), frozen=True, namespace={"__module__": __name__}
+    )
+    made.room = function.__name__
     return made

@@ -14,7 +14,7 @@ from llm_lab.models.options import ModelOptions
 from llm_lab.models.presets import PRESETS, PresetOptions
 from llm_lab.objectives.options import ObjectiveOptions, objective_options
 from llm_lab.options import Options, Spec, all_specs, option
-from llm_lab.probes.options import PROBES, ProbeOptions
+from llm_lab.probes.options import PROBES, ProbeOptions, probe_options
 from llm_lab.registry import Table, load
 from llm_lab.tokenizers.options import TOKENIZERS, TokenizerOptions
 from llm_lab.training.options import BudgetOptions, SampleOptions, TrainOptions
@@ -310,13 +310,14 @@ VERBS: dict[str, Verb] = {
             "look inside a model",
             '%probe bard "To be, or not to be"',
             (
-                _MODEL,
+                _MODELS,
                 Arg("kind", "choice", "what to look at", choices=PROBES),
-                Arg("text", "texts", "the text it reads, in quotes", required=True),
+                Arg("text", "texts", "what it reads, in quotes; several where the kind compares them"),
             ),
-            (ProbeOptions,),
+            (ProbeOptions, probe_options),
             "text",
             "llm_lab.lab:probe",
+            draws=True,
         ),
         Verb(
             "evaluate",

@@ -19,11 +19,10 @@ from llm_lab.decoding.samplers import Greedy, Sampler
 from llm_lab.decoding.step import Step
 from llm_lab.decoding.strategy import Strategy, drawn
 from llm_lab.errors import BadType, BadValue, listing, show
-from llm_lab.options import distribute, option, specs
+from llm_lab.options import distribute, first_line, own_name, own_options, specs
 from llm_lab.registry import Entry
 from llm_lab.results import Listing
 
-_KINDS = {bool: "bool", int: "int", float: "float", str: "str"}
 _TRIALS = 200  # random distributions that two strategies are compared on
 _SAME = 1e-5  # probabilities that differ by less are the same
 _SHOWN = 12
@@ -68,16 +67,12 @@ def strategy(function: Any) -> Any:
     It takes logits, (R, V), and if it likes `ids`, (R, T), and returns logits to draw from (−inf drops a token) or tokens,
     (R,). Its keyword defaults are its options, and the first line of its docstring its help.
     """
-    if not callable(function) or not hasattr(function, "__name__"):
-        raise BadType(f"strategy: {show(function)} is {type(function).__name__}; a function of logits would do")
-    name = function.__name__
-    if not name.isidentifier():
-        raise BadType(f"strategy: a function without a name cannot be called by it; use def in place of {name}")
+    name = own_name(function, "strategy", "a function of logits")
     if name in STRATEGIES and not _is_own(STRATEGIES[name]):
         raise BadValue(
             f"strategy: {name!r} is one of the lab's own; give the function another name, for example my_{name}"
         )
-    entry = Entry(name, _Maker(function), _first_line(function), _options(function), DRAWS)
+    entry = Entry(name, _Maker(function), first_line(function, "a strategy of your own"), _options(function), DRAWS)
     STRATEGIES.add(entry)
     return function
 
@@ -98,29 +93,7 @@ def _is_own(entry: Entry) -> bool:
 
 def _options(function: Callable[..., Any]) -> type[StrategyOptions]:
     """The keyword defaults of a function as a class of options."""
-    fields = []
-    first, *parameters = inspect.signature(function).parameters.values()
-    if first.default is not inspect.Parameter.empty:
-        raise BadType(f"strategy: {function.__name__} takes no logits; its first argument is them, without a default")
-    for parameter in parameters:
-        if parameter.name == "ids":
-            continue
-        default = parameter.default
-        kind = next((kind for kind in _KINDS if type(default) is kind), None)
-        if kind is None:
-            raise BadType(
-                f"strategy: {parameter.name} of {function.__name__} has the default {'none' if default is inspect.Parameter.empty else show(default)}; a number, a text or True or False would do, for example {parameter.name}=0.9"
-            )
-        fields.append((parameter.name, kind, option(default, f"an option of {function.__name__}")))
-    made: Any = dataclasses.make_dataclass(
-        function.__name__, fields, bases=(StrategyOptions,), frozen=True, namespace={"__module__": __name__}
-    )
-    made.room = function.__name__
-    return made
-
-
-def _first_line(function: Callable[..., Any]) -> str:
-    return (inspect.getdoc(function) or "a strategy of your own").split("\n")[0]
+    return own_options(function, StrategyOptions, "strategy", "logits", {"ids"})
 
 
 def check(function: Callable[..., Any], like: str, options: Mapping[str, Any]) -> Listing:

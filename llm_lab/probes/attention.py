@@ -8,21 +8,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llm_lab.data.batch import Attend, Batch
+from llm_lab.data.batch import Attend
 from llm_lab.errors import DIVERGED, BadValue
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.models.look import look
 from llm_lab.models.sites import Tape, opened, running
 from llm_lab.models.stack import Stack
+from llm_lab.probes.options import AttentionOptions
+from llm_lab.probes.reading import Reading
 from llm_lab.probes.recording import record
-from llm_lab.results import AttentionMaps, Piece
+from llm_lab.results import AttentionMaps
 
 THUMBNAIL = 64  # pixels a side at most
 
 
-def attention(model: LanguageModel, batch: Batch, pieces: list[Piece], name: str) -> AttentionMaps:
-    """The maps over a batch of one text; of two stacks, the encoder's. Keeps q and k, (L, H, T, d), what is added to
-    their products where it is more than causality, and byte thumbnails."""
+def attention(reading: Reading, options: AttentionOptions) -> AttentionMaps:
+    """The maps over one text; of two stacks, the encoder's. Keeps q and k, (L, H, T, d), what is added to their products
+    where it is more than causality, and byte thumbnails."""
+    model, batch, name = reading.model, reading.batch(), reading.name
     assert model.config is not None, "a model with sites is one of ours"
     shape, T = model.config.shape, batch.input_ids.shape[1]
     stack: Any = getattr(model, "encoder", model)
@@ -38,7 +41,7 @@ def attention(model: LanguageModel, batch: Batch, pieces: list[Piece], name: str
     causal, added = _added(model, stack, attend, T)
     maps = AttentionMaps(
         name=name,
-        pieces=pieces,
+        pieces=reading.pieces(),
         q=q,
         k=k,
         scale=model.config.score_scale,
@@ -52,6 +55,7 @@ def attention(model: LanguageModel, batch: Batch, pieces: list[Piece], name: str
     for i in range(n_layer):
         for j in range(n_head):
             maps.thumbnails[i, j] = _reduce(maps.pattern(i, j), size)
+    maps.live = options.live
     return maps
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from llm_lab.data.batch import Batch
 from llm_lab.errors import BadValue
-from llm_lab.models.language_model import LanguageModel
+from llm_lab.probes.options import ExpertsOptions
+from llm_lab.probes.reading import Reading
 from llm_lab.probes.recording import record
-from llm_lab.results import ExpertRouting, Piece
+from llm_lab.results import ExpertRouting
 
 _ROUTER = ".mlp.router"
 
 
-def experts(model: LanguageModel, batch: Batch, pieces: list[Piece], name: str) -> ExpertRouting:
-    """The routing of a batch of one text in every layer; of two stacks, in the encoder's."""
+def experts(reading: Reading, options: ExpertsOptions) -> ExpertRouting:
+    """The routing of one text in every layer; of two stacks, in the encoder's."""
+    model, batch, name = reading.model, reading.batch(), reading.name
     sites = [site for site in model.sites() if site.endswith(_ROUTER) and not site.startswith("decoder.")]
     if model.config is None or not sites:
         raise BadValue(
@@ -28,7 +29,7 @@ def experts(model: LanguageModel, batch: Batch, pieces: list[Piece], name: str) 
     chosen = probs.topk(n_active, dim=-1).indices
     return ExpertRouting(
         name=name,
-        pieces=pieces,
+        pieces=reading.pieces(),
         probs=probs.numpy().astype(np.float16),
         chosen=chosen.numpy().astype(np.int16),
         n_active=n_active,

@@ -1,12 +1,75 @@
-"""The ways to look inside a model."""
+"""The ways to look inside a model. A kind's options also say how many texts and models it reads."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from llm_lab.options import Options, option
+from llm_lab.options import Options, all_specs, option, specs
 from llm_lab.registry import Entry, Table
+
+
+@dataclass(frozen=True)
+class KindOptions(Options):
+    """The options of one kind of probe, and what it reads: (fewest, most) texts and models."""
+
+    texts: ClassVar[tuple[int, int]] = (1, 1)
+    models: ClassVar[tuple[int, int]] = (1, 1)
+
+
+@dataclass(frozen=True)
+class CorpusReading(KindOptions):
+    """Options of the kinds that read a corpus."""
+
+    room: ClassVar[str] = "corpus"
+    texts: ClassVar[tuple[int, int]] = (0, 0)
+    corpus: object = option(None, "the text that is read", auto="the model's held-out text", example="python-docs")
+    max_tokens: int = option(20_000, "of the corpus that are read", unit="tokens", ge=2)
+
+
+# --- attention ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AttentionOptions(KindOptions):
+    room: ClassVar[str] = "attention"
+    live: bool = option(
+        False, "keep the kernel in the loop: the value under the pointer is exact (a widget while the kernel lives)"
+    )
+
+
+@dataclass(frozen=True)
+class ExpertsOptions(KindOptions):
+    room: ClassVar[str] = "experts"
+
+
+# --- lenses ---------------------------------------------------------------------------------------------------------
+
+
+# --- interventions --------------------------------------------------------------------------------------------------
+
+
+# --- attribution ----------------------------------------------------------------------------------------------------
+
+
+# --- neurons and directions -----------------------------------------------------------------------------------------
+
+
+# --- vectors, weights and similarity ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NeighboursOptions(KindOptions):
+    room: ClassVar[str] = "neighbours"
+
+
+@dataclass(frozen=True)
+class AnalogiesOptions(KindOptions):
+    room: ClassVar[str] = "analogies"
+
+
+SITES, EMBEDDINGS = frozenset({"sites"}), frozenset({"embeddings"})
 
 PROBES = Table(
     "probe",
@@ -15,25 +78,29 @@ PROBES = Table(
             "attention",
             "llm_lab.probes.attention:attention",
             "which token reads from which, every head",
-            supports=frozenset({"sites"}),
+            AttentionOptions,
+            SITES,
         ),
         Entry(
             "experts",
             "llm_lab.probes.experts:experts",
             "which experts take which token, every layer",
-            supports=frozenset({"sites"}),
+            ExpertsOptions,
+            SITES,
         ),
         Entry(
             "neighbours",
             "llm_lab.probes.vectors:neighbours",
             "the tokens whose vectors are nearest to each word's",
-            supports=frozenset({"embeddings"}),
+            NeighboursOptions,
+            EMBEDDINGS,
         ),
         Entry(
             "analogies",
             "llm_lab.probes.vectors:analogies",
             "man is to king as woman is to …, for every three words",
-            supports=frozenset({"embeddings"}),
+            AnalogiesOptions,
+            EMBEDDINGS,
         ),
     ],
 )
@@ -43,6 +110,15 @@ PROBES = Table(
 class ProbeOptions(Options):
     room: ClassVar[str] = "probe"
     kind: str = option("attention", "what to look at", choices=lambda: PROBES)
-    live: bool = option(
-        False, "keep the kernel in the loop: the value under the pointer is exact (a widget while the kernel lives)"
-    )
+
+
+def probe_options(given: Mapping[str, Any]) -> tuple[type[Options], ...]:
+    """The options of the kind that is `given`, and those of all others whose names do not stand for something else there."""
+    meant = PROBES.get(given.get("kind") or "attention")
+    found: list[type[Options]] = []
+    for entry in [*([meant] if meant else []), *PROBES.values()]:
+        kind: Any = entry.options
+        others = all_specs(found)
+        if kind not in found and all(others.get(name, spec) == spec for name, spec in specs(kind).items()):
+            found.append(kind)
+    return tuple(found)

@@ -7,28 +7,31 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from llm_lab.data.batch import Batch
 from llm_lab.errors import BadValue, show
 from llm_lab.models.language_model import LanguageModel
-from llm_lab.results import Neighbours, Piece
+from llm_lab.probes.options import AnalogiesOptions, NeighboursOptions
+from llm_lab.probes.reading import Reading
+from llm_lab.results import Neighbours
 from llm_lab.tokenizers.tokenizer import Tokenizer
 
 TOP = 10
 
 
-def neighbours(model: LanguageModel, batch: Batch, pieces: list[Piece], name: str, tokenizer: Tokenizer) -> Neighbours:
+def neighbours(reading: Reading, options: NeighboursOptions) -> Neighbours:
     """Of each word of the text the tokens whose vectors are nearest, by the cosine. A word must be one token."""
-    words = _words(batch, pieces, tokenizer)
+    model, tokenizer, name = reading.model, reading.tokenizer, reading.name
+    words = _words(reading)
     table = _unit(model)
     own = {word: _token(word, tokenizer) for word in dict.fromkeys(words)}
     rows = torch.tensor(list(own.values()), device=table.device)
     return _nearest(model, table, table[rows], [[i] for i in own.values()], list(own), name, tokenizer, "neighbours")
 
 
-def analogies(model: LanguageModel, batch: Batch, pieces: list[Piece], name: str, tokenizer: Tokenizer) -> Neighbours:
+def analogies(reading: Reading, options: AnalogiesOptions) -> Neighbours:
     """Of each three words "a b c" the tokens nearest to b − a + c: a is to b as c is to them (Mikolov et al. 2013c, §4;
     3CosAdd of Levy & Goldberg 2014). The three themselves are left out."""
-    words = _words(batch, pieces, tokenizer)
+    model, tokenizer, name = reading.model, reading.tokenizer, reading.name
+    words = _words(reading)
     if not words or len(words) % 3:
         raise BadValue(
             f"text: {len(words)} word{'s' * (len(words) != 1)}, and an analogy has three: a is to b as c is to what; for example 'man king woman'"
@@ -41,10 +44,10 @@ def analogies(model: LanguageModel, batch: Batch, pieces: list[Piece], name: str
     return _nearest(model, table, F.normalize(b - a + c, dim=1), tokens, asked, name, tokenizer, "analogies")
 
 
-def _words(batch: Batch, pieces: list[Piece], tokenizer: Tokenizer) -> list[str]:
+def _words(reading: Reading) -> list[str]:
     """The words of the text, which spaces part; BadValue where it has none, or one that the vocabulary lacks."""
-    ids = batch.input_ids[0].tolist()
-    lost = next((i for i, piece in enumerate(pieces) if piece.unknown), None)
+    tokenizer, ids = reading.tokenizer, reading.ids()[0].tolist()
+    lost = next((i for i, piece in enumerate(reading.pieces()) if piece.unknown), None)
     if lost is not None:
         before = tokenizer.decode(ids[:lost]).split()[-1:]
         where = f"after {show(before[0])}" if before else "at its beginning"

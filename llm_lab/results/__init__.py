@@ -10,6 +10,7 @@ from __future__ import annotations
 from llm_lab.results.base import Piece, Result, in_notebook, mean
 from llm_lab.results.comparisons import Compared, Comparison, RunComparison, RunFacts
 from llm_lab.results.decoding import BeamNode, BeamTree, Fork, Generation, Generations, TokenStatistics
+from llm_lab.results.maps import Heatmap, Panel, TokenScores
 from llm_lab.results.models import ModelPart, ModelReport, Sample, TrainingReport
 from llm_lab.results.playing import Chat, Control, Message, Playground, StrategyControls
 from llm_lab.results.probes import AttentionMaps, ExpertRouting, Neighbours
@@ -33,11 +34,13 @@ __all__ = [
     "Fork",
     "Generation",
     "Generations",
+    "Heatmap",
     "Listing",
     "Message",
     "ModelPart",
     "ModelReport",
     "Neighbours",
+    "Panel",
     "Piece",
     "Playground",
     "Prompt",
@@ -49,6 +52,7 @@ __all__ = [
     "Sample",
     "Score",
     "StrategyControls",
+    "TokenScores",
     "TokenStatistics",
     "Tokenization",
     "TokenizationRow",

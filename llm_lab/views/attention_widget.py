@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -13,7 +12,7 @@ from llm_lab.views.widget import kernel_widget
 
 
 def attention_widget(result: AttentionMaps) -> Any:
-    """A widget of these maps. Its value is exact where `result.actions["exact"]` or q and k tell it. `.freeze()`, or the
+    """A widget of these maps. The value under the pointer is exact, from q and k. `.freeze()`, or the
     button of that name, leaves the view that is saved with the notebook."""
     return _widget_class()(result)
 
@@ -57,5 +56,4 @@ def exact(result: AttentionMaps, where: list[Any]) -> float | None:
     if not inside:
         return None
     layer, head, q, k = where
-    answer: Callable[..., Any] | None = result.actions.get("exact")
-    return float(answer(layer, head, q, k) if answer else result.pattern(layer, head)[q, k])
+    return float(result.pattern(layer, head)[q, k])

@@ -67,7 +67,7 @@ def test_prints_the_result(shell, monkeypatch):
         (["pretrain", "bard", "--steps", "-5"], "steps: -5 is out of range"),
         (["pretrain", "bard", "—steps", "5"], "write --steps"),
         (["pretrain", "bard", "--steps", "5", "--steps", "5"], "given twice"),
-        (["probe", "bard"], "needs a text"),
+        (["tokenize"], "needs a text"),
         (["generate"], "needs the name of a model"),
         (["export", "a"], "not there yet"),
         (["generate", "bard", "--body", "none.txt"], "cannot be read"),

@@ -7,17 +7,18 @@ import pytest
 import torch
 
 import llm_lab as lab
-from llm_lab.data.batch import Batch
 from llm_lab.models.options import SHAPES, ModelConfig
 from llm_lab.probes.experts import experts
-from llm_lab.probes.options import PROBES
-from llm_lab.results import Piece
+from llm_lab.probes.options import PROBES, ExpertsOptions
+from llm_lab.probes.reading import Reading
+from llm_lab.store.lm import LM
+from llm_lab.tokenizers.tokenizer import train as letters_of
 from tests.small import train
 
-IDS = torch.tensor([[3, 1, 4, 1, 5, 2, 6]])
-BATCH = Batch(IDS)
-PIECES = [Piece(f"t{i}", int(i)) for i in IDS[0]]
-SIZES = dict(vocab_size=7, n_layer=3, n_head=2, d_model=16, max_seq_len=16, zero_init=False)
+TOKENIZER = letters_of(["abcdefg"], "char")
+TEXT = "dbebfcg"
+IDS = torch.tensor([TOKENIZER.encode(TEXT)])
+SIZES = dict(vocab_size=TOKENIZER.vocab_size, n_layer=3, n_head=2, d_model=16, max_seq_len=16, zero_init=False)
 
 
 def model(shape: str = "decoder", **changed):
@@ -26,11 +27,15 @@ def model(shape: str = "decoder", **changed):
     return SHAPES.load(shape)(config).eval()
 
 
+def look(made):
+    return experts(Reading((LM("moe", made, TOKENIZER),), (TEXT,)), ExpertsOptions())
+
+
 @pytest.mark.parametrize("shape", ["decoder", "encoder", "encoder_decoder", "permutation"])
 def test_it_is_what_the_routers_say(shape):
     made = model(shape)
-    batch = Batch(IDS, decoder_ids=IDS[:, :2]) if shape == "encoder_decoder" else BATCH
-    found = experts(made, batch, PIECES, "moe")
+    batch = LM("moe", made, TOKENIZER).batch(IDS)
+    found = look(made)
     assert found.probs.shape == (3, 7, 5)
     assert found.probs.dtype == np.float16
     assert found.chosen.shape == (3, 7, 2)
@@ -48,7 +53,7 @@ def test_it_is_what_the_routers_say(shape):
 
 
 def test_load_and_table():
-    found = experts(model(), BATCH, PIECES, "moe")
+    found = look(model())
     np.testing.assert_allclose(found.load.sum(axis=1), 1)
     assert found.load[1, 3] == (found.chosen[1] == 3).sum() / 14
     frame = found.to_pandas()
@@ -59,7 +64,7 @@ def test_load_and_table():
 
 def test_a_model_without_experts_is_told_what_would_do():
     with pytest.raises(lab.LabError, match="--n_expert 8 would do"):
-        experts(model(n_expert=None), BATCH, PIECES, "plain")
+        look(model(n_expert=None))
 
 
 def test_it_is_in_the_table():

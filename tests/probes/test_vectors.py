@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from llm_lab.baselines.skipgram import SkipGram
-from llm_lab.data.batch import Batch
 from llm_lab.errors import BadValue
 from llm_lab.models.options import SHAPES, ModelConfig
-from llm_lab.probes.options import PROBES
+from llm_lab.probes.options import PROBES, NeighboursOptions
+from llm_lab.probes.reading import Reading
 from llm_lab.results import Neighbours
+from llm_lab.store.lm import LM
 from llm_lab.tokenizers.tokenizer import train
 from tests.views import fakes
 from tests.views.test_pages import Page
@@ -29,8 +30,7 @@ def look(kind: str, text: str, tokenizer_kind: str = "wordpiece", shape: str = "
         with torch.no_grad():
             for word, vector in table.items():
                 model.embedding_table()[tokenizer.encode(word)[0]] = torch.tensor([*vector, *[0.0] * 6])
-    ids = tokenizer.encode(text)
-    return PROBES.load(kind)(model, Batch(torch.tensor([ids])), tokenizer.pieces(ids), "vec", tokenizer=tokenizer)
+    return PROBES.load(kind)(Reading((LM("vec", model, tokenizer),), (text,)), PROBES[kind].options())
 
 
 @pytest.mark.parametrize("shape", ["skipgram", "lstm", "conv"])
@@ -80,10 +80,7 @@ def test_tokens_that_were_never_read_are_left_out():
     model = SkipGram(ModelConfig(shape="skipgram", vocab_size=tokenizer.vocab_size))
     seen = tokenizer.encode("king queen man")
     model.counts[seen] = 3
-    ids = tokenizer.encode("king")
-    found = PROBES.load("neighbours")(
-        model, Batch(torch.tensor([ids])), tokenizer.pieces(ids), "vec", tokenizer=tokenizer
-    )
+    found = PROBES.load("neighbours")(Reading((LM("vec", model, tokenizer),), ("king",)), NeighboursOptions())
     assert {piece.text for piece in found.pieces[0]} == {"queen", "man"}
     assert f"{len(tokenizer.text_ids) - 3} tokens that the training text does not have" in str(found)
 

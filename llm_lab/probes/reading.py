@@ -1,0 +1,105 @@
+"""What a probe is given: models, the texts that they read, and corpora as the models were trained to read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from llm_lab.corpora.open import open_corpus
+from llm_lab.data.arrays import tokenize
+from llm_lab.data.batch import Batch
+from llm_lab.errors import BadType, BadValue, show
+from llm_lab.models.language_model import LanguageModel
+from llm_lab.results import Piece
+from llm_lab.store import runs as store
+from llm_lab.store import texts
+from llm_lab.store.lm import LM
+from llm_lab.tokenizers.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """Models, mostly one, and the texts that a probe was given for them."""
+
+    lms: tuple[LM, ...]
+    texts: tuple[str, ...] = ()
+
+    @property
+    def lm(self) -> LM:
+        return self.lms[0]
+
+    @property
+    def model(self) -> LanguageModel:
+        return self.lm.model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.lm.tokenizer
+
+    @property
+    def name(self) -> str:
+        return self.lm.name
+
+    def ids(self, text: int = 0, model: int = 0) -> Int[Tensor, "1 T"]:
+        """The ids of a text, as one of the models has them; BadValue where it is empty or longer than the context."""
+        lm = self.lms[model]
+        return read_ids(lm.tokenizer.encode(self.texts[text]), lm.model)
+
+    def batch(self, text: int = 0, model: int = 0) -> Batch:
+        """A text as the model was trained to read one."""
+        return self.lms[model].batch(self.ids(text, model))
+
+    def pieces(self, text: int = 0, model: int = 0) -> list[Piece]:
+        """Its tokens as a person may read them."""
+        return self.lms[model].tokenizer.pieces(self.ids(text, model)[0].tolist())
+
+    def blocks(
+        self, corpus: Any, max_tokens: int, model: int = 0, length: int | None = None
+    ) -> Iterator[Int[Tensor, "1 T"]]:
+        """A corpus (or None: the model's held-out text) in blocks of `length` tokens, the context unless told, up to
+        `max_tokens` in all; what is left at its end is a shorter block."""
+        lm = self.lms[model]
+        ids = corpus_ids(lm, corpus)[:max_tokens]
+        length = min(length or lm.max_seq_len, lm.max_seq_len)
+        for start in range(0, len(ids), length):
+            block = torch.from_numpy(ids[start : start + length].astype(np.int64))
+            yield block[None].to(lm.device)
+
+
+def corpus_ids(lm: LM, corpus: Any) -> np.ndarray:
+    """The ids of a corpus, or of the model's held-out text, (N,), read from disk as they are used."""
+    if corpus is None:
+        return texts.held_out(lm, [store.cache(make=False)], "corpus").ids
+    return tokenize(texts.as_trained(lm, open_corpus(corpus), []), lm.tokenizer, store.cache()).ids
+
+
+def read_ids(value: Any, model: LanguageModel, argument: str = "text") -> Int[Tensor, "B T"]:
+    """Ids that the model can read, on its device. BadType or BadValue for what is none, empty, unknown or too long."""
+    works = "a text, or a rectangle of ids such as [[5, 6, 7]], would do"
+    try:
+        ids = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise BadType(f"{argument}: {show(value)} is neither a text nor ids, (B, T); {works}") from None
+    if ids.ndim not in (1, 2):
+        raise BadType(f"{argument}: {show(value)} has {ids.ndim} dimensions, and ids have (B, T); {works}")
+    if ids.numel() == 0:
+        raise BadValue(f'{argument}: it is empty; give something to read, for example "To be, or not to be"')
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise BadType(
+            f"{argument}: {show(value)} holds {str(ids.dtype).removeprefix('torch.')}, not whole numbers; {works}"
+        )
+    ids = ids.to(device=model.device, dtype=torch.long)
+    if (low := int(ids.min())) < 0 or (high := int(ids.max())) >= model.vocab_size:
+        wrong = low if low < 0 else high
+        raise BadValue(f"{argument}: {wrong} is no id of this model; it has 0 to {model.vocab_size - 1}")
+    if ids.shape[-1] > model.max_seq_len:
+        raise BadValue(
+            f"{argument}: {ids.shape[-1]} tokens do not fit the context of {model.max_seq_len}; cut it to its first {model.max_seq_len} tokens"
+        )
+    return ids[None] if ids.ndim == 1 else ids
