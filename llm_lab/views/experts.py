@@ -75,7 +75,7 @@ def _picture(result: ExpertRouting) -> tuple[str, bool]:
     """The fields of all layers, and whether several tokens share a row of pixels."""
     layers, tokens, experts = result.probs.shape
     gap, top, between = 14, 34, 12
-    names = [_short(visible(piece.text)) for piece in result.pieces]
+    names = [svg.short(visible(piece.text)) for piece in result.pieces]
     named = tokens * NAMED <= TALLEST
     left = (max((svg.width_of(name) for name in names), default=12) if named else 12) + 10
     room = WIDTH - left
@@ -126,9 +126,3 @@ def _cells(result: ExpertRouting, most: int) -> np.ndarray:
         starts = np.arange(most) * tokens // most
         taken = np.maximum.reduceat(taken, starts, axis=1)
     return np.rint(taken * 255).astype(np.uint8)
-
-
-def _short(name: str, places: int = 14) -> str:
-    while svg.width_of(name, 1) > places:
-        name = name[:-2] + "…"
-    return name

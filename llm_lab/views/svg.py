@@ -79,20 +79,31 @@ def path(points: Sequence[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) if points else ""
 
 
+def short(name: str, places: int = 14) -> str:
+    """A label cut to that many places of monospace, with … where it is cut."""
+    while width_of(name, 1) > places:
+        name = name[:-2] + "…"
+    return name
+
+
 @cache
-def _palette() -> np.ndarray:
-    """One blue, from transparent; a power below one lets small amounts be seen (the same as `ink` in shared.js)."""
+def _palette(signed: bool) -> np.ndarray:
+    """One blue, from transparent; or orange, transparent in the middle, blue. A power below one lets small amounts be seen
+    (the same as `ink` in shared.js)."""
     import numpy as np
 
+    level = (np.arange(256) - 128) / 127 if signed else np.arange(256) / 255
     colours = np.empty((256, 4), np.uint8)
-    colours[:] = (61, 125, 230, 0)
-    colours[:, 3] = np.round(255 * (np.arange(256) / 255) ** 0.6)
+    colours[:, :3] = np.where(level[:, None] >= 0, (61, 125, 230), (224, 123, 26))
+    colours[:, 3] = np.round(255 * np.minimum(np.abs(level), 1) ** 0.6)
     return colours
 
 
-def shades(cells: np.ndarray, x: float, y: float, width: float, height: float, more: str = "") -> str:
-    """Bytes (h, w) as cells of one blue: 0 is transparent, 255 full."""
-    data = base64.b64encode(png(cells, _palette())).decode()
+def shades(
+    cells: np.ndarray, x: float, y: float, width: float, height: float, more: str = "", signed: bool = False
+) -> str:
+    """Bytes (h, w) as cells of one blue: 0 is transparent, 255 full; `signed` ones are orange below 128, blue above."""
+    data = base64.b64encode(png(cells, _palette(signed))).decode()
     return (
         f'<image {more} x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" preserveAspectRatio="none" '
         f'style="image-rendering:pixelated" href="data:image/png;base64,{data}"/>'

@@ -23,11 +23,13 @@ from llm_lab.results import (
     Fork,
     Generation,
     Generations,
+    Heatmap,
     Listing,
     Message,
     ModelPart,
     ModelReport,
     Neighbours,
+    Panel,
     Piece,
     Playground,
     Prompt,
@@ -39,6 +41,7 @@ from llm_lab.results import (
     StrategyControls,
     Tokenization,
     TokenizationRow,
+    TokenScores,
     TokenStatistics,
     TrainingReport,
 )
@@ -456,6 +459,47 @@ def runs(name: str = "bard", corpus: str = "shakespeare") -> RunComparison:
     return RunComparison(models=facts, differ={"n_layer": [4, 5, None], "corpus": [corpus] * 3}, notes=[name])
 
 
+def heatmap(words: tuple[str, ...] = ("To", " be", ",", " or"), name: str = "bard", panels: int = 2) -> Heatmap:
+    """Signed numbers of layers × tokens, in two panels, a text in each cell of the second."""
+    rng = np.random.default_rng(0)
+    made = []
+    for i in range(panels):
+        values = rng.normal(size=(3, len(words))).astype(np.float32)
+        values[0, 0] = np.nan
+        cells = [list(words)] * 3 if i else None
+        made.append(Panel(values, [f"{r}" for r in range(3)], words, words[i] if panels > 1 else "", cells, cells))
+    return Heatmap(
+        name=name,
+        kind="ablate",
+        facts=[name],
+        panels=made,
+        quantity=f"nats {name}",
+        axes=("layer", "token"),
+        signed=True,
+        figures=[(name, "0.31")],
+        pieces=pieces(list(words)),
+        caption=f"Each cell is one run. {name}",
+        notes=[name],
+    )
+
+
+def scores(words: tuple[str, ...] = ("To", " be", ",", "\n", " or"), name: str = "bard") -> TokenScores:
+    """Signed numbers by two methods."""
+    values = np.linspace(-1, 2, len(words)).astype(np.float32)
+    return TokenScores(
+        name=name,
+        kind="attribution",
+        facts=[name],
+        pieces=pieces(list(words)),
+        scores={f"one {name}": values, "other": -values},
+        quantity=f"nats {name}",
+        about=f"the token {name}",
+        figures=[(name, "0.31")],
+        caption=name,
+        notes=[name],
+    )
+
+
 def everything(hostile: bool = False) -> dict[str, Any]:
     """One result of each kind, by a short name."""
     if not hostile:
@@ -491,6 +535,8 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "searched": searched(),
             "runs": runs(),
             "routing": routing(["To", " be", ",", " or", " not"]),
+            "heatmap": heatmap(),
+            "scores": scores(),
         }
     evil = "".join(HOSTILE)
     live, done = training("training", evil), training("finished", evil)
@@ -530,4 +576,6 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         "searched": searched(HOSTILE, evil),
         "runs": runs(evil, EVIL),
         "routing": routing(HOSTILE, name=evil),
+        "heatmap": heatmap(tuple(HOSTILE), evil),
+        "scores": scores(tuple(HOSTILE), evil),
     }
