@@ -179,17 +179,21 @@ def _extremes(result: Heatmap) -> list[tuple[str, float]]:
         for i in np.argsort(np.nan_to_num(size, nan=-np.inf), axis=None)[::-1][:EXTREMES]:
             r, c = np.unravel_index(i, panel.values.shape)
             if np.isfinite(panel.values[r, c]):
-                where = f"{_named(result.axes[0], panel.rows[r])} · {_named(result.axes[1], panel.columns[c])}"
+                where = (
+                    f"{_named(result.axes[0], panel.rows, int(r))} · {_named(result.axes[1], panel.columns, int(c))}"
+                )
                 title = f"{panel.title}, " if panel.title and len(result.panels) > 1 else ""
                 found.append((title + where, float(panel.values[r, c])))
     found.sort(key=lambda one: -abs(one[1]) if result.signed else -one[1])
     return found[:EXTREMES]
 
 
-def _named(axis: str, name: str) -> str:
-    """A row or column as it is spoken of: head 3, position 4 “the”."""
-    name = visible(name)
-    return f"{axis} {name}" if axis and not name.startswith(axis) else name
+def _named(axis: str, names: Sequence[str], i: int) -> str:
+    """A row or column as it is spoken of: head 3, mlp, “ the” (position 4)."""
+    name = visible(names[i])
+    if name.lstrip("−-").isdecimal():
+        return f"{axis} {name}" if axis else name
+    return name if sum(other == names[i] for other in names) == 1 else f"{name} ({axis or 'number'} {i})"
 
 
 def _text(result: Heatmap) -> str:
@@ -212,8 +216,8 @@ def _payload(result: Heatmap, drawn: Sequence[Drawn], notes: bool) -> tuple[dict
         {
             **vars(one),
             "title": visible(panel.title) if panel.title else "",
-            "rows": [_named(result.axes[0], name) for name in panel.rows],
-            "columns": [_named(result.axes[1], name) for name in panel.columns],
+            "rows": [_named(result.axes[0], panel.rows, i) for i in range(len(panel.rows))],
+            "columns": [_named(result.axes[1], panel.columns, i) for i in range(len(panel.columns))],
             "texts": lines(panel.texts),
             "notes": notes_of(panel),
         }
