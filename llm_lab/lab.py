@@ -101,12 +101,12 @@ def tokenizer(source: Any, kind: str = "char", vocab_size: int | None = None) ->
 
 
 def load(name: str, model: Any = None) -> LM:
-    """A finished model: by its name, its run's id, or the folder it was saved in; a published one by its folder, or as
-    `hf:openai-community/gpt2` from the Hugging Face hub.
+    """A finished model: by its name, its run's id, or the folder it was saved in; `bard@500` as its step 500 left it, where
+    that checkpoint was kept; a published one by its folder, or as `hf:openai-community/gpt2` from the Hugging Face hub.
 
     `model` is your class where it was trained with one of your own.
     """
-    from llm_lab.store.lm import load_lm, load_run
+    from llm_lab.store.lm import load_checkpoint, load_lm, load_run
 
     if isinstance(name, str | Path) and os.path.isfile(Path(name) / "model.json"):
         return load_lm(Path(name), model=model)
@@ -120,6 +120,8 @@ def load(name: str, model: Any = None) -> LM:
         return load_hf(Path(name))
     if not isinstance(name, str):
         raise BadType(f"name: {show(name)} is {type(name).__name__}; a run's name or id, or a folder would do")
+    if "@" in name:
+        return load_checkpoint(*store.find_checkpoint(name), model)
     return load_run(store.find(name), model)
 
 
@@ -136,7 +138,7 @@ def _lm(value: Any) -> LM:
         lm.by_name = True
         if lm.run:
             print(
-                f"{value}: run {lm.run.id} is used, {lm.run.status} {overview.ago(lm.run.read('status').get('time', 0.0))}"
+                f"{lm.name}: run {lm.run.id} is used, {lm.run.status} {overview.ago(lm.run.read('status').get('time', 0.0))}"
             )
         return lm
     raise BadType(
@@ -609,7 +611,7 @@ def lab(action: str = "", name: str | None = None, to: str | None = None) -> Any
 
         if not name:
             raise BadType(f"lab {action} needs a name, for example %lab {action} bard")
-        run = store.find(name)
+        run = store.find(name.partition("@")[0])
         card = load_card(run)
         return card if action == "show" and card is not None else overview.code(run, card.repeat if card else "")
     raise NotYet(f"lab {action} is not there yet; a run is the folder that %lab runs shows, and can be deleted by hand")

@@ -68,7 +68,16 @@ def expand(value: Any, namespace: Namespace) -> Any:
 
 
 def model(value: Any, namespace: Namespace) -> Any:
-    """The variable of that name where it is ours; else the name itself, which the lab looks up among the runs."""
+    """The variable of that name where it is ours; else the name itself, which the lab looks up among the runs. Of
+    `bard@500`, where bard is a variable, the checkpoint of the very run that made it."""
+    if isinstance(value, str) and value not in namespace and "@" in value:
+        base, _, step = value.rpartition("@")
+        held = namespace.get(base)
+        if held is None or not is_model(held):
+            return value
+        if getattr(held, "run", None) is None:
+            raise BadValue(f"model: {base} has no run, so no checkpoint {show(value)}; a model made by pretrain has one")
+        return f"{held.run.path.name}@{step}"
     if not isinstance(value, str) or value not in namespace:
         return value
     held = namespace[value]

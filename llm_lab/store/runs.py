@@ -2,6 +2,7 @@
 
 .llm_lab/runs/bard-3f2a9c/   request.json  plan.json  environment.json  status.json  events.jsonl
                              model.safetensors  model.json  tokenizer.json
+                             checkpoints/500/model.safetensors
 """
 
 from __future__ import annotations
@@ -73,6 +74,16 @@ class Run:
     def loadable(self) -> bool:
         """Whether it left a model: weights were saved, and the run did not fail."""
         return os.path.isfile(self.path / "model.safetensors") and self.status != "failed"
+
+    @property
+    def checkpoints(self) -> list[int]:
+        """The steps whose weights were kept on the way, in order."""
+        found = (self.path / "checkpoints").glob("*/model.safetensors")
+        return sorted(int(file.parent.name) for file in found if file.parent.name.isdecimal())
+
+    def checkpoint(self, step: int) -> Path:
+        """The folder of what is kept of a step."""
+        return self.path / "checkpoints" / str(step)
 
     @property
     def recent(self) -> float:
@@ -215,10 +226,6 @@ def names() -> list[str]:
 
 def find(name: str) -> Run:
     """The newest run of that name that left a model (finished ones first), or the run of that id, whatever became of it."""
-    if "@" in name:
-        raise BadValue(
-            f"{name!r} names a checkpoint, and this version keeps only the last weights of a run; use {name.partition('@')[0]!r}"
-        )
     runs = all_runs()
     named = [run for run in runs if run.name == name]
     good = [run for run in named if run.loadable]
@@ -231,6 +238,33 @@ def find(name: str) -> Run:
         became = listing((f"{run.id} {run.status}" for run in named), 4)
         raise BadValue(f"no run called {name!r} has left a model ({became}); train it again; {there}")
     raise BadValue(f"no model or run is called {name!r}{suggestion(name, known)}; {there}")
+
+
+def find_checkpoint(name: str) -> tuple[Run, int]:
+    """The run and the step that `bard@500` names: of the runs that are called so the one that `find` takes, or, where that
+    one left no model, the newest that kept checkpoints. BadValue, with the nearest step, where that step was not kept."""
+    base, _, word = name.rpartition("@")
+    try:
+        run = find(base)
+    except BadValue:
+        left = [run for run in all_runs() if run.name == base and run.checkpoints]
+        if not left:
+            raise
+        run = left[0]
+    steps = run.checkpoints
+    if not steps:
+        raise BadValue(
+            f"{name!r} names a checkpoint, and run {run.id} kept none: --checkpoints 8 keeps some on the way; use {base!r}"
+        )
+    word = word if len(word) < 16 else "…"  # no run is that long
+    if word.isdecimal() and int(word) in steps:
+        return run, int(word)
+    if word.isdecimal():
+        step = min(steps, key=lambda kept: abs(kept - int(word)))
+        what = f"step {int(word)} of run {run.id} was not kept; the nearest is {base}@{step}"
+    else:
+        what = f"{word!r} is no step; for example {base}@{steps[-1]}"
+    raise BadValue(f"checkpoint {name!r}: {what}; kept are: {listing(map(str, steps), 12)}")
 
 
 def find_identical(name: str, request: dict[str, Any]) -> Run | None:
