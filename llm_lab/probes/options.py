@@ -44,6 +44,14 @@ class ExpertsOptions(KindOptions):
     room: ClassVar[str] = "experts"
 
 
+@dataclass(frozen=True)
+class HeadsOptions(CorpusReading):
+    room: ClassVar[str] = "heads"
+    texts: ClassVar[tuple[int, int]] = (0, 1000)
+    repeats: int = option(32, "repeated random sequences, for what heads do on repeats", ge=1)
+    seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
+
+
 # --- lenses ---------------------------------------------------------------------------------------------------------
 
 
@@ -86,6 +94,13 @@ PROBES = Table(
             "llm_lab.probes.experts:experts",
             "which experts take which token, every layer",
             ExpertsOptions,
+            SITES,
+        ),
+        Entry(
+            "heads",
+            "llm_lab.probes.heads:heads",
+            "what every head does, by numbers and a name: previous token, induction, …",
+            HeadsOptions,
             SITES,
         ),
         Entry(
