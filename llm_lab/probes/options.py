@@ -44,6 +44,14 @@ class ExpertsOptions(KindOptions):
     room: ClassVar[str] = "experts"
 
 
+@dataclass(frozen=True)
+class HeadsOptions(CorpusReading):
+    room: ClassVar[str] = "heads"
+    texts: ClassVar[tuple[int, int]] = (0, 1000)
+    repeats: int = option(32, "repeated random sequences, for what heads do on repeats", ge=1)
+    seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
+
+
 # --- a token's walk -------------------------------------------------------------------------------------------------
 
 
@@ -105,6 +113,13 @@ PROBES = Table(
             "llm_lab.probes.walk:walk",
             "one token through every step, with formulas and numbers",
             WalkOptions,
+            SITES,
+        ),
+        Entry(
+            "heads",
+            "llm_lab.probes.heads:heads",
+            "what every head does, by numbers and a name: previous token, induction, …",
+            HeadsOptions,
             SITES,
         ),
         Entry(
