@@ -47,6 +47,22 @@ class ExpertsOptions(KindOptions):
 # --- lenses ---------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class LogitLensOptions(KindOptions):
+    room: ClassVar[str] = "logit_lens"
+    texts: ClassVar[tuple[int, int]] = (1, 2)
+
+
+@dataclass(frozen=True)
+class TunedLensOptions(CorpusReading):
+    room: ClassVar[str] = "tuned_lens"
+    texts: ClassVar[tuple[int, int]] = (1, 1)
+    steps: int = option(200, "of the training of what the probe learns", ge=1)
+    seconds: float | None = option(60.0, "at most that this training takes", unit="seconds", gt=0)
+    lr: float = option(1e-3, "learning rate of Adam at the first step; it falls to 0", gt=0)
+    seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
+
+
 # --- interventions --------------------------------------------------------------------------------------------------
 
 
@@ -86,6 +102,20 @@ PROBES = Table(
             "llm_lab.probes.experts:experts",
             "which experts take which token, every layer",
             ExpertsOptions,
+            SITES,
+        ),
+        Entry(
+            "logit_lens",
+            "llm_lab.probes.lenses:logit_lens",
+            "what every layer would predict at every token",
+            LogitLensOptions,
+            SITES,
+        ),
+        Entry(
+            "tuned_lens",
+            "llm_lab.probes.lenses:tuned_lens",
+            "the same behind translators of each layer, trained on the spot",
+            TunedLensOptions,
             SITES,
         ),
         Entry(
