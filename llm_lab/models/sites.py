@@ -30,13 +30,14 @@ class Tape:
     read: frozenset[str] = frozenset()
     replacements: Mapping[str, Replacement] = field(default_factory=dict)
     grad: bool = False
+    take: Callable[[Tensor, str], Tensor] | None = None  # what is kept of an activation, where not all of it
     found: dict[str, Tensor] = field(default_factory=dict)
 
     def visit(self, x: Tensor, name: str) -> Tensor:
         if name in self.replacements:
             x = replaced(self.replacements[name], x, name)
         if name in self.read:
-            self.found[name] = kept(x, self.grad)
+            self.found[name] = kept(x if self.take is None else self.take(x, name), self.grad)
         return x
 
 

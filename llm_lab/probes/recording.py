@@ -16,12 +16,17 @@ from llm_lab.models.sites import Replacement, Tape, kept, matching, opened, repl
 
 
 def record(
-    model: LanguageModel, batch: Batch, sites: str | Iterable[str] = "*", grad: bool = False
+    model: LanguageModel,
+    batch: Batch,
+    sites: str | Iterable[str] = "*",
+    grad: bool = False,
+    take: Callable[[Tensor, str], Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """One forward pass, and the activations at the sites named, by name.
 
     Patterns such as `blocks.*.attn.pattern` and TransformerLens's `hook_…` names are taken. With `grad` the tensors
-    keep their graph. Raises BadValue for a site that is not there.
+    keep their graph. `take` of an activation and its site gives what is kept of it, so that a long text's patterns need
+    not all be held at once. Raises BadValue for a site that is not there.
     """
     names = matching(sites, model.sites())
     was_training = model.training
@@ -29,22 +34,28 @@ def record(
     try:
         with torch.set_grad_enabled(grad):
             if "sites" in model.supports:
-                with opened(Tape(model, read=frozenset(names), grad=grad)) as tape:
+                with opened(Tape(model, read=frozenset(names), grad=grad, take=take)) as tape:
                     model(**batch.inputs())
                 return {name: tape.found[name] for name in names}
-            return _record_modules(model, batch, names, grad)
+            return _record_modules(model, batch, names, grad, take)
     finally:
         model.train(was_training)
 
 
-def _record_modules(model: LanguageModel, batch: Batch, names: list[str], grad: bool) -> dict[str, Tensor]:
+def _record_modules(
+    model: LanguageModel,
+    batch: Batch,
+    names: list[str],
+    grad: bool,
+    take: Callable[[Tensor, str], Tensor] | None,
+) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             value = output[0] if isinstance(output, tuple) else output
             if isinstance(value, Tensor):
-                found[name] = kept(value, grad)
+                found[name] = kept(value if take is None else take(value, name), grad)
 
         return hook
 

@@ -18,6 +18,7 @@ from llm_lab.results.probes import AttentionMaps, ExpertRouting, Neighbours
 from llm_lab.results.prompts import ANSWER_COLUMNS, Answer, Prompt, PromptResults, PromptScore, mean_interval
 from llm_lab.results.tables import Evaluation, Listing, Score
 from llm_lab.results.texts import CorpusReport, Tokenization, TokenizationRow
+from llm_lab.results.walk import Step, Walk
 
 __all__ = [
     "ANSWER_COLUMNS",
@@ -54,6 +55,7 @@ __all__ = [
     "RunFacts",
     "Sample",
     "Score",
+    "Step",
     "StrategyControls",
     "TokenScores",
     "TokenStatistics",
@@ -61,6 +63,7 @@ __all__ = [
     "TokenizationRow",
     "TrainingReport",
     "TunedLens",
+    "Walk",
     "in_notebook",
     "mean",
     "mean_interval",
