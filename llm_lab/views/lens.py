@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llm_lab.results import LogitLens, TunedLens
 from llm_lab.views import svg
 from llm_lab.views.bundle import live
-from llm_lab.views.card import bar, bundle, card, columns, esc, fitting, number, picture, small, table, visible
+from llm_lab.views.card import alone, bar, bundle, card, columns, esc, fitting, number, picture, small, table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +30,7 @@ def lens(result: LogitLens) -> dict[str, str]:
         facts += [f"{result.step:,} of {result.steps:,} steps on {result.n_trained:,} tokens"]
     grid, shown = _grid(result)
     layers = columns(("0 1 auto", _chart(result)), ("1 1 380px", _numbers(result)))
+    layers = f'<div style="margin-top:12px">{layers}</div>'
     done = not isinstance(result, TunedLens) or result.done
 
     def page(body: str, carried: int) -> str:
@@ -55,10 +56,10 @@ def payload(result: LogitLens, k: int, tokens: int | None = None) -> tuple[dict[
     ids, at = np.unique(top, return_inverse=True)
     data = {
         "layers": result.layers,
-        "tokens": [visible(piece.text) for piece in result.pieces[:tokens]],
-        "truth": [None if piece is None else visible(piece.text) for piece in result.truth[:tokens]],
+        "tokens": [alone(piece.text) for piece in result.pieces[:tokens]],
+        "truth": [None if piece is None else alone(piece.text) for piece in result.truth[:tokens]],
         "right": _right(result)[:, :tokens].astype(int).tolist(),
-        "names": [visible(result.names[int(i)]) for i in ids],
+        "names": [alone(result.names[int(i)]) for i in ids],
         "k": top.shape[2],
         "cell": _cell(result),
         "left": _left(result),
@@ -102,13 +103,13 @@ def _caption(result: LogitLens) -> str:
 
 
 def _names(result: LogitLens) -> list[list[str]]:
-    return [[svg.short(visible(result.names[int(i)]), PLACES) for i in line] for line in result.top[:, :, 0]]
+    return [[svg.short(alone(result.names[int(i)]), PLACES) for i in line] for line in result.top[:, :, 0]]
 
 
 def _cell(result: LogitLens) -> float:
     """The width of a cell: the longest token fits."""
     names = {name for line in _names(result) for name in line}
-    names |= {svg.short(visible(p.text), PLACES) for p in (*result.pieces, *result.truth) if p is not None}
+    names |= {svg.short(alone(p.text), PLACES) for p in (*result.pieces, *result.truth) if p is not None}
     return max(max((svg.width_of(name, 6.1) for name in names), default=0) + 8, LEAST)
 
 
@@ -163,7 +164,7 @@ def _grid(result: LogitLens) -> tuple[str, int]:
 
 
 def _label(token: str) -> str:
-    return esc(svg.short(visible(token), PLACES))
+    return esc(svg.short(alone(token), PLACES))
 
 
 def _lines(result: LogitLens) -> list[tuple[str, np.ndarray, str]]:
@@ -176,11 +177,11 @@ def _lines(result: LogitLens) -> list[tuple[str, np.ndarray, str]]:
 def _chart(result: LogitLens) -> str:
     """KL and the true token's rank by layer."""
     means = result.by_layer()
-    measured = f", {result.n_measured:,} tokens not trained on" if isinstance(result, TunedLens) else ""
-    body = _plot(0, f"mean KL to the final, nats{measured}", _lines(result), log=False)
+    text = "unseen" if isinstance(result, TunedLens) else "this"
+    body = _plot(0, f"mean KL to the final, nats, on {text} text", _lines(result), log=False)
     width = PLOT
     if result.rank.any():
-        body += _plot(PLOT, "median rank of the true token", [("", means["rank"].to_numpy(), "b")], log=True)
+        body += _plot(PLOT, "median rank of the true token, this text", [("", means["rank"].to_numpy(), "b")], log=True)
         width *= 2
     alt = "By layer, from the embedding to the last: mean KL to the final prediction" + (
         " and median rank of the true token" if result.rank.any() else ""
@@ -236,24 +237,22 @@ def _numbers(result: LogitLens) -> str:
     """The same in numbers: a row for each layer, the last first."""
     means = result.by_layer()
     known = result.rank.any()
-    tuned = isinstance(result, TunedLens)
-    heads = ["after", "KL", "entropy", "top is the final’s"]
-    heads += ["log p of the true", "median rank"] if known else []
-    if tuned:
-        heads += ["KL unseen, logit lens", "tuned lens"]
+    heads = ["after", "KL", "entropy", "agrees", *(["log&nbsp;p", "rank"] if known else [])]
+    if isinstance(result, TunedLens):
+        heads += [f"KL, logit lens, {result.n_measured:,} unseen", "KL, tuned, unseen"]
     most = float(means["kl"].max()) or 1.0
     rows: list[list[str | tuple[str, str]]] = []
     for i in reversed(range(len(means))):
         row = means.iloc[i]
         line: list[str | tuple[str, str]] = [result.layers[i].replace(" ", "&nbsp;")]
-        line += [(number(row.kl, 3), bar(row.kl / most)), number(row.entropy, 3), f"{100 * row.agrees:.0f} %"]
-        line += [number(row.true_logprob, 3), number(row["rank"], 3)] if known else []
+        line += [(number(row.kl, 3), bar(row.kl / most)), number(row.entropy, 3), f"{100 * row.agrees:.0f}&nbsp;%"]
+        line += [number(row.true_logprob, 3), f"{row['rank']:,g}"] if known else []
         if isinstance(result, TunedLens):
             line += [number(float(result.logit_kl[i]), 3), number(float(result.tuned_kl[i]), 3)]
         rows.append(line)
     shown = " open" if len(rows) <= OPEN else ""
-    inside = table(heads, rows)
-    return f"<details{shown}><summary>means over this text, by layer</summary>{inside}</details>"
+    words = "agrees: the likeliest token is the final one" + ("; log p and median rank of the true token" if known else "")
+    return f"<details{shown}><summary>means over this text, by layer</summary>{table(heads, rows)}{small(words, 4)}</details>"
 
 
 def _progress(result: LogitLens) -> float | None:
@@ -265,7 +264,7 @@ def _plain(result: LogitLens, facts: Sequence[str]) -> str:
     lines = [" · ".join([result.name, *facts])]
     for i in reversed(range(len(means))):
         row = means.iloc[i]
-        rank = f", median rank of the true token {number(row['rank'], 3)}" if result.rank.any() else ""
+        rank = f", median rank of the true token {row['rank']:,g}" if result.rank.any() else ""
         tuned = ""
         if isinstance(result, TunedLens):
             tuned = f"; unseen: logit lens {number(float(result.logit_kl[i]), 3)}, tuned {number(float(result.tuned_kl[i]), 3)}"
