@@ -18,6 +18,8 @@ WIDTH = 1040.0  # pixels of the grid at most
 ROW, LEAST, PLACES = 21.0, 26.0, 9  # a cell's height and least width; characters of a token in it
 CELLS = 640  # of the picture; the script layer has the rest
 FAINT = 0.45  # of the ink's scale: what is written on it can be read
+# One rule for all cells, so that each is short.
+CELL_STYLE = ".c text{font-size:10px;font-family:ui-monospace,Menlo,Consolas,'DejaVu Sans Mono',monospace;white-space:pre}"
 OPEN = 14  # layers up to which their numbers lie open
 # Likeliest tokens, and positions, that the script layer carries: the first that fits.
 CARRIED = ((10, None), (5, None), (3, None), (1, None), (1, 512), (1, 256), (1, 128), (1, 32))
@@ -130,7 +132,7 @@ def _grid(result: LogitLens) -> tuple[str, int]:
     top, between = (36 if known else 16), 34
     height = rows * ROW
     probs = np.exp(result.top_logprob[:, :, 0])
-    body = ""
+    body = f"<style>{CELL_STYLE}</style>"
     for band in range(bands):
         y = top + band * (height + top + between - 16)
         here = range(band * across, min((band + 1) * across, tokens))
@@ -138,14 +140,13 @@ def _grid(result: LogitLens) -> tuple[str, int]:
         width = len(here) * cell
         body += svg.shades(cells, left, y, width, height)
         body += f'<rect class="l" x="{left:g}" y="{y:g}" width="{width:g}" height="{height:g}"/>'
-        body += '<g style="font-size:10px">' if band == 0 else "<g>"
         body += "".join(
             svg.text(left - 6, y + (rows - 1 - i) * ROW + 14, name, "m", "end") for i, name in enumerate(result.layers)
         )
         body += svg.text(left - 6, y + height + 15, "token read", "m", "end")
         if known:
             body += svg.text(left - 6, y - 6, "true token", "m", "end")
-        body += '</g><g class="t k" text-anchor="middle" style="font-size:10px">'
+        body += '<g class="t c" text-anchor="middle">'
         for t in here:
             x = left + (t - here.start + 0.5) * cell
             for i in range(rows):
