@@ -28,6 +28,25 @@ class CorpusReading(KindOptions):
     max_tokens: int = option(20_000, "of the corpus that are read", unit="tokens", ge=2)
 
 
+@dataclass(frozen=True)
+class PositionOptions(KindOptions):
+    """Options of the kinds that look at one position."""
+
+    room: ClassVar[str] = "position"
+    position: int | None = option(
+        None, "the token that is looked at; −1 is the last", auto="the last, or the first <mask>", example="-1"
+    )
+
+
+@dataclass(frozen=True)
+class AnswerOptions(PositionOptions):
+    """Options of the kinds that ask for one prediction: which token is right there, and which is wrong."""
+
+    room: ClassVar[str] = "answer"
+    target: str | None = option(None, "the right answer, one token", auto="the likeliest", example='" Paris"')
+    other: str | None = option(None, "a wrong answer that it is weighed against, one token", example='" Rome"')
+
+
 # --- attention ------------------------------------------------------------------------------------------------------
 
 
@@ -48,10 +67,9 @@ class ExpertsOptions(KindOptions):
 
 
 @dataclass(frozen=True)
-class WalkOptions(KindOptions):
+class WalkOptions(PositionOptions):
     room: ClassVar[str] = "walk"
     texts: ClassVar[tuple[int, int]] = (1, 2)
-    position: int = option(-1, "the token that is followed; −1 is the last")
     layer: int | None = option(None, "the layer that is shown", ge=0, auto="the most telling", example="1")
     head: int | None = option(None, "the head that is shown", ge=0, auto="the most telling", example="2")
 
