@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -12,12 +11,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from llm_lab.data.batch import Batch
-from llm_lab.errors import BadValue
+from llm_lab.errors import DIVERGED, BadValue
 from llm_lab.models.attention import Heads
+from llm_lab.models.heads import Linear
+from llm_lab.models.language_model import evaluating
 from llm_lab.models.stack import Block
+from llm_lab.probes.answers import answer, ask
+from llm_lab.probes.options import DLAOptions
+from llm_lab.probes.reading import Reading
 from llm_lab.probes.recording import record
-from llm_lab.probes.stream import Stream
+from llm_lab.probes.stream import Stream, stream
+from llm_lab.results import LogitAttribution, Panel
 
+_OTHERS = ("token embedding", "query vector")  # shown even where they add nothing
 Vector = Float[Tensor, " D"]
 
 
@@ -36,6 +42,56 @@ class Parts:
     def total(self) -> float:
         crossed = 0.0 if self.cross is None else float(self.cross.sum())
         return float(self.heads.sum() + self.mlps.sum()) + crossed + sum(self.others.values())
+
+
+def dla(reading: Reading, options: DLAOptions) -> LogitAttribution:
+    """The logit of an answer, or the difference of two, by part; `.total` equals `.logit`. The norms are frozen at the
+    scale that they have in this run. BadValue where the output is no linear map."""
+    source = stream(reading, "dla")
+    if not isinstance(source.model.head, Linear):
+        raise BadValue(
+            f"probe dla: the output of {reading.name} has a dense layer, an activation and a norm of its own (--output {source.model.config.output}), so its logits are no sum of what the parts write; kind logit_lens would do"
+        )
+    asked = ask(reading, options)
+    with torch.no_grad(), evaluating(source.model):
+        logits = source.model(**asked.batch.inputs()).logits[0, asked.position]
+    if not logits.isfinite().all():
+        raise BadValue(f"{reading.name}'s {DIVERGED}")
+    said = answer(reading, options, logits)
+    other = None if said.other is None else said.other.id
+    parts = decompose(source, asked.batch, asked.position, said.target.id, other)
+    n_layer, n_head = parts.heads.shape
+    crossed = [] if parts.cross is None else [parts.cross]
+    columns = [str(i) for i in range(n_head)] + [f"cross {i}" for i in range(n_head) if crossed] + ["mlp"]
+    values = np.concatenate([parts.heads, *crossed, parts.mlps[:, None]], axis=1).astype(np.float32)
+    layers = ["embedding", *(f"layer {i}" for i in range(n_layer))]
+    cap = source.model.config.logit_softcap
+    notes = [f"logits are taken before they are bent into ±{cap:g}, where parts no longer sum"] if cap else []
+    result = LogitAttribution(
+        name=reading.name,
+        kind="dla",
+        facts=[said.quantity, f"position {asked.position}", f"{n_layer} layers × {n_head} heads"],
+        panels=[Panel(values, [str(i) for i in range(n_layer)], columns)],
+        quantity=said.quantity,
+        axes=("layer", "head"),
+        signed=True,
+        pieces=asked.pieces,
+        caption="Each cell is what that head or MLP adds to the logit directly: what it writes into the stream, through the last norm (frozen at its scale in this run) and the output. What later parts make of it is not counted.",
+        notes=notes,
+        others=parts.others,
+        logit=parts.logit,
+        accumulated=parts.accumulated.astype(np.float32),
+    )
+    result.figures = [
+        (said.quantity, f"{parts.logit:.4f}"),
+        ("sum of all parts", f"{result.total:.4f}"),
+        ("attention heads", f"{parts.heads.sum() + sum(x.sum() for x in crossed):.4f}"),
+        ("MLPs", f"{parts.mlps.sum():.4f}"),
+        *((name, f"{value:.4f}") for name, value in parts.others.items()),
+        *((f"logit lens after {layer}", f"{x:.4f}") for layer, x in zip(layers, parts.accumulated, strict=True)),
+    ]
+    result.figures = [(name, value.replace("-", "−")) for name, value in result.figures]
+    return result
 
 
 @torch.no_grad()
@@ -101,8 +157,9 @@ def decompose(source: Stream, batch: Batch, position: int, target: int, other: i
     if c.norm_place != "pre":
         others["norms inside"] = inner
     others |= _embedded(source, batch, place, v)
+    shown = {name: value for name, value in others.items() if value or name in _OTHERS}
     accumulated = _accumulated(source, [found[site] for site in source.sites], target, other)
-    return Parts(heads, cross, mlps, {k: x for k, x in others.items() if x != 0 or k == "token embedding"}, logit, accumulated)
+    return Parts(heads, cross, mlps, shown, logit, accumulated)
 
 
 def _asked(source: Stream, target: int, other: int | None) -> tuple[Vector, float]:

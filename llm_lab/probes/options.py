@@ -93,6 +93,11 @@ class TunedLensOptions(CorpusReading):
     seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
 
 
+@dataclass(frozen=True)
+class DLAOptions(AnswerOptions):
+    room: ClassVar[str] = "dla"
+
+
 # --- interventions --------------------------------------------------------------------------------------------------
 
 
@@ -153,6 +158,13 @@ PROBES = Table(
             "llm_lab.probes.lenses:tuned_lens",
             "the same behind translators of each layer, trained on the spot",
             TunedLensOptions,
+            SITES,
+        ),
+        Entry(
+            "dla",
+            "llm_lab.probes.dla:dla",
+            "direct logit attribution: what every head and MLP adds to a logit",
+            DLAOptions,
             SITES,
         ),
         Entry(

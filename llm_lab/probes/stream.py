@@ -13,6 +13,7 @@ from llm_lab.data.batch import Batch
 from llm_lab.errors import BadValue
 from llm_lab.models.stack import Stack
 from llm_lab.models.transformer import Transformer
+from llm_lab.probes.answers import text_ids
 from llm_lab.probes.reading import Reading, read_ids
 from llm_lab.probes.recording import record
 
@@ -28,23 +29,25 @@ class Predicted:
 
 
 def predicted(reading: Reading) -> Predicted:
-    """The reading's text. Of an encoder and a decoder the first text is the source and the second what the decoder wrote;
+    """The reading's text, with the gaps that a model fills in at each `<mask>`. Of an encoder and a decoder the first text is the source and the second what the decoder wrote;
     BadValue for a second one elsewhere."""
-    batch = reading.batch()
+    ids = text_ids(reading.lm, reading.texts[0])
+    batch = reading.lm.batch(read_ids(ids, reading.model))
     if batch.decoder_ids is None:
         if len(reading.texts) > 1:
             raise BadValue(
                 f"text: 2 texts were given, and {reading.name} reads one; the second is what a decoder wrote that has an encoder before it"
             )
-        ids = batch.input_ids[0].tolist()
         both_ways = batch.attend is not None and not batch.attend.causal
-        return Predicted(batch, ids, [*ids] if both_ways else [*ids[1:], None], both_ways)
+        gap = reading.tokenizer.special("mask")  # what is right there nobody knows
+        truth = [None if i == gap else i for i in ids] if both_ways else [*ids[1:], None]
+        return Predicted(batch, ids, truth, both_ways)
     begun = batch.decoder_ids[0].tolist()
     if len(reading.texts) == 1:
         return Predicted(batch, begun, [None] * len(begun))
     wrote = reading.ids(1)[0].tolist()
-    ids = read_ids([*begun, *wrote[:-1]], reading.model)
-    return Predicted(replace(batch, decoder_ids=ids), ids[0].tolist(), wrote)
+    read = [*begun, *wrote[:-1]]
+    return Predicted(replace(batch, decoder_ids=read_ids(read, reading.model)), read, wrote)
 
 
 @dataclass(frozen=True, eq=False)
