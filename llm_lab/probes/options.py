@@ -128,7 +128,7 @@ class AnalogiesOptions(KindOptions):
     room: ClassVar[str] = "analogies"
 
 
-SITES, EMBEDDINGS = frozenset({"sites"}), frozenset({"embeddings"})
+SITES, EMBEDDINGS, GRADIENTS = (frozenset({ability}) for ability in ("sites", "embeddings", "gradients"))
 
 PROBES = Table(
     "probe",
@@ -216,3 +216,42 @@ def probe_options(given: Mapping[str, Any]) -> tuple[type[Options], ...]:
         if kind not in found and all(others.get(name, spec) == spec for name, spec in specs(kind).items()):
             found.append(kind)
     return tuple(found)
+
+
+# --- while a model trains -------------------------------------------------------------------------------------------
+
+_AT = "llm_lab.probes.watches:"
+
+# Those that rest on gradients are measured by the trainer, in the step before a validation.
+WATCHES = Table(
+    "watch",
+    [
+        Entry("induction_score", _AT + "induction_score", "the largest of all heads, and which head has it", None, SITES),
+        Entry("previous_token_score", _AT + "previous_token_score", "likewise of the previous token", None, SITES),
+        Entry("head_entropy", _AT + "head_entropy", "bits, the mean over all heads", None, SITES),
+        Entry("residual_norm", _AT + "residual_norm", "length of the stream after each layer", None, SITES),
+        Entry("lens_kl", _AT + "lens_kl", "nats from the logit lens of the middle layer to the output", None, SITES),
+        Entry("dead_neurons", _AT + "dead_neurons", "share of MLP neurons that never rise above 0", None, SITES),
+        Entry("weight_norm", _AT + "weight_norm", "length of all weights"),
+        Entry("grad_norm", _AT + "grad_norm", "length of the gradient before it is clipped", None, GRADIENTS),
+        Entry("update_ratio", _AT + "update_ratio", "length of a step over that of the weights", None, GRADIENTS),
+    ],
+)
+
+
+def _watchable() -> list[str]:
+    """The watches, and the kinds of probes that need one model and at most a text."""
+    kinds: dict[str, Any] = {entry.name: entry.options for entry in PROBES.values()}
+    return [*WATCHES, *(name for name, kind in kinds.items() if kind.texts[0] <= 1 >= kind.models[0])]
+
+
+@dataclass(frozen=True)
+class WatchOptions(Options):
+    room: ClassVar[str] = "watches"
+    watch: tuple[object, ...] = option(
+        (),
+        "what is logged at each validation: numbers, kinds of probes, functions of your own, lm -> number, as @name",
+        choices=_watchable,
+        auto="none",
+        example="induction_score,head_entropy",
+    )

@@ -297,8 +297,8 @@ def load_checkpoint(run: Run, step: int, model: Any = None) -> LM:
 def load_card(run: Run) -> TrainingReport | None:
     """The card of a run; none where its file is missing or damaged."""
     with contextlib.suppress(ValueError):
-        card = build(TrainingReport, run.read("report"), skip=frozenset({"actions", "code"}))
-        curves = [card.train, card.val, *card.parts.values(), *card.val_parts.values()]
+        card = build(TrainingReport, run.read("report"), skip=frozenset({"actions", "code", "looks"}))
+        curves = [card.train, card.val, *card.parts.values(), *card.val_parts.values(), *card.watched.values()]
         if all(math.isfinite(seconds) for curve in curves for _, seconds, _ in curve):
             return card
     return None

@@ -27,7 +27,9 @@ from llm_lab.store.folders import stores, writing
 if TYPE_CHECKING:
     import pandas as pd
 
+_COLUMNS = ("step", "tokens", "seconds", "train_loss", "val_loss", "lr")
 _NUMBERS = {"step": ("step", "tokens", "seconds", "lr"), "validation": ("step", "tokens", "seconds")}
+_NUMBERS["watch"] = _NUMBERS["validation"]
 
 
 def number(value: object) -> float | None:
@@ -128,14 +130,19 @@ class Run:
     @property
     def history(self) -> pd.DataFrame:
         """One row a step: step, tokens, seconds, train_loss, val_loss, lr (the largest of the groups' rates); and where the
-        loss has several parts `train_…` and `val_…` of each."""
+        loss has several parts `train_…` and `val_…` of each; and what was watched."""
         import pandas as pd
 
         peak = number(self.read("plan").get("peak_lr")) or 1.0
 
         rows: dict[int, dict[str, Any]] = {}
-        parts: dict[str, None] = {}  # in the order in which they came
+        parts, watched = dict[str, None](), dict[str, None]()  # in the order in which they came
         for event in self.events():
+            if event.get("kind") == "watch":
+                row = rows.setdefault(event["step"], {key: event[key] for key in ("step", "tokens", "seconds")})
+                values = {name: number(value) for name, value in _table(event, "values").items()}
+                row |= {name: value for name, value in values.items() if name not in _COLUMNS}
+                watched |= dict.fromkeys(name for name in values if name not in _COLUMNS)
             if event.get("kind") not in ("step", "validation"):
                 continue
             row = rows.setdefault(event["step"], {"step": event["step"]})
@@ -146,9 +153,10 @@ class Run:
             for part, value in _parts(event).items():
                 parts[part] = None
                 row[loss.replace("loss", part)] = value
-        columns = ["step", "tokens", "seconds", "train_loss", "val_loss", "lr"]
+        columns = list(_COLUMNS)
         if len(parts) > 1:
             columns += [f"{split}_{part}" for split in ("train", "val") for part in parts]
+        columns += [name for name in watched if name not in columns]
         return pd.DataFrame(list(rows.values()), columns=columns)
 
     def eval_steps(self) -> frozenset[int]:
@@ -173,10 +181,13 @@ def _is_event(value: Any) -> bool:
 
 def _parts(event: dict[str, Any]) -> dict[str, float | None]:
     """The parts of an event's loss, those that are numbers; a damaged file may hold anything in their place."""
-    parts = event.get("parts")
-    if not isinstance(parts, dict):
-        return {}
+    parts = _table(event, "parts")
     return {name: number(value) for name, value in parts.items() if name != "loss"}  # the whole's columns are so called
+
+
+def _table(event: dict[str, Any], key: str) -> dict[str, Any]:
+    value = event.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def _alive(pid: object) -> bool:
