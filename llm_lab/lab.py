@@ -28,6 +28,7 @@ from llm_lab.results import (
     PromptResults,
     Result,
     RunComparison,
+    SideBySide,
     Tokenization,
 )
 from llm_lab.store import runs as store
@@ -475,7 +476,8 @@ def probe(
 ) -> Any:
     """Look inside a model while it reads a text: `lab.probe(bard, "To be, or not to be", kind="attention")`.
 
-    `kind` says what to look at, and how many texts and models it takes; `%probe?` lists them. Above a function of a model
+    `kind` says what to look at, and how many texts and models it takes; `%probe?` lists them. Several models (or
+    checkpoints, `["bard@100", "bard"]`) of a kind that takes one are looked into side by side. Above a function of a model
     and a text, `@lab.probe` adds a kind of its name: it may return numbers for the tokens, a table of numbers, a DataFrame
     or a result of the lab; its keyword defaults are its options.
     """
@@ -489,8 +491,16 @@ def probe(
     lms, texts = _lms(model), _texts("text", text)
     distribute((ProbeOptions,), {"kind": kind}, "probe")
     asked = "".join(f", {one!r}" for one in ([texts[0]] if len(texts) == 1 else [texts] if texts else []))
-    code = f"lab.probe({called(lms)}{asked}, kind={kind!r}{words(options)})"
-    return _drawn(look(lms, texts, kind, options), display, lambda _: code)
+
+    def line(lms: Sequence[LM]) -> str:
+        return f"lab.probe({called(lms)}{asked}, kind={kind!r}{words(options)})"
+
+    def code(result: Result) -> str:
+        for lm, one in zip(lms, result.results if isinstance(result, SideBySide) else [], strict=False):
+            one.code = line([lm])
+        return line(lms)
+
+    return _drawn(look(lms, texts, kind, options), display, code)
 
 
 def _module(model: Any) -> LanguageModel:

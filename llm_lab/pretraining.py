@@ -33,7 +33,7 @@ from llm_lab.models.presets import PresetOptions
 from llm_lab.objectives.make import check_pair, check_text
 from llm_lab.objectives.options import ObjectiveOptions
 from llm_lab.options import specs
-from llm_lab.probes.options import WatchOptions
+from llm_lab.probes.options import WATCHES, WatchOptions
 from llm_lab.probes.watches import Watcher, measured, name_of
 from llm_lab.registry import load
 from llm_lab.request import STANDS_FOR, Request, default_corpus, repeat_line
@@ -69,8 +69,11 @@ def pretrain(corpus: Any, name: str, options: dict[str, Any], display: bool = Tr
     if not run_options.fresh and not isinstance(own, nn.Module) and (found := runs.find_identical(name, identity)):
         lm = restore(found, own)
         watches = [name_of(watch) for watch in request[WatchOptions].watch]
-        if isinstance(lm.report, TrainingReport) and (lost := [w for w in watches if w not in lm.report.watched_names]):
-            lm.report.notes.append(f"what {listing(lost)} found to look at was not kept; --fresh trains, and looks, again")
+        numbers = {column.partition(".")[0] for column in getattr(lm.report, "watched", ())}
+        if isinstance(lm.report, TrainingReport) and (lost := [name for name in watches if name not in numbers]):
+            lm.report.notes.append(
+                f"what {listing(lost)} found to look at was not kept; --fresh trains, and looks, again"
+            )
         given = [key for key in specs(SampleOptions) if key in request.given]
         if given and isinstance(lm.report, TrainingReport):
             lm.report.notes.append(f"the samples are those of that run: {listing(given)} changes what a new one shows")
@@ -246,6 +249,7 @@ class _Session:
                 f"seed {plan.options.seed}",
             ],
             unit=f"nats/{trainer.objective.target or unit}",
+            watching={name: WATCHES[name].help for name in self.watcher.watches if name in WATCHES},
             val_on=f"the first {min(plan.options.eval_tokens, len(held_out)):,} of {len(held_out):,} held-out {unit}s",
             by_time=plan.seconds is not None,
             budget_steps=plan.steps,
@@ -277,6 +281,7 @@ class _Session:
         try:
             with _interrupt_is_stop(self.trainer), (run.path / "events.jsonl").open("a", encoding="utf-8") as log:
                 flushed = time.monotonic()
+                self.card.setup_seconds = self.trainer.seconds
                 self._watch(TrainEvent("start", 0, 0, self.trainer.seconds), log)
                 for event in self.trainer.events():
                     log.write(json.dumps(_as_json(event)) + "\n")
@@ -342,7 +347,11 @@ class _Session:
         spent = time.perf_counter() - began
         card.watch_seconds += spent
         values = {name: value if math.isfinite(value) else None for name, value in seen.values.items()}
-        line = {"kind": "watch", **{key: getattr(event, key) for key in ("step", "tokens", "seconds")}, "values": values}
+        line = {
+            "kind": "watch",
+            **{key: getattr(event, key) for key in ("step", "tokens", "seconds")},
+            "values": values,
+        }
         log.write(json.dumps({**line, "spent": spent}) + "\n")
 
     def _keep(self, run: runs.Run, step: int) -> None:

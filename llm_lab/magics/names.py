@@ -76,7 +76,9 @@ def model(value: Any, namespace: Namespace) -> Any:
         if held is None or not is_model(held):
             return value
         if getattr(held, "run", None) is None:
-            raise BadValue(f"model: {base} has no run, so no checkpoint {show(value)}; a model made by pretrain has one")
+            raise BadValue(
+                f"model: {base} has no run, so no checkpoint {show(value)}; a model made by pretrain has one"
+            )
         return f"{held.run.path.name}@{step}"
     if not isinstance(value, str) or value not in namespace:
         return value

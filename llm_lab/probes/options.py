@@ -226,7 +226,9 @@ _AT = "llm_lab.probes.watches:"
 WATCHES = Table(
     "watch",
     [
-        Entry("induction_score", _AT + "induction_score", "the largest of all heads, and which head has it", None, SITES),
+        Entry(
+            "induction_score", _AT + "induction_score", "the largest of all heads, and which head has it", None, SITES
+        ),
         Entry("previous_token_score", _AT + "previous_token_score", "likewise of the previous token", None, SITES),
         Entry("head_entropy", _AT + "head_entropy", "bits, the mean over all heads", None, SITES),
         Entry("residual_norm", _AT + "residual_norm", "length of the stream after each layer", None, SITES),

@@ -94,6 +94,7 @@ def residual_norm(w: Watching) -> dict[str, float]:
     return {site.removesuffix(".resid_post").replace("blocks.", "layer "): float(x) for site, x in found.items()}
 
 
+@torch.no_grad()
 def lens_kl(w: Watching) -> float:
     """KL(final ‖ the middle layer by the logit lens) in nats, the mean over the held-out tokens."""
     source = w.stream
@@ -105,7 +106,9 @@ def lens_kl(w: Watching) -> float:
 def dead_neurons(w: Watching) -> float:
     """The share of MLP neurons that are at or below 0 before their nonlinearity at every held-out token."""
     if not any(site.endswith("mlp.pre") for site in w.lm.sites()):
-        raise BadValue(f"watch dead_neurons: {w.lm.name} has experts in place of MLPs; a model without --n_expert would do")
+        raise BadValue(
+            f"watch dead_neurons: {w.lm.name} has experts in place of MLPs; a model without --n_expert would do"
+        )
     found = record(w.lm.model, w.batch, "*blocks.*.mlp.pre", take=lambda x, _: (x <= 0).all(dim=(0, 1)))
     return float(torch.cat(list(found.values())).float().mean())
 
@@ -133,7 +136,7 @@ _COLUMNS = ("step", "tokens", "seconds", "train_loss", "val_loss", "lr")  # of e
 def measured(watches: Iterable[Any]) -> frozenset[str]:
     """The names of those that the trainer has to measure."""
     return frozenset(
-        name for name in watches if isinstance(name, str) and name in WATCHES and GRADIENTS <= WATCHES[name].supports
+        name for name in watches if isinstance(name, str) and name in WATCHES and WATCHES[name].supports >= GRADIENTS
     )
 
 

@@ -17,6 +17,7 @@ from llm_lab.results.models import ModelPart, ModelReport, Sample, TrainingRepor
 from llm_lab.results.playing import Chat, Control, Message, Playground, StrategyControls
 from llm_lab.results.probes import AttentionMaps, ExpertRouting, Neighbours
 from llm_lab.results.prompts import ANSWER_COLUMNS, Answer, Prompt, PromptResults, PromptScore, mean_interval
+from llm_lab.results.sides import SideBySide
 from llm_lab.results.tables import Evaluation, Listing, Score
 from llm_lab.results.texts import CorpusReport, Tokenization, TokenizationRow
 from llm_lab.results.walk import Step, Walk
@@ -57,6 +58,7 @@ __all__ = [
     "RunFacts",
     "Sample",
     "Score",
+    "SideBySide",
     "Step",
     "StrategyControls",
     "TokenScores",

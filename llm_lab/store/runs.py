@@ -27,7 +27,7 @@ from llm_lab.store.folders import stores, writing
 if TYPE_CHECKING:
     import pandas as pd
 
-_COLUMNS = ("step", "tokens", "seconds", "train_loss", "val_loss", "lr")
+COLUMNS = ("step", "tokens", "seconds", "train_loss", "val_loss", "lr")
 _NUMBERS = {"step": ("step", "tokens", "seconds", "lr"), "validation": ("step", "tokens", "seconds")}
 _NUMBERS["watch"] = _NUMBERS["validation"]
 
@@ -141,8 +141,8 @@ class Run:
             if event.get("kind") == "watch":
                 row = rows.setdefault(event["step"], {key: event[key] for key in ("step", "tokens", "seconds")})
                 values = {name: number(value) for name, value in _table(event, "values").items()}
-                row |= {name: value for name, value in values.items() if name not in _COLUMNS}
-                watched |= dict.fromkeys(name for name in values if name not in _COLUMNS)
+                row |= {name: value for name, value in values.items() if name not in COLUMNS}
+                watched |= dict.fromkeys(name for name in values if name not in COLUMNS)
             if event.get("kind") not in ("step", "validation"):
                 continue
             row = rows.setdefault(event["step"], {"step": event["step"]})
@@ -153,7 +153,7 @@ class Run:
             for part, value in _parts(event).items():
                 parts[part] = None
                 row[loss.replace("loss", part)] = value
-        columns = list(_COLUMNS)
+        columns = list(COLUMNS)
         if len(parts) > 1:
             columns += [f"{split}_{part}" for split in ("train", "val") for part in parts]
         columns += [name for name in watched if name not in columns]
