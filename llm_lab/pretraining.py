@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any, TextIO
 
@@ -33,8 +33,8 @@ from llm_lab.models.presets import PresetOptions
 from llm_lab.objectives.make import check_pair, check_text
 from llm_lab.objectives.options import ObjectiveOptions
 from llm_lab.options import specs
-from llm_lab.probes.options import WATCHES, WatchOptions
-from llm_lab.probes.watches import Watcher, measured, name_of
+from llm_lab.probes.options import WATCHES, WatchOptions, watch_name
+from llm_lab.probes.watches import Watcher, measured
 from llm_lab.registry import load
 from llm_lab.request import STANDS_FOR, Request, default_corpus, repeat_line
 from llm_lab.results import Sample, TrainingReport
@@ -68,7 +68,7 @@ def pretrain(corpus: Any, name: str, options: dict[str, Any], display: bool = Tr
     identity = request.identity(text, session.lm.model if session else None)
     if not run_options.fresh and not isinstance(own, nn.Module) and (found := runs.find_identical(name, identity)):
         lm = restore(found, own)
-        watches = [name_of(watch) for watch in request[WatchOptions].watch]
+        watches = [watch_name(watch) for watch in request[WatchOptions].watch]
         numbers = {column.partition(".")[0] for column in getattr(lm.report, "watched", ())}
         if isinstance(lm.report, TrainingReport) and (lost := [name for name in watches if name not in numbers]):
             lm.report.notes.append(
@@ -81,6 +81,8 @@ def pretrain(corpus: Any, name: str, options: dict[str, Any], display: bool = Tr
             load("llm_lab.views.live:show")(lm.report)
         return lm
     session = session or _prepare(request, text, notes, started)
+    with applied(session.plan):
+        session.look()  # before there is a run, so that a watch that cannot be leaves none behind
     run = runs.create(name, identity)
     try:
         with applied(session.plan):
@@ -281,13 +283,13 @@ class _Session:
         try:
             with _interrupt_is_stop(self.trainer), (run.path / "events.jsonl").open("a", encoding="utf-8") as log:
                 flushed = time.monotonic()
-                self.card.setup_seconds = self.trainer.seconds
-                self._watch(TrainEvent("start", 0, 0, self.trainer.seconds), log)
+                self._tell(TrainEvent("start", 0, 0, self.card.setup_seconds), log)
                 for event in self.trainer.events():
                     log.write(json.dumps(_as_json(event)) + "\n")
                     self._update(event)
                     if event.kind == "validation":
-                        self._watch(event, log)
+                        self.look(event.measured)
+                        self._tell(event, log)
                     elif event.kind == "checkpoint":
                         self._keep(run, event.step)
                     if live is not None:
@@ -331,28 +333,34 @@ class _Session:
         elif event.kind == "end":
             card.status = {"diverged": "failed"}.get(event.reason, event.reason)
 
-    def _watch(self, event: TrainEvent, log: TextIO) -> None:
-        """What is watched, looked at as the model is now: to the trace and the card. It counts among the training's time."""
-        if not self.watcher.watches:
+    def look(self, measured: Mapping[str, float] | None = None) -> None:
+        """What is watched, looked at as the model is now. It counts among the time of training."""
+        began = time.perf_counter()
+        if measured is None:
+            self.card.setup_seconds = self.trainer.seconds
+        self.seen = self.watcher.look(measured)
+        self.spent = time.perf_counter() - began
+        self.card.watch_seconds += self.spent if self.watcher.watches else 0.0
+
+    def _tell(self, event: TrainEvent, log: TextIO) -> None:
+        """What was seen at an event: to the trace, the card and the LM."""
+        card, seen = self.card, self.seen
+        card.notes += [f"watch {name} ended at step {event.step}: {why}" for name, why in seen.failed.items()]
+        if not (seen.values or seen.results):
             return
-        card, began = self.card, time.perf_counter()
-        seen = self.watcher.look(None if event.kind == "start" else event.measured)
         for name, value in seen.values.items():
             if math.isfinite(value):
                 card.watched.setdefault(name, []).append((event.step, event.seconds, value))
         for name, result in seen.results.items():
             card.looks[name] = (event.step, result)
             self.lm.watched.setdefault(name, []).append((event.step, result))
-        card.notes += [f"watch {name} ended at step {event.step}: {why}" for name, why in seen.failed.items()]
-        spent = time.perf_counter() - began
-        card.watch_seconds += spent
         values = {name: value if math.isfinite(value) else None for name, value in seen.values.items()}
         line = {
             "kind": "watch",
             **{key: getattr(event, key) for key in ("step", "tokens", "seconds")},
             "values": values,
         }
-        log.write(json.dumps({**line, "spent": spent}) + "\n")
+        log.write(json.dumps({**line, "spent": self.spent}) + "\n")
 
     def _keep(self, run: runs.Run, step: int) -> None:
         """A checkpoint to disk; the run goes on where the disk is full."""

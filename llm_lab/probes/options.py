@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from llm_lab.options import Options, all_specs, option, specs
+from llm_lab.errors import BadValue
+from llm_lab.options import Options, all_specs, option, own_name, specs
 from llm_lab.registry import Entry, Table
 
 
@@ -257,3 +258,16 @@ class WatchOptions(Options):
         auto="none",
         example="induction_score,head_entropy",
     )
+
+    def validate(self) -> None:
+        names = [watch_name(watch) for watch in self.watch]
+        for name in names:
+            if names.count(name) > 1:
+                raise BadValue(f"watch: {name} is named twice; keep one")
+            if name in ("step", "tokens", "seconds", "train_loss", "val_loss", "lr"):
+                raise BadValue(f"watch: {name} is a column of every history; give the function another name")
+
+
+def watch_name(watch: Any) -> str:
+    """What a watch is called: its name in a table, or a user's function's; BadType for what is neither."""
+    return watch if isinstance(watch, str) else own_name(watch, "watch", "a function of an LM")

@@ -18,9 +18,8 @@ from torch import Tensor
 from llm_lab.data.batch import Batch
 from llm_lab.errors import BadType, BadValue, show
 from llm_lab.models.language_model import evaluating
-from llm_lab.options import own_name
 from llm_lab.probes.heads import head_scores
-from llm_lab.probes.options import GRADIENTS, PROBES, WATCHES
+from llm_lab.probes.options import GRADIENTS, PROBES, WATCHES, watch_name
 from llm_lab.probes.own import Maker
 from llm_lab.probes.reading import Reading
 from llm_lab.probes.recording import record
@@ -130,8 +129,6 @@ def update_ratio(w: Watching) -> dict[str, float]:
 
 # --- what was asked for ---------------------------------------------------------------------------------------------
 
-_COLUMNS = ("step", "tokens", "seconds", "train_loss", "val_loss", "lr")  # of every history
-
 
 def measured(watches: Iterable[Any]) -> frozenset[str]:
     """The names of those that the trainer has to measure."""
@@ -142,12 +139,7 @@ def measured(watches: Iterable[Any]) -> frozenset[str]:
 
 def described(watches: Iterable[Any]) -> list[Any]:
     """What an identical request is recognised by: names, and the source of users' functions."""
-    return [watch if (own := _own(watch)) is None else [name_of(watch), _source(own)] for watch in watches]
-
-
-def name_of(watch: Any) -> str:
-    """What a watch is called: its name in a table, or a user's function's."""
-    return watch if isinstance(watch, str) else own_name(watch, "watch", "a function of an LM")
+    return [watch if (own := _own(watch)) is None else [watch_name(watch), _source(own)] for watch in watches]
 
 
 def _own(watch: Any) -> Callable[..., Any] | None:
@@ -179,7 +171,7 @@ class Watcher:
     """The watches of one training: names of WATCHES, kinds of probes that need at most a text, users' functions of an LM.
 
     A number goes by the watch's name, those of a dict by "name.key". `ids` are held-out text and `text` is what kinds of
-    probes read. BadValue for a watch that the model cannot have.
+    probes read. BadValue for one that the model cannot have.
     """
 
     def __init__(self, watches: Sequence[Any], lm: LM, ids: np.ndarray, text: str) -> None:
@@ -187,14 +179,7 @@ class Watcher:
         length = min(lm.max_seq_len, LENGTH, len(ids))
         rows = max(1, min(ROWS, len(ids) // max(length, 1)))
         self.ids = torch.from_numpy(np.asarray(ids[: rows * length], dtype=np.int64)).view(rows, length)
-        self.watches: dict[str, Watch] = {}
-        for watch in watches:
-            name = name_of(watch)
-            if name in self.watches:
-                raise BadValue(f"watch: {name} is named twice; keep one")
-            if name in _COLUMNS:
-                raise BadValue(f"watch: {name} is a column of every history; give the function another name")
-            self.watches[name] = self._made(watch)
+        self.watches = {watch_name(watch): self._made(watch) for watch in watches}
 
     def _made(self, watch: Any) -> Watch:
         if not isinstance(watch, str):
