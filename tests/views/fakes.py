@@ -185,7 +185,12 @@ def playground(texts: list[str] | None = None, name: str = "bard", written: bool
 
 
 def attention(
-    texts: list[str] | None = None, layers: int = 4, heads: int = 6, name: str = "bard", seed: int = 0
+    texts: list[str] | None = None,
+    layers: int = 4,
+    heads: int = 6,
+    name: str = "bard",
+    seed: int = 0,
+    parts: list[int] | None = None,
 ) -> AttentionMaps:
     texts = texts or ["To", " be", ",", " or", " not", " to", " be", ",", " that", " is", " the", " question"]
     rng = np.random.default_rng(seed)
@@ -211,12 +216,41 @@ def attention(
         q=q,
         k=k,
         scale=width**-0.5,
+        parts=parts,
         thumbnails=np.zeros((layers, heads, 1, 1), np.uint8),
+        measures=np.zeros((layers, heads, 4), np.float32),
     )
+    every = made.numpy().astype(float)
+    own, before = every.diagonal(axis1=2, axis2=3), every.diagonal(-1, axis1=2, axis2=3)
+    entropy = -(every * np.log2(np.maximum(every, 1e-30))).sum(-1).mean(-1)
+    empty = np.zeros((layers, heads))
+    first = every[:, :, 1:, 0].mean(-1) if tokens > 1 else empty + 1
+    made.measures = np.stack([entropy, before.mean(-1) if tokens > 1 else empty, first, own.mean(-1)], -1)
     side = min(tokens, 64)
     starts = np.arange(side) * tokens // side
     for_all = [[np.round(made.pattern(i, j) * 255).astype(np.uint8) for j in range(heads)] for i in range(layers)]
     made.thumbnails = np.maximum.reduceat(np.maximum.reduceat(np.array(for_all), starts, axis=-1), starts, axis=-2)
+    return made
+
+
+def cross(texts: list[str], source: list[str], name: str = "bard") -> AttentionMaps:
+    """A decoder that reads a source of another length."""
+    rng = np.random.default_rng(0)
+    q, k = (rng.normal(size=(2, 3, len(some), 8)).astype(np.float32) for some in (texts, source))
+    made = AttentionMaps(
+        name=name,
+        pieces=pieces(texts),
+        source=pieces(source),
+        stack="cross",
+        q=q,
+        k=k,
+        scale=1.0,
+        causal=False,
+        thumbnails=np.zeros((2, 3, 1, 1), np.uint8),
+        measures=rng.random((2, 3, 4)),
+        notes=[name],
+    )
+    made.thumbnails = np.round(made.numpy() * 255).astype(np.uint8)
     return made
 
 
@@ -548,6 +582,8 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "played": playground(written=True),
             "streaming": generation(n=2, done=False),
             "attention": attention(),
+            "two texts": attention(list("To be, or not"), parts=[0, 1, 1, 1, 1, 1, 0, 2, 2, 2, 2, 2, 0]),
+            "cross": cross(["To", " be"], ["Être", " ou", " ne", " pas"]),
             "tokenization": tokenization(),
             "parts": with_parts(training()),
             "live parts": with_parts(training("training", steps=412, by_time=False), turns=True),
@@ -596,6 +632,7 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         "chat": chat(HOSTILE, evil),
         "playground": playground(HOSTILE, evil),
         "attention": attention(HOSTILE, name=evil),
+        "cross": cross(HOSTILE, HOSTILE[:9], evil),
         "tokenization": tokenization(evil, hostile=True),
         "model": model(evil, evil),
         "pair": model(evil, evil, ("encoder", "decoder"), {"n_head": evil, "attention": EVIL, "position": evil}),
