@@ -26,7 +26,7 @@ class LogitLens(Result):
     facts: list[str] = field(default_factory=list)
     pieces: list[Piece]  # T tokens that were read
     truth: list[Piece | None]  # (T,) the token that is right at each position, where it is known
-    top: np.ndarray  # (L + 1, T, k) int32, the likeliest ids, the likeliest first
+    top: np.ndarray  # (L + 1, T, k) int32, the likeliest ids of those that the tokenizer has, the likeliest first
     top_logprob: np.ndarray  # (L + 1, T, k) float32
     true_logprob: np.ndarray  # (L + 1, T) float32, NaN where the truth is not known
     rank: np.ndarray  # (L + 1, T) int32 of the true token, 1 for the likeliest; 0 where it is not known
