@@ -23,7 +23,8 @@ TOP = 10
 CELLS = 2**22  # logits that are held at a time
 ROWS = 512  # positions of a step of training
 HELD_BACK = 5  # one block in so many is measured on, not trained on
-REFRESH_SECONDS = 0.5
+REFRESH_SECONDS = 0.5  # between two states that are shown
+PATIENCE = 9  # times as long is trained as the last state took to make
 
 Translate = Callable[[int, Tensor], Tensor]  # of a layer, its stream
 
@@ -71,16 +72,18 @@ def tuned_lens(reading: Reading, options: TunedLensOptions) -> Iterator[TunedLen
             n_trained=sum(block.shape[1] for block in trained),
             n_measured=sum(block.shape[1] for block in measured),
             logit_kl=plain,
-            tuned_kl=_mean_kl(reading.lm, source, measured, translate),
+            tuned_kl=_mean_kl(reading.lm, source, measured, translate) if training.step else plain,
             translators=kept,
         )
         made.notes += notes
         made.actions["read"] = lambda texts: _again(lm, made, texts)
         return made
 
-    began = shown = time.perf_counter()
-    waited, why = 0.0, ""
+    began = time.perf_counter()
     yield state()
+    shown = time.perf_counter()
+    waited = took = shown - began
+    why = ""
     try:
         while training.step < options.steps:
             training.advance()
@@ -88,10 +91,11 @@ def tuned_lens(reading: Reading, options: TunedLensOptions) -> Iterator[TunedLen
             if options.seconds is not None and now - began - waited > options.seconds and training.step < options.steps:
                 why = f"its {options.seconds:g} seconds ended after {training.step} of {options.steps} steps; --seconds is their bound"
                 break
-            if now - shown > REFRESH_SECONDS:
+            if now - shown > max(REFRESH_SECONDS, PATIENCE * took):
                 yield state()
                 shown = time.perf_counter()
-                waited += shown - now
+                took = shown - now
+                waited += took
     except KeyboardInterrupt:
         why = f"interrupted after {training.step} of {options.steps} steps"
     yield state(True, (why,) if why else ())

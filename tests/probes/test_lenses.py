@@ -88,8 +88,8 @@ def test_the_last_row_of_a_lens_is_the_model(name):
     logs = lab.record(lm, "abfegcd", "logits")["logits"][0].log_softmax(-1)
     np.testing.assert_allclose(found.top_logprob[-1, :, 0], logs.amax(-1), atol=1e-5)
     assert not found.kl[-1].any() and (found.kl[:-1] > 0).all()
-    T = len(found.pieces)
-    assert T == (1 if name in ("2017", "t5", "t5 sandwich") else 7)
+    T = 1 if name in ("2017", "t5", "t5 sandwich") else 7
+    assert len(found.pieces) == T
     assert found.layers == ["embedding", *(f"layer {i}" for i in range(found.kl.shape[0] - 1))]
     assert len(found.to_pandas()) == found.kl.size and len(found.by_layer()) == len(found.kl)
     assert torch.equal(found.tensor, torch.from_numpy(found.numpy()))
@@ -152,6 +152,7 @@ def states(lm: LM, text: str = TEXT[:30], **options) -> list[lab.results.TunedLe
 
 def test_it_begins_as_the_logit_lens_and_comes_nearer(trained, monkeypatch):
     monkeypatch.setattr("llm_lab.probes.lenses.REFRESH_SECONDS", 0.05)
+    monkeypatch.setattr("llm_lab.probes.lenses.PATIENCE", 0)
     before = {name: value.clone() for name, value in trained.model.state_dict().items()}
     trained.model.train()
     all_states = states(trained, steps=60)
@@ -218,6 +219,7 @@ def test_it_reads_another_text_while_the_model_is_there():
 
 def test_an_interrupt_and_the_clock_end_it_early(trained, monkeypatch):
     monkeypatch.setattr("llm_lab.probes.lenses.REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr("llm_lab.probes.lenses.PATIENCE", 0)
     steps = tuned_lens(Reading((trained,), (TEXT[:30],)), TunedLensOptions(corpus=[TEXT], steps=1000))
     assert [next(steps).step for _ in range(3)] == [0, 1, 2]
     last = steps.throw(KeyboardInterrupt())
