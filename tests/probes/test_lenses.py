@@ -147,11 +147,11 @@ def trained(tmp_path_factory):
 
 
 def states(lm: LM, text: str = TEXT[:30], **options) -> list[lab.results.TunedLens]:
-    return list(tuned_lens(Reading((lm,), (text,)), TunedLensOptions(corpus=[TEXT[:8000]], **options)))
+    return list(tuned_lens(Reading((lm,), (text,)), TunedLensOptions(corpus=[TEXT[:3000]], **options)))
 
 
 def test_it_begins_as_the_logit_lens_and_comes_nearer(trained, monkeypatch):
-    monkeypatch.setattr("llm_lab.probes.lenses.REFRESH_SECONDS", 0.05)
+    monkeypatch.setattr("llm_lab.probes.lenses.REFRESH_SECONDS", 0.3)
     monkeypatch.setattr("llm_lab.probes.lenses.PATIENCE", 0)
     before = {name: value.clone() for name, value in trained.model.state_dict().items()}
     trained.model.train()
