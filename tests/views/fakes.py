@@ -25,6 +25,8 @@ from llm_lab.results import (
     Generations,
     Heatmap,
     Listing,
+    LogitAttribution,
+    LogitLens,
     Message,
     ModelPart,
     ModelReport,
@@ -45,6 +47,7 @@ from llm_lab.results import (
     TokenScores,
     TokenStatistics,
     TrainingReport,
+    TunedLens,
     Walk,
 )
 from llm_lab.templates import Template
@@ -567,6 +570,76 @@ def walk(words: tuple[str, ...] = ("To", " be", ",", " "), name: str = "bard", w
     )
 
 
+def lens(
+    words: tuple[str, ...] = ("To", " be", ",", " "), name: str = "bard", layers: int = 3, top: int = 10
+) -> LogitLens:
+    """Every layer's likeliest tokens, drawn; the last but one position's truth is not known."""
+    return LogitLens(**_lens(words, name, layers, top))
+
+
+def tuned(words: tuple[str, ...] = ("To", " be", ",", " "), name: str = "bard", done: bool = True) -> TunedLens:
+    fields = _lens(words, name, 3, 10) | {"kind": "tuned_lens"}
+    falls = np.array([2.0, 1.0, 0.5, 0.0], np.float32)
+    return TunedLens(
+        **fields,
+        step=200 if done else 50,
+        steps=200,
+        done=done,
+        n_trained=1600,
+        n_measured=400,
+        logit_kl=falls,
+        tuned_kl=falls / 4,
+        translators=np.zeros((3, 4, 5), np.float16),
+    )
+
+
+def _lens(words: tuple[str, ...], name: str, layers: int, top: int) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    shape = (layers + 1, len(words))
+    logs = np.log(np.sort(rng.dirichlet([0.4] * max(top + 1, 12), shape))[..., ::-1] + 1e-9)[..., :top]
+    rank = rng.integers(1, 90, shape)
+    rank[:, 0] = 1
+    rank[:, -1] = 0
+    read = pieces(list(words))
+    return dict(
+        name=name,
+        facts=[name],
+        pieces=read,
+        truth=[*read[1:], None],
+        top=rng.integers(0, len(words), (*shape, top)).astype(np.int32),
+        top_logprob=logs.astype(np.float32),
+        true_logprob=np.where(rank > 0, -rng.gamma(2, 1, shape), np.nan).astype(np.float32),
+        rank=rank.astype(np.int32),
+        entropy=rng.gamma(2, 1, shape).astype(np.float32),
+        kl=(rng.gamma(2, 1, shape) * np.arange(layers, -1, -1)[:, None]).astype(np.float32),
+        names=dict(enumerate(words)),
+        notes=[name],
+    )
+
+
+def attributed(name: str = "bard", token: str = " be") -> LogitAttribution:
+    """A logit by head and MLP."""
+    panel = Panel(
+        np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32), list("012"), [*map(str, range(4)), "mlp"]
+    )
+    others = {"token embedding": 0.3, "position": -0.2}
+    made = LogitAttribution(
+        name=name,
+        kind="dla",
+        facts=[f"logit of “{token}”"],
+        panels=[panel],
+        quantity=f"logit of “{token}”",
+        axes=("layer", "head"),
+        signed=True,
+        pieces=pieces(["To", token]),
+        others=others,
+        logit=1.5,
+        accumulated=np.linspace(0, 1.5, 4).astype(np.float32),
+    )
+    made.figures = [("sum of all parts", f"{made.total:.4f}"), *((n, f"{v:.4f}") for n, v in others.items())]
+    return made
+
+
 def everything(hostile: bool = False) -> dict[str, Any]:
     """One result of each kind, by a short name."""
     if not hostile:
@@ -607,6 +680,10 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "heatmap": heatmap(),
             "scores": scores(),
             "walk": walk(),
+            "lens": lens(),
+            "tuned lens": tuned(),
+            "live lens": tuned(done=False),
+            "attributed": attributed(),
         }
     evil = "".join(HOSTILE)
     live, done = training("training", evil), training("finished", evil)
@@ -650,4 +727,7 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         "heatmap": heatmap(tuple(HOSTILE), evil),
         "scores": scores(tuple(HOSTILE), evil),
         "walk": walk(tuple(HOSTILE), evil),
+        "lens": lens(tuple(HOSTILE), evil),
+        "tuned lens": tuned(tuple(HOSTILE), evil),
+        "attributed": attributed(evil, evil),
     }
