@@ -82,6 +82,57 @@ def test_attention_by_pointer_and_keys(visit):
     assert "comes later" in page.locator(".lab-value").inner_text()
 
 
+def test_attention_as_lines_products_and_heads_together(visit):
+    maps = fakes.attention()
+    page = visit(maps)
+    page.locator("button.lab-head[data-layer='1'][data-head='2']").click()
+    choose = lambda label, value: page.locator(f"label:has-text('{label}') select").first.select_option(value)  # noqa: E731
+    choose("as", "lines")
+    pattern = maps.pattern(1, 2)
+    lines = page.locator("path.lab-line-of")
+    assert lines.count() == pytest.approx((pattern >= 0.03).sum(), abs=2)
+    page.locator("svg.lab-lines text[data-q='5']").hover()
+    said = page.locator(".lab-value").inner_text()
+    assert said.startswith(
+        f"query 5 “ to” reads most from “{maps.pieces[int(pattern[5].argmax())].text}” 0.69"
+    )
+    assert page.locator("path.lab-line-of:not(.lab-dim)").count() == pytest.approx((pattern[5] >= 0.03).sum(), abs=1)
+    choose("query", "5")
+    assert page.locator("path.lab-line-of").count() == pytest.approx((pattern[5] >= 0.03).sum(), abs=1)
+    choose("as", "products")
+    rows = page.locator(".lab-other tbody tr")
+    assert rows.count() == 1 + 6
+    cells = [row.split("\t") for row in rows.all_inner_texts()[1:]]
+    scores = [float(cell[3].replace("−", "-")) for cell in cells]
+    wanted = [maps.products(1, 2, 5, k).sum() * maps.scale for k in range(6)]
+    assert scores == pytest.approx(wanted, abs=0.2)
+    choose("as", "map")
+    for how, expected in (
+        ("layer mean", maps.aggregate("mean", [1])),
+        ("all largest", maps.aggregate("max")),
+        ("rollout", maps.aggregate("rollout")),
+    ):
+        choose("of", how)
+        cells = page.locator(".lab-cells")
+        cells.focus()
+        for key in ("Home", "ArrowDown", "ArrowDown", "ArrowRight"):
+            page.keyboard.press(key)
+        said = page.locator(".lab-value").inner_text()
+        assert float(said.split(": ")[1].split(" ±")[0]) == pytest.approx(expected[2, 1], abs=0.006)
+        page.keyboard.press("Escape")
+
+
+def test_attention_between_two_texts(visit):
+    page = visit(fakes.everything()["two texts"])
+    assert "Of each token's attention: 1→1" in page.locator(".lab-big").inner_text()
+    page.locator("label:has-text('texts') select").select_option("3")
+    cells = page.locator(".lab-cells")
+    cells.focus()
+    for key in ("Home", "ArrowDown", "ArrowDown", "ArrowRight"):
+        page.keyboard.press(key)
+    assert ": 0.000 " in page.locator(".lab-value").inner_text()
+
+
 def test_long_attention_names_tokens_on_hover(visit):
     page = visit(fakes.attention([f"w{i}" for i in range(200)], 6, 8))
     page.locator(".lab-cells").hover(position={"x": 90, "y": 300})
