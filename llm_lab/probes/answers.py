@@ -66,7 +66,7 @@ def ask(reading: Reading, options: AnswerOptions, text: int = 0) -> Asked:
         raise BadValue(
             f"{lm.name} predicts no tokens, so that there is no answer to ask for; a model of objective clm or mlm would do"
         )
-    ids = _ids(lm, reading.texts[text])
+    ids = text_ids(lm, reading.texts[text])
     batch, length = lm.batch(read_ids(ids, lm.model)), len(ids)
     otherwise = -1
     if batch.decoder_ids is not None:
@@ -134,7 +134,7 @@ def _fills(lm: LM) -> bool:
     return "fill" in lm.supports and "next_token" not in lm.supports
 
 
-def _ids(lm: LM, text: str) -> list[int]:
+def text_ids(lm: LM, text: str) -> list[int]:
     """A text's ids; of a model that fills in gaps, with them."""
     if not _fills(lm):
         return lm.tokenizer.encode(text)

@@ -112,6 +112,26 @@ class WalkOptions(HeadOptions, PositionOptions):
 # --- lenses ---------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class LogitLensOptions(KindOptions):
+    room: ClassVar[str] = "logit_lens"
+    texts: ClassVar[tuple[int, int]] = (1, 2)
+
+
+@dataclass(frozen=True)
+class TunedLensOptions(CorpusReading, SeedOptions):
+    room: ClassVar[str] = "tuned_lens"
+    texts: ClassVar[tuple[int, int]] = (1, 1)
+    steps: int = option(200, "of the training of what the probe learns", ge=1)
+    seconds: float | None = option(60.0, "at most that this training takes", unit="seconds", gt=0)
+    lr: float = option(1e-3, "learning rate of Adam at the first step; it falls to 0", gt=0)
+
+
+@dataclass(frozen=True)
+class DLAOptions(AnswerOptions):
+    room: ClassVar[str] = "dla"
+
+
 # --- interventions --------------------------------------------------------------------------------------------------
 
 
@@ -155,12 +175,6 @@ class AttributionPatchingOptions(PatchOptions):
 class PathsOptions(ContrastOptions, HeadOptions, SeedOptions):
     room: ClassVar[str] = "paths"
     texts: ClassVar[tuple[int, int]] = (0, 2)
-    method: str | None = option(
-        None,
-        "how: replace what a head receives of each earlier one, or compare their weights",
-        choices=("patching", "weights"),
-        auto="patching with two texts, weights with none",
-    )
 
 
 @dataclass(frozen=True)
@@ -221,6 +235,27 @@ PROBES = Table(
             SITES,
         ),
         Entry(
+            "logit_lens",
+            "llm_lab.probes.lenses:logit_lens",
+            "what every layer would predict at every token",
+            LogitLensOptions,
+            SITES,
+        ),
+        Entry(
+            "tuned_lens",
+            "llm_lab.probes.lenses:tuned_lens",
+            "the same behind translators of each layer, trained on the spot",
+            TunedLensOptions,
+            SITES,
+        ),
+        Entry(
+            "dla",
+            "llm_lab.probes.dla:dla",
+            "direct logit attribution: what every head and MLP adds to a logit",
+            DLAOptions,
+            SITES,
+        ),
+        Entry(
             "patch",
             "llm_lab.probes.patching:patch",
             "what of a clean run, put into a corrupted one, restores its answer",
@@ -237,7 +272,7 @@ PROBES = Table(
         Entry(
             "paths",
             "llm_lab.probes.paths:paths",
-            "which earlier heads a head reads: by patching, or from the weights",
+            "which earlier heads a head reads: two texts, by patching; none, by weights",
             PathsOptions,
             SITES,
         ),

@@ -31,10 +31,10 @@ def paths(reading: Reading, options: PathsOptions) -> Iterator[Heatmap]:
     """
     config = reading.model.config
     assert config is not None, "a model with sites is one of ours"
-    n, method = len(reading.texts), options.method or {0: "weights"}.get(len(reading.texts), "patching")
-    if n != (need := 2 if method == "patching" else 0):
-        takes = "two texts, a clean and a corrupted one" if need else "none, as it reads weights alone"
-        raise BadValue(f"text: {n} text{'s' * (n != 1)} given, and paths by {method} takes {takes}")
+    if len(reading.texts) == 1:
+        raise BadValue(
+            "text: 1 text was given, and paths takes two, a clean and a corrupted one, or none: then it compares the weights"
+        )
     for what, value, count in (("layer", options.layer, config.n_layer), ("head", options.head, config.n_head)):
         if value is not None and value >= count:
             raise BadValue(f"{what}: {value} is not there; this model has {what}s 0 to {count - 1}")
@@ -42,7 +42,7 @@ def paths(reading: Reading, options: PathsOptions) -> Iterator[Heatmap]:
         raise BadValue(f"layer: {reading.name} has one, and a path leads from a head to a later one; two would do")
     if options.layer == 0:
         raise BadValue("layer: 0 has no head before it; use a later one, for example --layer 1")
-    if method == "weights":
+    if not reading.texts:
         yield _composition(reading, options, config)
         return
     compared = contrast(reading, options)
@@ -151,7 +151,7 @@ def weights(model: LanguageModel, layer: int) -> Weights:
     assert config is not None, "a model with sites is one of ours"
     if config.norm_place == "post":
         raise BadValue(
-            "method: weights compares what heads write and read, and here a norm stands in the stream between them (--norm_place post); give two texts, for path patching"
+            "text: without texts the weights of heads are compared, and here a norm stands in the stream between them (--norm_place post); give two, for path patching"
         )
     stack: Any = getattr(model, "encoder", model)
     block = stack.blocks[layer % len(stack.blocks)]

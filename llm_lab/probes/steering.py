@@ -34,12 +34,17 @@ def steer(reading: Reading, options: SteerOptions) -> Iterator[Listing]:
     asked = ask(reading, options)
     plain, _ = run(lm, asked, 1, {})
     target = answer(reading, options, plain[0]).target
+    where = (
+        "as the first token it writes"
+        if asked.batch.decoder_ids is not None
+        else f"at position {asked.position} of the prompt"
+    )
     result = Listing(
         title=lm.name,
         facts=["steer", site, f"‖direction‖ {float(direction.norm()):.3g}", f"seed {options.seed}"],
         columns=["strength", f"log p({quoted(target)})", "change", "text"],
         rows=[],
-        caption=f"Each row: what is written when strength × direction is added to {site} at every position. log p is the model's own for {quoted(target)} at position {asked.position} of the prompt, in nats; change is against no steering.",
+        caption=f"Each row: what is written when strength × direction is added to {site} at every position. log p is the model's own for {quoted(target)} {where}, in nats; change is against no steering.",
     )
     rows: list[list[Any]] = []
     result.rows = rows

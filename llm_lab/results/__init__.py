@@ -10,6 +10,7 @@ from __future__ import annotations
 from llm_lab.results.base import Piece, Result, in_notebook, mean
 from llm_lab.results.comparisons import Compared, Comparison, RunComparison, RunFacts
 from llm_lab.results.decoding import BeamNode, BeamTree, Fork, Generation, Generations, TokenStatistics
+from llm_lab.results.lenses import LogitAttribution, LogitLens, TunedLens
 from llm_lab.results.maps import Heatmap, Panel, TokenScores
 from llm_lab.results.models import ModelPart, ModelReport, Sample, TrainingReport
 from llm_lab.results.playing import Chat, Control, Message, Playground, StrategyControls
@@ -37,6 +38,8 @@ __all__ = [
     "Generations",
     "Heatmap",
     "Listing",
+    "LogitAttribution",
+    "LogitLens",
     "Message",
     "ModelPart",
     "ModelReport",
@@ -59,6 +62,7 @@ __all__ = [
     "Tokenization",
     "TokenizationRow",
     "TrainingReport",
+    "TunedLens",
     "Walk",
     "in_notebook",
     "mean",
