@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llm_lab.errors import BadValue, listing, show, suggestion
 from llm_lab.models.language_model import evaluating
-from llm_lab.models.sites import Tape, canonical, opened
+from llm_lab.models.sites import Replacement, Tape, canonical, opened
 from llm_lab.probes.contrast import Contrast, contrast, growing, logits_at
 from llm_lab.probes.options import AttributionPatchingOptions, PatchOptions
 from llm_lab.probes.reading import Reading
@@ -163,14 +163,17 @@ def _estimated(made: Plan, n_steps: int) -> np.ndarray:
         way = (step + 0.5) / n_steps if n_steps > 1 else 0.0
         leaf = torch.lerp(base[embed], source[embed], way).requires_grad_()
         with torch.enable_grad(), evaluating(model):
-            tape = Tape(model, frozenset(sites), {embed: lambda _, leaf=leaf: leaf}, grad=True)
-            with opened(tape):
+            with opened(Tape(model, frozenset(sites), {embed: _given(leaf)}, grad=True)) as tape:
                 metric = compared.measure(logits_at(model, compared.base))[0]
             gradients = torch.autograd.grad(metric, [tape.found[site] for site in sites], materialize_grads=True)
         for site, gradient in zip(sites, gradients, strict=True):
             total[site] += gradient / n_steps
     rows = [made.summed(((source[site] - base[site]) * total[site]).double()) for site in sites]
     return compared.estimate(torch.stack(rows)).float().cpu().numpy()
+
+
+def _given(value: Tensor) -> Replacement:
+    return lambda _: value
 
 
 def _checked(made: Plan, values: np.ndarray, true: np.ndarray, result: Heatmap) -> Iterator[None]:

@@ -70,7 +70,7 @@ def _followed(compared: Contrast, layer: int, head: int, values: np.ndarray, con
         z = torch.where(each, source[f"{block}.attn.z"], base[f"{block}.attn.z"])  # (H, H, T, d)
         # Everything else that writes into the stream writes what it wrote: the direct path alone is left.
         kept = {site: _held(base[site]) for site in parts if site.endswith("out") and site != f"{block}.attn.out"}
-        received = _received(compared, {**kept, f"{block}.attn.z": lambda _, z=z: z}, list(own.values()), rows)
+        received = _received(compared, {**kept, f"{block}.attn.z": _held(z)}, list(own.values()), rows)
         for j, (name, site) in enumerate(own.items()):
             index, new = of_group[name], received[site]
 
