@@ -69,7 +69,8 @@ class CutAt(TorchFunctionMode):
         self.n, self.count = n, 0
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if not getattr(function, "__name__", "").startswith("_set_"):  # leaving no_grad is no middle
+        # What leaves no_grad is no middle, nor is a look at a shape: those who check shapes would take it for a wrong one.
+        if not getattr(function, "__name__", "").startswith(("_set_", "__get__")):
             self.count += 1
             if self.count == self.n:
                 raise Cut
