@@ -109,7 +109,9 @@ def decompose(source: Stream, batch: Batch, position: int, target: int, other: i
     kinds = ["attn", "cross", "mlp"] if crosses else ["attn", "mlp"]
     names = [f"{path}.{kind}.out" for path in paths for kind in kinds]
     names += [f"{path}.{kind}.z" for path in paths for kind in kinds if kind != "mlp"]
-    names += [f"{path}.{name}" for path in paths for name in ("resid_pre", "resid_mid", *(["resid_cross"] if crosses else []))]
+    names += [
+        f"{path}.{name}" for path in paths for name in ("resid_pre", "resid_mid", *(["resid_cross"] if crosses else []))
+    ]
     names += [source.sites[-1], f"{stack.prefix}final"]
     read = batch.input_ids if batch.decoder_ids is None else batch.decoder_ids
     place = position - read.shape[1]  # counted from the end, which holds for two streams in one too
@@ -131,7 +133,11 @@ def decompose(source: Stream, batch: Batch, position: int, target: int, other: i
     inner = biases = 0.0
     for i in reversed(range(L)):
         block = cast(Block, stack.blocks[i % len(stack.blocks)])
-        before = dict(zip(kinds, ("resid_pre", "resid_mid", "resid_cross") if crosses else ("resid_pre", "resid_mid"), strict=True))
+        before = dict(
+            zip(
+                kinds, ("resid_pre", "resid_mid", "resid_cross") if crosses else ("resid_pre", "resid_mid"), strict=True
+            )
+        )
         for kind in reversed(kinds):
             out = found[f"{paths[i]}.{kind}.out"]
             if block.place == "post":

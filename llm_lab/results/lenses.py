@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from llm_lab.errors import BadValue
 from llm_lab.results.base import Piece, Result
 from llm_lab.results.maps import Heatmap
 
@@ -126,7 +125,9 @@ class LogitAttribution(Heatmap):
     pieces: list[Piece] = field(default_factory=list)
     others: Mapping[str, float]  # embeddings, biases, the final norm's bias, …
     logit: float  # what the model itself gives, before a softcap
-    accumulated: np.ndarray  # (L + 1,) the same read from the stream before each layer and after the last, as a logit lens does
+    accumulated: (
+        np.ndarray
+    )  # (L + 1,) the same read from the stream before each layer and after the last, as a logit lens does
 
     @property
     def total(self) -> float:

@@ -19,7 +19,9 @@ ROW, LEAST, PLACES = 21.0, 26.0, 9  # a cell's height and least width; character
 CELLS = 640  # of the picture; the script layer has the rest
 FAINT = 0.45  # of the ink's scale: what is written on it can be read
 # One rule for all cells, so that each is short.
-CELL_STYLE = ".c text{font-size:10px;font-family:ui-monospace,Menlo,Consolas,'DejaVu Sans Mono',monospace;white-space:pre}"
+CELL_STYLE = (
+    ".c text{font-size:10px;font-family:ui-monospace,Menlo,Consolas,'DejaVu Sans Mono',monospace;white-space:pre}"
+)
 OPEN = 14  # layers up to which their numbers lie open
 # Likeliest tokens, and positions, that the script layer carries: the first that fits.
 CARRIED = ((10, None), (5, None), (3, None), (1, None), (1, 512), (1, 256), (1, 128), (1, 32))
@@ -217,7 +219,9 @@ def _plot(left: float, title: str, lines: Sequence[tuple[str, np.ndarray, str]],
     body = svg.text(left + 8, 16, title, "t")
     for mark in marks:
         label = number(mark, 2) if mark < 10 else f"{mark:,.0f}"
-        body += f'<path class="l" d="M{x0:g} {up(mark):.1f}H{x1:g}"/>' + svg.text(x0 - 5, up(mark) + 4, label, "m", "end")
+        body += f'<path class="l" d="M{x0:g} {up(mark):.1f}H{x1:g}"/>' + svg.text(
+            x0 - 5, up(mark) + 4, label, "m", "end"
+        )
     every = max(1, math.ceil(count * 22 / (x1 - x0)))
     for i in range(0, count, every):
         body += svg.text(along(i), y0 + 14, "emb" if i == 0 else i - 1, "m", "middle")
@@ -252,7 +256,9 @@ def _numbers(result: LogitLens) -> str:
             line += [number(float(result.logit_kl[i]), 3), number(float(result.tuned_kl[i]), 3)]
         rows.append(line)
     shown = " open" if len(rows) <= OPEN else ""
-    words = "agrees: the likeliest token is the final one" + ("; log p and median rank of the true token" if known else "")
+    words = "agrees: the likeliest token is the final one" + (
+        "; log p and median rank of the true token" if known else ""
+    )
     return f"<details{shown}><summary>means over this text, by layer</summary>{table(heads, rows)}{small(words, 4)}</details>"
 
 
