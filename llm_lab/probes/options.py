@@ -47,6 +47,43 @@ class AnswerOptions(PositionOptions):
     other: str | None = option(None, "a wrong answer that it is weighed against, one token", example='" Rome"')
 
 
+@dataclass(frozen=True)
+class SiteOptions(KindOptions):
+    """Options of the kinds that read one site, or the same one of every layer."""
+
+    room: ClassVar[str] = "site"
+    site: str | None = option(
+        None,
+        "the activations that are read: a site, or a pattern of several",
+        auto="what the kind is about",
+        example="blocks.*.mlp.post",
+    )
+
+
+@dataclass(frozen=True)
+class LayerOptions(KindOptions):
+    """Options of the kinds that show one layer, head by head."""
+
+    room: ClassVar[str] = "layer"
+    layer: int | None = option(None, "the layer that is shown", ge=0, auto="the most telling", example="1")
+
+
+@dataclass(frozen=True)
+class HeadOptions(LayerOptions):
+    """… and one head of it."""
+
+    room: ClassVar[str] = "head"
+    head: int | None = option(None, "the head that is shown", ge=0, auto="the most telling", example="2")
+
+
+@dataclass(frozen=True)
+class SeedOptions(KindOptions):
+    """Options of the kinds that draw random numbers."""
+
+    room: ClassVar[str] = "seed"
+    seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
+
+
 # --- attention ------------------------------------------------------------------------------------------------------
 
 
@@ -74,11 +111,9 @@ class ExpertsOptions(KindOptions):
 
 
 @dataclass(frozen=True)
-class WalkOptions(PositionOptions):
+class WalkOptions(HeadOptions, PositionOptions):
     room: ClassVar[str] = "walk"
     texts: ClassVar[tuple[int, int]] = (1, 2)
-    layer: int | None = option(None, "the layer that is shown", ge=0, auto="the most telling", example="1")
-    head: int | None = option(None, "the head that is shown", ge=0, auto="the most telling", example="2")
 
 
 # --- lenses ---------------------------------------------------------------------------------------------------------
@@ -91,13 +126,12 @@ class LogitLensOptions(KindOptions):
 
 
 @dataclass(frozen=True)
-class TunedLensOptions(CorpusReading):
+class TunedLensOptions(CorpusReading, SeedOptions):
     room: ClassVar[str] = "tuned_lens"
     texts: ClassVar[tuple[int, int]] = (1, 1)
     steps: int = option(200, "of the training of what the probe learns", ge=1)
     seconds: float | None = option(60.0, "at most that this training takes", unit="seconds", gt=0)
     lr: float = option(1e-3, "learning rate of Adam at the first step; it falls to 0", gt=0)
-    seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
 
 
 @dataclass(frozen=True)
@@ -106,6 +140,60 @@ class DLAOptions(AnswerOptions):
 
 
 # --- interventions --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ContrastOptions(AnswerOptions):
+    """Options of the kinds that compare a clean and a corrupted text."""
+
+    room: ClassVar[str] = "contrast"
+    texts: ClassVar[tuple[int, int]] = (2, 2)
+    metric: str = option(
+        "logit_difference",
+        "what tells the two runs apart",
+        choices=("logit_difference", "log_probability", "kl"),
+    )
+    noising: bool = option(
+        False, "put what the corrupted text gave into the clean run; otherwise the clean into the corrupted (denoising)"
+    )
+
+
+@dataclass(frozen=True)
+class PatchOptions(ContrastOptions, SiteOptions, LayerOptions):
+    room: ClassVar[str] = "patch"
+    by: str | None = option(
+        None,
+        "what is patched at a time",
+        choices=("position", "head", "head_position"),
+        auto="a head, at sites that have heads, otherwise a position",
+    )
+
+
+@dataclass(frozen=True)
+class AttributionPatchingOptions(PatchOptions):
+    room: ClassVar[str] = "attribution_patching"
+    n_steps: int = option(
+        1, "gradients on the way from one text to the other whose mean is taken; 1 is that of the patched run", ge=1
+    )
+    check: bool = option(False, "patch too, and say how the two agree")
+
+
+@dataclass(frozen=True)
+class PathsOptions(ContrastOptions, HeadOptions, SeedOptions):
+    room: ClassVar[str] = "paths"
+    texts: ClassVar[tuple[int, int]] = (0, 2)
+
+
+@dataclass(frozen=True)
+class SteerOptions(AnswerOptions, SiteOptions, SeedOptions):
+    room: ClassVar[str] = "steer"
+    toward: object = option(
+        None, "a text, or several, whose activations the direction leads to", example='"I love you"'
+    )
+    away: object = option(None, "a text, or several, whose activations it leads away from", example='"I hate you"')
+    vector: object = option(None, "the direction itself, (D,), or its two ends, (2, D): to, from", example="@direction")
+    strengths: tuple[float, ...] = option((-2.0, 0.0, 2.0), "how many times the direction is added", example="0,1,2")
+    max_new_tokens: int = option(40, "tokens to write", ge=1)
 
 
 # --- attribution ----------------------------------------------------------------------------------------------------
@@ -172,6 +260,34 @@ PROBES = Table(
             "llm_lab.probes.dla:dla",
             "direct logit attribution: what every head and MLP adds to a logit",
             DLAOptions,
+            SITES,
+        ),
+        Entry(
+            "patch",
+            "llm_lab.probes.patching:patch",
+            "what of a clean run, put into a corrupted one, restores its answer",
+            PatchOptions,
+            SITES,
+        ),
+        Entry(
+            "attribution_patching",
+            "llm_lab.probes.patching:attribution_patching",
+            "the same, estimated by gradients",
+            AttributionPatchingOptions,
+            SITES,
+        ),
+        Entry(
+            "paths",
+            "llm_lab.probes.paths:paths",
+            "which earlier heads a head reads: two texts, by patching; none, by weights",
+            PathsOptions,
+            SITES,
+        ),
+        Entry(
+            "steer",
+            "llm_lab.probes.steering:steer",
+            "what is written with a direction added to the stream",
+            SteerOptions,
             SITES,
         ),
         Entry(
