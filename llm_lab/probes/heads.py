@@ -138,12 +138,10 @@ def roles(scores: Mapping[str, Float[np.ndarray, "L H"]], chance: Mapping[str, f
     more and twice what even attention would have; where there is none, it is local with 0.7 of its attention on the 4
     nearest tokens on each side (and twice chance), broad with an entropy of 0.85 of an even head's or more, else mixed."""
     layers, heads = next(iter(scores.values())).shape
-    found = []
-    for i in range(layers):
-        found.append(
-            [_named({name: float(values[i, j]) for name, values in scores.items()}, chance) for j in range(heads)]
-        )
-    return found
+    return [
+        [_named({name: float(values[i, j]) for name, values in scores.items()}, chance) for j in range(heads)]
+        for i in range(layers)
+    ]
 
 
 def _named(score: Mapping[str, float], chance: Mapping[str, float]) -> list[str]:

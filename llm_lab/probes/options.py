@@ -28,6 +28,25 @@ class CorpusReading(KindOptions):
     max_tokens: int = option(20_000, "of the corpus that are read", unit="tokens", ge=2)
 
 
+@dataclass(frozen=True)
+class PositionOptions(KindOptions):
+    """Options of the kinds that look at one position."""
+
+    room: ClassVar[str] = "position"
+    position: int | None = option(
+        None, "the token that is looked at; −1 is the last", auto="the last, or the first <mask>", example="-1"
+    )
+
+
+@dataclass(frozen=True)
+class AnswerOptions(PositionOptions):
+    """Options of the kinds that ask for one prediction: which token is right there, and which is wrong."""
+
+    room: ClassVar[str] = "answer"
+    target: str | None = option(None, "the right answer, one token", auto="the likeliest", example='" Paris"')
+    other: str | None = option(None, "a wrong answer that it is weighed against, one token", example='" Rome"')
+
+
 # --- attention ------------------------------------------------------------------------------------------------------
 
 
@@ -52,7 +71,39 @@ class HeadsOptions(CorpusReading):
     seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
 
 
+# --- a token's walk -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WalkOptions(PositionOptions):
+    room: ClassVar[str] = "walk"
+    texts: ClassVar[tuple[int, int]] = (1, 2)
+    layer: int | None = option(None, "the layer that is shown", ge=0, auto="the most telling", example="1")
+    head: int | None = option(None, "the head that is shown", ge=0, auto="the most telling", example="2")
+
+
 # --- lenses ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LogitLensOptions(KindOptions):
+    room: ClassVar[str] = "logit_lens"
+    texts: ClassVar[tuple[int, int]] = (1, 2)
+
+
+@dataclass(frozen=True)
+class TunedLensOptions(CorpusReading):
+    room: ClassVar[str] = "tuned_lens"
+    texts: ClassVar[tuple[int, int]] = (1, 1)
+    steps: int = option(200, "of the training of what the probe learns", ge=1)
+    seconds: float | None = option(60.0, "at most that this training takes", unit="seconds", gt=0)
+    lr: float = option(1e-3, "learning rate of Adam at the first step; it falls to 0", gt=0)
+    seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
+
+
+@dataclass(frozen=True)
+class DLAOptions(AnswerOptions):
+    room: ClassVar[str] = "dla"
 
 
 # --- interventions --------------------------------------------------------------------------------------------------
@@ -101,6 +152,34 @@ PROBES = Table(
             "llm_lab.probes.heads:heads",
             "what every head does, by numbers and a name: previous token, induction, …",
             HeadsOptions,
+            SITES,
+        ),
+        Entry(
+            "walk",
+            "llm_lab.probes.walk:walk",
+            "one token through every step, with formulas and numbers",
+            WalkOptions,
+            SITES,
+        ),
+        Entry(
+            "logit_lens",
+            "llm_lab.probes.lenses:logit_lens",
+            "what every layer would predict at every token",
+            LogitLensOptions,
+            SITES,
+        ),
+        Entry(
+            "tuned_lens",
+            "llm_lab.probes.lenses:tuned_lens",
+            "the same behind translators of each layer, trained on the spot",
+            TunedLensOptions,
+            SITES,
+        ),
+        Entry(
+            "dla",
+            "llm_lab.probes.dla:dla",
+            "direct logit attribution: what every head and MLP adds to a logit",
+            DLAOptions,
             SITES,
         ),
         Entry(

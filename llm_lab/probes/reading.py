@@ -103,3 +103,14 @@ def read_ids(value: Any, model: LanguageModel, argument: str = "text") -> Int[Te
             f"{argument}: {ids.shape[-1]} tokens do not fit the context of {model.max_seq_len}; cut it to its first {model.max_seq_len} tokens"
         )
     return ids[None] if ids.ndim == 1 else ids
+
+
+def position_in(position: int | None, length: int, otherwise: int = -1) -> int:
+    """A position that may be counted from the end, from the start; `otherwise` where none is given. BadValue where the
+    text has no such."""
+    position = otherwise if position is None else position
+    if not -length <= position < length:
+        raise BadValue(
+            f"position: {position} is not in the text, which has {length} tokens; use {-length} to {length - 1}"
+        )
+    return position % length

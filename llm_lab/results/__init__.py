@@ -11,6 +11,7 @@ from llm_lab.results.base import Piece, Result, in_notebook, mean
 from llm_lab.results.comparisons import Compared, Comparison, RunComparison, RunFacts
 from llm_lab.results.decoding import BeamNode, BeamTree, Fork, Generation, Generations, TokenStatistics
 from llm_lab.results.heads import HeadTable
+from llm_lab.results.lenses import LogitAttribution, LogitLens, TunedLens
 from llm_lab.results.maps import Heatmap, Panel, TokenScores
 from llm_lab.results.models import ModelPart, ModelReport, Sample, TrainingReport
 from llm_lab.results.playing import Chat, Control, Message, Playground, StrategyControls
@@ -18,6 +19,7 @@ from llm_lab.results.probes import AttentionMaps, ExpertRouting, Neighbours
 from llm_lab.results.prompts import ANSWER_COLUMNS, Answer, Prompt, PromptResults, PromptScore, mean_interval
 from llm_lab.results.tables import Evaluation, Listing, Score
 from llm_lab.results.texts import CorpusReport, Tokenization, TokenizationRow
+from llm_lab.results.walk import Step, Walk
 
 __all__ = [
     "ANSWER_COLUMNS",
@@ -38,6 +40,8 @@ __all__ = [
     "HeadTable",
     "Heatmap",
     "Listing",
+    "LogitAttribution",
+    "LogitLens",
     "Message",
     "ModelPart",
     "ModelReport",
@@ -53,12 +57,15 @@ __all__ = [
     "RunFacts",
     "Sample",
     "Score",
+    "Step",
     "StrategyControls",
     "TokenScores",
     "TokenStatistics",
     "Tokenization",
     "TokenizationRow",
     "TrainingReport",
+    "TunedLens",
+    "Walk",
     "in_notebook",
     "mean",
     "mean_interval",

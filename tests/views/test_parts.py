@@ -152,11 +152,9 @@ def test_maps_are_exact_while_they_fit_and_reduced_beyond():
     assert len(zlib.compress(less.cells.tobytes(), 6)) <= 3000
 
 
-def test_exact_asks_the_action_and_refuses_what_is_not_there():
+def test_exact_is_of_q_and_k_and_refuses_what_is_not_there():
     maps = fakes.attention()
     assert attention_widget.exact(maps, [1, 2, 5, 1]) == pytest.approx(float(maps.pattern(1, 2)[5, 1]))
-    maps.actions["exact"] = lambda layer, head, q, k: 1000 * layer + 100 * head + 10 * q + k
-    assert attention_widget.exact(maps, [1, 2, 5, 1]) == 1251
     for where in ([4, 0, 0, 0], [0, 0, 12, 0], [0, -1, 0, 0], ["0", 0, 0, 0], [True, 0, 0, 0], [None] * 4):
         assert attention_widget.exact(maps, where) is None
 
@@ -674,6 +672,12 @@ def test_shared_module():
 
 def test_both_languages_agree_on_ink():
     assert "** 0.6" in (STATIC / "shared.js").read_text()
-    palette = svg._palette()
+    palette = svg._palette(signed=False)
     assert palette[:, 3].tolist() == [round(255 * (i / 255) ** 0.6) for i in range(256)]
     assert palette[9, :3].tolist() == [61, 125, 230]
+    signed = svg._palette(signed=True)
+    assert (
+        signed[128, 3] == 0
+        and signed[255].tolist() == [61, 125, 230, 255]
+        and signed[1].tolist() == [224, 123, 26, 255]
+    )
