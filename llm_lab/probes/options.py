@@ -67,7 +67,7 @@ class ExpertsOptions(KindOptions):
 class HeadsOptions(CorpusReading):
     room: ClassVar[str] = "heads"
     texts: ClassVar[tuple[int, int]] = (0, 1000)
-    repeats: int = option(32, "repeated random sequences, for what heads do on repeats", ge=1)
+    repeats: int = option(32, "repeated random sequences, for what heads do on repeats; 0 for none", ge=0)
     seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
 
 
@@ -107,6 +107,27 @@ class DLAOptions(AnswerOptions):
 
 
 # --- interventions --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AblateOptions(AnswerOptions, CorpusReading):
+    room: ClassVar[str] = "ablate"
+    texts: ClassVar[tuple[int, int]] = (0, 1000)
+    parts: tuple[str, ...] = option(
+        ("heads", "attention", "mlps", "layers"),
+        "what is ablated, one at a time",
+        choices=("heads", "attention", "mlps", "layers"),
+    )
+    ablation: str = option(
+        "zero",
+        "what stands in for what a part gives: zeros, its mean over all tokens, or what it gave at a token drawn by chance",
+        choices=("zero", "mean", "resample"),
+    )
+    together: tuple[str, ...] = option(
+        (), "parts that are ablated at once, in place of each alone", auto="one at a time", example="1.3,0.mlp"
+    )
+    repeats: int = option(32, "repeated random sequences, for what heads do on repeats; 0 for none", ge=0)
+    seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
 
 
 # --- attribution ----------------------------------------------------------------------------------------------------
@@ -152,6 +173,13 @@ PROBES = Table(
             "llm_lab.probes.heads:heads",
             "what every head does, by numbers and a name: previous token, induction, …",
             HeadsOptions,
+            SITES,
+        ),
+        Entry(
+            "ablate",
+            "llm_lab.probes.ablate:ablate",
+            "what is lost without each head, attention, MLP and layer",
+            AblateOptions,
             SITES,
         ),
         Entry(
