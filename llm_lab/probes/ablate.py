@@ -22,6 +22,7 @@ from llm_lab.data.batch import Batch
 from llm_lab.errors import DIVERGED, BadValue, listing, suggestion
 from llm_lab.models.language_model import LanguageModel, evaluating
 from llm_lab.models.sites import Replacement, Tape, opened
+from llm_lab.objectives.objective import Objective, Trainee
 from llm_lab.probes.answers import Answer, Asked, answer, ask, quoted
 from llm_lab.probes.heads import repeated
 from llm_lab.probes.options import AblateOptions
@@ -193,12 +194,12 @@ class Measure:
         return self._means([[]], Instead({}))[0]
 
     def _means(self, groups: Sequence[Sequence[Part]], instead: Instead) -> Float[np.ndarray, "G K"]:
-        sums, counts = 0.0, 0.0
+        sums, counts = torch.zeros(len(self.titles), len(groups)).double(), torch.zeros(len(groups)).double()
         for batch in self.batches:
             with replacing(self.model, ablating(groups, instead, len(batch.input_ids))):
                 values, count = self.run(_copies(batch, len(groups)))
-            sums = sums + values.double().cpu().reshape(len(values), len(groups), -1).sum(-1)
-            counts = counts + count.double().cpu().reshape(len(groups), -1).sum(-1)
+            sums += values.double().cpu().reshape(len(values), len(groups), -1).sum(-1)
+            counts += count.double().cpu().reshape(len(groups), -1).sum(-1)
         found = (sums / counts).T.numpy()
         if not np.isfinite(found).all():
             raise BadValue(f"the model's {DIVERGED}")
@@ -238,7 +239,7 @@ def _read(lm: LM, objective: Objective, tokens: Tokens, limit: int | None) -> li
     for piece in pieces(objective, tokens, length, limit):
         found.setdefault(len(piece), []).append(piece)
     size = max(objective.least_batch, TOKENS // length, 1)
-    batches = []
+    batches: list[Batch] = []
     for same in found.values():
         for start in range(0, len(same), size):
             some = same[start : start + size]
@@ -312,7 +313,6 @@ def ablate(reading: Reading, options: AblateOptions) -> Iterator[Heatmap | Token
         figures=setup.before(),
         caption=f"Each cell is one run with one part {_WITH[options.ablation]}{setup.source}; the number is what that changes, "
         "blue up and orange down. A layer is all that it adds to the stream.",
-        notes=list(setup.notes),
     )
     done, first = 0, 0
     try:
@@ -336,7 +336,8 @@ class _Setup:
 
     def __init__(self, reading: Reading, options: AblateOptions) -> None:
         lm, self.options = reading.lm, options
-        self.lm, self.notes, self.measures = lm, [], []
+        self.lm = lm
+        self.measures: list[Measure] = []
         tokens, self.source, where = _tokens(reading, options), "", f"{len(reading.texts)} texts"
         if len(reading.texts) < 2:
             where = "the text" if reading.texts else "the held-out text" if options.corpus is None else "the corpus"

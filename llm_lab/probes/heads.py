@@ -179,13 +179,14 @@ def _measured(
     lm: LM, blocks: Iterable[Int[Tensor, "B T"]] | None, repeats: int, seed: int
 ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, float], int]]:
     """What was found so far, block by block, and the length of the random blocks."""
-    rows = repeated(lm, repeats, seed) if repeats or blocks is None else None
     found: Found = {}, {}
-    length = 0
-    if rows is not None:
-        length = rows.shape[1] // 2
-        *_, found = _means(lm, rows.split(ROWS), lambda pattern: repeat_scores(pattern, length))
-    for on_text, even in _means(lm, rows.split(ROWS) if blocks is None else blocks, text_scores):
+    length, texts = 0, blocks or ()
+    if repeats:
+        rows = repeated(lm, repeats, seed).split(ROWS)
+        length = rows[0].shape[1] // 2
+        *_, found = _means(lm, rows, lambda pattern: repeat_scores(pattern, length))
+        texts = rows if blocks is None else blocks
+    for on_text, even in _means(lm, texts, text_scores):
         if not even["next_token"]:  # nobody may read what comes
             del on_text["next_token"], even["next_token"]
         yield on_text | found[0], even | found[1], length
