@@ -84,6 +84,25 @@ class SeedOptions(KindOptions):
     seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
 
 
+@dataclass(frozen=True)
+class RepeatOptions(CorpusReading, SeedOptions):
+    """Options of the kinds that read a corpus, or texts, and repeats beside."""
+
+    room: ClassVar[str] = "repeats"
+    texts: ClassVar[tuple[int, int]] = (0, 1000)
+    repeats: int = option(32, "repeated random sequences, for what heads do on repeats; 0 for none", ge=0)
+
+
+@dataclass(frozen=True)
+class LearnOptions(CorpusReading, SeedOptions):
+    """Options of the kinds that train something of their own on a corpus."""
+
+    room: ClassVar[str] = "learning"
+    steps: int = option(200, "of the training of what the probe learns", ge=1)
+    seconds: float | None = option(60.0, "at most that this training takes", unit="seconds", gt=0)
+    lr: float = option(1e-3, "learning rate of Adam at the first step; it falls to 0", gt=0)
+
+
 # --- attention ------------------------------------------------------------------------------------------------------
 
 
@@ -107,6 +126,11 @@ class ExpertsOptions(KindOptions):
     room: ClassVar[str] = "experts"
 
 
+@dataclass(frozen=True)
+class HeadsOptions(RepeatOptions):
+    room: ClassVar[str] = "heads"
+
+
 # --- a token's walk -------------------------------------------------------------------------------------------------
 
 
@@ -126,12 +150,9 @@ class LogitLensOptions(KindOptions):
 
 
 @dataclass(frozen=True)
-class TunedLensOptions(CorpusReading, SeedOptions):
+class TunedLensOptions(LearnOptions):
     room: ClassVar[str] = "tuned_lens"
     texts: ClassVar[tuple[int, int]] = (1, 1)
-    steps: int = option(200, "of the training of what the probe learns", ge=1)
-    seconds: float | None = option(60.0, "at most that this training takes", unit="seconds", gt=0)
-    lr: float = option(1e-3, "learning rate of Adam at the first step; it falls to 0", gt=0)
 
 
 @dataclass(frozen=True)
@@ -196,6 +217,24 @@ class SteerOptions(AnswerOptions, SiteOptions, SeedOptions):
     max_new_tokens: int = option(40, "tokens to write", ge=1)
 
 
+@dataclass(frozen=True)
+class AblateOptions(RepeatOptions, AnswerOptions):
+    room: ClassVar[str] = "ablate"
+    parts: tuple[str, ...] = option(
+        ("heads", "attention", "mlps", "layers"),
+        "what is ablated, one at a time",
+        choices=("heads", "attention", "mlps", "layers"),
+    )
+    ablation: str = option(
+        "zero",
+        "what stands in for what a part gives: zeros, its mean over all tokens, or what it gave at a token drawn by chance",
+        choices=("zero", "mean", "resample"),
+    )
+    together: tuple[str, ...] = option(
+        (), "parts that are ablated at once, in place of each alone", auto="one at a time", example="1.3,0.mlp"
+    )
+
+
 # --- attribution ----------------------------------------------------------------------------------------------------
 
 
@@ -232,6 +271,20 @@ PROBES = Table(
             "llm_lab.probes.experts:experts",
             "which experts take which token, every layer",
             ExpertsOptions,
+            SITES,
+        ),
+        Entry(
+            "heads",
+            "llm_lab.probes.heads:heads",
+            "what every head does, by numbers and a name: previous token, induction, …",
+            HeadsOptions,
+            SITES,
+        ),
+        Entry(
+            "ablate",
+            "llm_lab.probes.ablate:ablate",
+            "what is lost without each head, attention, MLP and layer",
+            AblateOptions,
             SITES,
         ),
         Entry(

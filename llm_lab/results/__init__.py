@@ -11,6 +11,7 @@ from llm_lab.results.attention import AttentionMaps
 from llm_lab.results.base import Piece, Result, in_notebook, mean
 from llm_lab.results.comparisons import Compared, Comparison, RunComparison, RunFacts
 from llm_lab.results.decoding import BeamNode, BeamTree, Fork, Generation, Generations, TokenStatistics
+from llm_lab.results.heads import HeadTable
 from llm_lab.results.lenses import LogitAttribution, LogitLens, TunedLens
 from llm_lab.results.maps import Heatmap, Panel, TokenScores
 from llm_lab.results.models import ModelPart, ModelReport, Sample, TrainingReport
@@ -37,6 +38,7 @@ __all__ = [
     "Fork",
     "Generation",
     "Generations",
+    "HeadTable",
     "Heatmap",
     "Listing",
     "LogitAttribution",

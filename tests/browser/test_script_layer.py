@@ -93,9 +93,7 @@ def test_attention_as_lines_products_and_heads_together(visit):
     assert lines.count() == pytest.approx((pattern >= 0.03).sum(), abs=2)
     page.locator("svg.lab-lines text[data-q='5']").hover()
     said = page.locator(".lab-value").inner_text()
-    assert said.startswith(
-        f"query 5 “ to” reads most from “{maps.pieces[int(pattern[5].argmax())].text}” 0.69"
-    )
+    assert said.startswith(f"query 5 “ to” reads most from “{maps.pieces[int(pattern[5].argmax())].text}” 0.69")
     assert page.locator("path.lab-line-of:not(.lab-dim)").count() == pytest.approx((pattern[5] >= 0.03).sum(), abs=1)
     choose("query", "5")
     assert page.locator("path.lab-line-of").count() == pytest.approx((pattern[5] >= 0.03).sum(), abs=1)

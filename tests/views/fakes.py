@@ -23,6 +23,7 @@ from llm_lab.results import (
     Fork,
     Generation,
     Generations,
+    HeadTable,
     Heatmap,
     Listing,
     LogitAttribution,
@@ -617,6 +618,26 @@ def _lens(words: tuple[str, ...], name: str, layers: int, top: int) -> dict[str,
     )
 
 
+def heads(layers: int = 2, count: int = 4, name: str = "bard") -> HeadTable:
+    """Scores of every head; the first of the last layer is an induction head."""
+    rng = np.random.default_rng(0)
+    shares = ("near", "previous_token", "first_token", "self", "duplicate_token", "induction")
+    found = {one: rng.beta(1, 9, (layers, count)).astype(np.float32) for one in shares}
+    found["induction"][-1, 0] = 0.81
+    found |= {one: rng.uniform(1, 5, (layers, count)).astype(np.float32) for one in ("entropy", "distance")}
+    roles = [[["mixed"] for _ in range(count)] for _ in range(layers)]
+    roles[-1][0] = ["induction", "first token"] if name == "bard" else ["induction", name]
+    return HeadTable(
+        name=name,
+        facts=[f"2,048 tokens of {name}"],
+        scores=found,
+        chance={one: 5.1 if one in ("entropy", "distance") else 0.06 for one in found},
+        roles=roles,
+        caption=f"Means over the queries. {name}",
+        notes=[name],
+    )
+
+
 def attributed(name: str = "bard", token: str = " be") -> LogitAttribution:
     """A logit by head and MLP."""
     panel = Panel(
@@ -678,6 +699,7 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "runs": runs(),
             "routing": routing(["To", " be", ",", " or", " not"]),
             "heatmap": heatmap(),
+            "heads": heads(),
             "scores": scores(),
             "walk": walk(),
             "lens": lens(),
@@ -725,6 +747,7 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         "runs": runs(evil, EVIL),
         "routing": routing(HOSTILE, name=evil),
         "heatmap": heatmap(tuple(HOSTILE), evil),
+        "heads": heads(name=evil),
         "scores": scores(tuple(HOSTILE), evil),
         "walk": walk(tuple(HOSTILE), evil),
         "lens": lens(tuple(HOSTILE), evil),
