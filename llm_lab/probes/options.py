@@ -69,6 +69,20 @@ class AnalogiesOptions(KindOptions):
     room: ClassVar[str] = "analogies"
 
 
+@dataclass(frozen=True)
+class SimilarityOptions(CorpusReading):
+    room: ClassVar[str] = "similarity"
+    texts: ClassVar[tuple[int, int]] = (0, 1)
+    models: ClassVar[tuple[int, int]] = (1, 2)
+    measure: str = option("cka", "what says how alike two layers are", choices=("cka", "cosine", "cca"))
+    sites: tuple[str, ...] | None = option(
+        None,
+        "the sites, or patterns of them",
+        auto="the stream behind every layer",
+        example='"blocks.*.mlp.out"',
+    )
+
+
 SITES, EMBEDDINGS = frozenset({"sites"}), frozenset({"embeddings"})
 
 PROBES = Table(
@@ -101,6 +115,12 @@ PROBES = Table(
             "man is to king as woman is to …, for every three words",
             AnalogiesOptions,
             EMBEDDINGS,
+        ),
+        Entry(
+            "similarity",
+            "llm_lab.probes.similarity:similarity",
+            "how alike the layers are in what they make of the same tokens (CKA), of one model or two",
+            SimilarityOptions,
         ),
     ],
 )
