@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from llm_lab.errors import BadValue
 from llm_lab.options import Options, all_specs, option, specs
 from llm_lab.registry import Entry, Table
 
@@ -70,6 +71,23 @@ class AnalogiesOptions(KindOptions):
 
 
 @dataclass(frozen=True)
+class WeightsOptions(CorpusReading):
+    room: ClassVar[str] = "weights"
+    models: ClassVar[tuple[int, int]] = (1, 2)
+    parameters: tuple[str, ...] | None = option(
+        None,
+        "the weights, or patterns of them",
+        auto="all but biases",
+        example='"blocks.*.attn.q"',
+    )
+    gradients: bool = option(False, "also the gradients of its loss on the corpus")
+
+    def validate(self) -> None:
+        if self.corpus is not None and not self.gradients:
+            raise BadValue("corpus: weights are read without one, only gradients need it; add --gradients")
+
+
+@dataclass(frozen=True)
 class SimilarityOptions(CorpusReading):
     room: ClassVar[str] = "similarity"
     texts: ClassVar[tuple[int, int]] = (0, 1)
@@ -115,6 +133,12 @@ PROBES = Table(
             "man is to king as woman is to …, for every three words",
             AnalogiesOptions,
             EMBEDDINGS,
+        ),
+        Entry(
+            "weights",
+            "llm_lab.probes.weights:weights",
+            "how the weights, and their gradients, are distributed, and their singular values; of one model or two",
+            WeightsOptions,
         ),
         Entry(
             "similarity",

@@ -121,7 +121,8 @@ def _labels(names: Sequence[str]) -> list[str]:
 def _minibatches(reading: Reading, options: SimilarityOptions) -> Iterator[Int[Tensor, "B T"]]:
     """What all models read: the text, or the corpus in blocks that fit every context, about ROWS tokens at a time."""
     if reading.texts:
-        ids = [reading.ids(model=model) for model in range(len(reading.lms))][0]
+        ids = reading.ids(model=len(reading.lms) - 1)
+        reading.ids()  # both contexts must hold it
         if ids.numel() < FEWEST:
             raise BadValue(
                 f"text: {ids.numel()} tokens are too few to compare; give at least {FEWEST}, or a --corpus in its place"

@@ -17,6 +17,7 @@ from llm_lab.results.probes import AttentionMaps, ExpertRouting, Neighbours
 from llm_lab.results.prompts import ANSWER_COLUMNS, Answer, Prompt, PromptResults, PromptScore, mean_interval
 from llm_lab.results.tables import Evaluation, Listing, Score
 from llm_lab.results.texts import CorpusReport, Tokenization, TokenizationRow
+from llm_lab.results.weights import WeightFacts, WeightRow, WeightTable
 
 __all__ = [
     "ANSWER_COLUMNS",
@@ -57,6 +58,9 @@ __all__ = [
     "Tokenization",
     "TokenizationRow",
     "TrainingReport",
+    "WeightFacts",
+    "WeightRow",
+    "WeightTable",
     "in_notebook",
     "mean",
     "mean_interval",
