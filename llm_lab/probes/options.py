@@ -45,6 +45,18 @@ class ExpertsOptions(KindOptions):
     room: ClassVar[str] = "experts"
 
 
+# --- a token's walk -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WalkOptions(KindOptions):
+    room: ClassVar[str] = "walk"
+    texts: ClassVar[tuple[int, int]] = (1, 2)
+    position: int = option(-1, "the token that is followed; −1 is the last")
+    layer: int | None = option(None, "the layer that is shown", ge=0, auto="the most telling", example="1")
+    head: int | None = option(None, "the head that is shown", ge=0, auto="the most telling", example="2")
+
+
 # --- lenses ---------------------------------------------------------------------------------------------------------
 
 
@@ -118,6 +130,13 @@ PROBES = Table(
             "llm_lab.probes.experts:experts",
             "which experts take which token, every layer",
             ExpertsOptions,
+            SITES,
+        ),
+        Entry(
+            "walk",
+            "llm_lab.probes.walk:walk",
+            "one token through every step, with formulas and numbers",
+            WalkOptions,
             SITES,
         ),
         Entry(

@@ -17,6 +17,7 @@ from llm_lab.results.probes import AttentionMaps, ExpertRouting, Neighbours
 from llm_lab.results.prompts import ANSWER_COLUMNS, Answer, Prompt, PromptResults, PromptScore, mean_interval
 from llm_lab.results.tables import Evaluation, Listing, Score
 from llm_lab.results.texts import CorpusReport, Tokenization, TokenizationRow
+from llm_lab.results.walk import Step, Walk
 from llm_lab.results.weights import WeightFacts, WeightRow, WeightTable
 
 __all__ = [
@@ -52,12 +53,14 @@ __all__ = [
     "RunFacts",
     "Sample",
     "Score",
+    "Step",
     "StrategyControls",
     "TokenScores",
     "TokenStatistics",
     "Tokenization",
     "TokenizationRow",
     "TrainingReport",
+    "Walk",
     "WeightFacts",
     "WeightRow",
     "WeightTable",

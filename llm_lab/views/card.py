@@ -47,6 +47,11 @@ def visible(text: str) -> str:
     return named or "∅"
 
 
+def alone(text: str) -> str:
+    """A token that stands by itself, as in a table: as `visible`, and ␣ where it is nothing but spaces."""
+    return visible(text) if text.strip(" ") or not text else "␣" * len(text)
+
+
 def readable(text: str, between: str = "\n") -> str:
     """A text whose lines are each as a person may read them; empty ones stay empty."""
     return between.join(visible(line) if line else "" for line in text.split("\n"))

@@ -10,7 +10,20 @@ from typing import TYPE_CHECKING, Any
 from llm_lab.results import Heatmap, Panel
 from llm_lab.views import svg
 from llm_lab.views.bundle import live
-from llm_lab.views.card import bundle, card, columns, esc, figures, fitting, number, picture, readable, small, visible
+from llm_lab.views.card import (
+    alone,
+    bundle,
+    card,
+    columns,
+    esc,
+    figures,
+    fitting,
+    number,
+    picture,
+    readable,
+    small,
+    visible,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,8 +110,8 @@ def bounds(result: Heatmap) -> tuple[float, float]:
 def draw(panel: Panel, result: Heatmap, ends: tuple[float, float], room: float) -> Drawn:
     """One panel as a picture."""
     rows, across = panel.values.shape
-    row_names = [svg.short(visible(name)) for name in panel.rows]
-    column_names = [svg.short(visible(name)) for name in panel.columns]
+    row_names = [svg.short(alone(name)) for name in panel.rows]
+    column_names = [svg.short(alone(name)) for name in panel.columns]
     texts = panel.texts
     longest = max((svg.width_of(svg.short(visible(t), 10), 6.2) for line in texts or () for t in line), default=0)
     written = rows * across <= WRITTEN
@@ -133,7 +146,7 @@ def draw(panel: Panel, result: Heatmap, ends: tuple[float, float], room: float) 
             for c in range(across):
                 x, y = left + (c + 0.5) * wide, top + (r + 0.5) * tall + 3.5
                 value = float(panel.values[r, c])
-                shown = svg.short(visible(texts[r][c]), 10) if texts is not None else number(value, 2)
+                shown = svg.short(alone(texts[r][c]), 10) if texts is not None else number(value, 2)
                 body += svg.text(x, y, shown, "t k", "middle", 'style="font-size:10px"')
     what = f"{result.kind}{': ' + panel.title if panel.title else ''}"
     alt = f"{what}, {result.quantity}: {rows} × {across} cells, {result.axes[0] or 'rows'} down, {result.axes[1] or 'columns'} across"
@@ -190,7 +203,7 @@ def _extremes(result: Heatmap) -> list[tuple[str, float]]:
 
 def _named(axis: str, names: Sequence[str], i: int) -> str:
     """A row or column as it is spoken of: head 3, mlp, “ the” (position 4)."""
-    name = visible(names[i])
+    name = alone(names[i])
     if name.lstrip("−-").isdecimal():
         return f"{axis} {name}" if axis else name
     return name if sum(other == names[i] for other in names) == 1 else f"{name} ({axis or 'number'} {i})"
@@ -205,7 +218,7 @@ def _payload(result: Heatmap, drawn: Sequence[Drawn], notes: bool) -> tuple[dict
     import numpy as np
 
     def lines(texts: Any) -> list[list[str]] | None:
-        return [[visible(text) for text in line] for line in texts] if texts is not None else None
+        return [[alone(text) for text in line] for line in texts] if texts is not None else None
 
     def notes_of(panel: Panel) -> list[list[str]] | None:
         return (

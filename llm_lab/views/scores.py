@@ -11,6 +11,7 @@ from llm_lab.views.card import (
     BREAK,
     MONO,
     MUTED,
+    alone,
     bar,
     bundle,
     card,
@@ -57,7 +58,7 @@ def scores(result: TokenScores) -> dict[str, str]:
     plain += [f"  {name:<29} {value}" for name, value in result.figures]
     for name, values in result.scores.items():
         most = ", ".join(
-            f"{visible(result.pieces[t].text)} ({t}) {number(float(values[t]), 3)}"
+            f"{alone(result.pieces[t].text)} ({t}) {number(float(values[t]), 3)}"
             for t in largest(values, result.signed)
         )
         plain.append(f"  {name}: {most}")
@@ -106,7 +107,7 @@ def _method(result: TokenScores, name: str, values: np.ndarray, room: int) -> st
     text = shaded(result.pieces[:room], values[:room], scale_of(values))
     rows: list[list[str | tuple[str, str]]] = [
         [
-            f'<span dir="auto" style="font-family:monospace">{esc(visible(result.pieces[t].text))}</span>',
+            f'<span dir="auto" style="font-family:monospace">{esc(alone(result.pieces[t].text))}</span>',
             str(t),
             (number(float(values[t]), 3), bar(abs(float(values[t])) / (scale_of(values) or 1.0))),
         ]
@@ -140,7 +141,7 @@ def _payload(result: TokenScores, room: int) -> tuple[dict[str, Any], dict[str, 
     pieces = result.pieces[:room]
     data = {
         "text": [visible(p.text).replace("⏎", BREAK) if "\n" in p.text else visible(p.text) for p in pieces],
-        "names": [visible(p.text) for p in pieces],
+        "names": [alone(p.text) for p in pieces],
         "rtl": [t for t, p in enumerate(pieces) if is_rtl(p.text)],
         "methods": [readable(name, " ") for name in result.scores],
         "scales": [scale_of(values) for values in result.scores.values()],

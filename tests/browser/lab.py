@@ -125,6 +125,12 @@ class Notebook:
             self.page.wait_for_timeout(100)
         raise TimeoutError(f"cell {index} was still running after {timeout} s: {prompt.inner_text()!r}")
 
+    def interrupt(self) -> None:
+        """Press the toolbar's ■."""
+        self.page.keyboard.press("Escape")
+        button = "[data-command='notebook:interrupt-kernel'], jp-button[title*='Interrupt'], button[title*='Interrupt']"
+        self.page.locator(button).first.click()
+
     def kernel_ready(self, timeout: float = 60) -> None:
         status = self.page.locator(".jp-Notebook-ExecutionIndicator")
         end = time.monotonic() + timeout

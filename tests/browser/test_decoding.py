@@ -95,10 +95,7 @@ def test_an_interrupted_comparison_keeps_its_cells(lab, page):
     book.run(0)
     book.start(1)
     page.wait_for_timeout(3000)
-    page.keyboard.press("Escape")
-    page.locator(
-        "[data-command='notebook:interrupt-kernel'], jp-button[title*='Interrupt'], button[title*='Interrupt']"
-    ).first.click()
+    book.interrupt()
     book.wait(1, 40)
     text = book.output(1).inner_text()
     assert "interrupted after 0 of 3; the last is unfinished" in text

@@ -206,10 +206,7 @@ def test_an_interrupt_keeps_the_model_and_stops_the_cells_behind(lab, page):
     book.output(1).locator("img").first.wait_for(timeout=60_000)
     book.start(2)
     page.wait_for_timeout(1000)
-    page.keyboard.press("Escape")
-    page.locator(
-        "[data-command='notebook:interrupt-kernel'], jp-button[title*='Interrupt'], button[title*='Interrupt']"
-    ).first.click()
+    book.interrupt()
     book.wait(1, 40)
     text = book.output(1).inner_text()
     assert "stopped at step" in text

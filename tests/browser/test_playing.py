@@ -27,17 +27,6 @@ def place(tmp_path_factory):
         yield folder, home, address
 
 
-@pytest.fixture
-def page(chromium):
-    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
-    page.set_default_timeout(20_000)
-    said: list[str] = []
-    page.on("pageerror", lambda error: said.append(str(error)))
-    yield page
-    assert not [line for line in said if "llm" in line.lower()]
-    page.close()
-
-
 def until(true, seconds=20.0):
     """Wait for something on the page."""
     end = time.monotonic() + seconds

@@ -51,9 +51,7 @@ def test_every_view_mounts_and_every_image_decodes(visit):
     page = visit(*fakes.everything().values(), *fakes.everything(hostile=True).values())
     page.wait_for_timeout(300)
     assert page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
-    static = (
-        "[...document.querySelectorAll('.llm-lab[data-live] img')].filter((one) => !one.closest('.lab-written')).length"
-    )
+    static = "[...document.querySelectorAll('.llm-lab[data-live] img')].filter((one) => !one.closest('.lab-written, .lab-pictured')).length"
     assert page.evaluate(static) == 0
 
 
@@ -126,6 +124,60 @@ def test_chart_reads_single_steps(visit):
     page.locator("input[type=checkbox]").check()
     page.keyboard.press("Tab")
     assert "steps" in page.locator("svg.lab-chart").text_content()
+
+
+def test_a_heat_map_by_pointer_and_keys(visit):
+    made = fakes.heatmap()
+    page = visit(made)
+    says = page.locator(".lab-value")
+    box = page.locator(".lab-pictured")
+    box.nth(0).focus()
+    for key in ("Home", "ArrowDown", "ArrowRight", "ArrowRight"):
+        page.keyboard.press(key)
+    assert says.inner_text() == f"To: layer 1 · ,: {made.panels[0].values[1, 2]:.4g} nats bard".replace("-", "−")
+    frame = page.locator(".lab-cursor-cell").nth(0).bounding_box()
+    page.keyboard.press("Escape")
+    assert says.inner_text().startswith("Point at a cell")
+    page.mouse.move(frame["x"] + frame["width"] / 2, frame["y"] + frame["height"] / 2)
+    assert says.inner_text().startswith("To: layer 1 · ,: ")
+    box.nth(1).focus()
+    page.keyboard.press("ArrowDown")
+    assert "be: layer 0 · To: “To” " in says.inner_text()
+    assert page.locator(".lab-note").inner_text() == "To"
+
+
+def test_scores_by_pointer_keys_and_method(visit):
+    made = fakes.scores()
+    page = visit(made)
+    detail = page.locator(".lab-detail")
+    assert detail.inner_text().startswith("Point at a token")
+    page.locator(".lab-token").nth(1).hover()
+    assert "−0.25" in detail.inner_text() and "position\n1" in detail.inner_text()
+    page.locator(".lab-text").focus()
+    page.keyboard.press("End")
+    assert "one bard\n2.000\nother\n−2.000\nposition\n4" in detail.inner_text()
+    token = page.locator(".lab-token").nth(4)
+    assert token.evaluate("node => node.style.background") == "rgba(61, 125, 230, 0.62)"
+    page.locator("select").select_option("1")
+    assert token.evaluate("node => node.style.background") == "rgba(224, 123, 26, 0.62)"
+
+
+def test_a_walk_by_layer_head_and_keys(visit):
+    made = fakes.walk()
+    page = visit(made)
+    rows = page.locator(".lab-step")
+    assert rows.count() == len(made.steps)
+    page.locator("select").nth(0).select_option("0")
+    page.locator("select").nth(1).select_option("1")
+    shown = rows.nth(2).locator("td").all_inner_texts()
+    wanted = made["attn.pattern"][0, 1]
+    assert [float(value) for value in shown[2::3]] == pytest.approx(wanted, abs=1e-3)
+    page.locator(".lab-strip").nth(0).focus()
+    for key in ("Home", "ArrowRight", "ArrowRight"):
+        page.keyboard.press(key)
+    said = rows.nth(0).locator("[aria-live]").inner_text()
+    assert said.startswith("number 2: ")
+    assert float(said.split(": ")[1].replace("−", "-")) == pytest.approx(made["embed"][2], abs=2e-3)
 
 
 STRATEGIES = ("greedy", "top_p:p=0.5", "top_k", "min_p")

@@ -38,12 +38,14 @@ from llm_lab.results import (
     RunFacts,
     Sample,
     Score,
+    Step,
     StrategyControls,
     Tokenization,
     TokenizationRow,
     TokenScores,
     TokenStatistics,
     TrainingReport,
+    Walk,
 )
 from llm_lab.templates import Template
 
@@ -500,6 +502,37 @@ def scores(words: tuple[str, ...] = ("To", " be", ",", "\n", " or"), name: str =
     )
 
 
+def walk(words: tuple[str, ...] = ("To", " be", ",", " "), name: str = "bard", width: int = 12) -> Walk:
+    """Two layers of two heads, a step of each kind."""
+    rng = np.random.default_rng(0)
+    many = len(words)
+    scores = rng.normal(size=(2, 2, many)).astype(np.float32)
+    scores[..., -1] = -np.inf
+    shares = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    chances = rng.dirichlet(np.ones(len(words[:20]))).astype(np.float32)
+    return Walk(
+        name=name,
+        pieces=pieces(list(words)),
+        source=pieces(list(words)),
+        position=1,
+        layers=2,
+        heads=2,
+        layer=1,
+        head=0,
+        steps=[
+            Step("embed", "embedding", f"x = E[id] {name}", rng.normal(size=width).astype(np.float32), words=name),
+            Step("attn.scores", "scores", "s", scores, "head", "tokens"),
+            Step("attn.pattern", "attention", "a", shares, "head", "tokens"),
+            Step("cross.pattern", "of the source", "a", shares, "head", "source"),
+            Step("mlp.router", "router", "r", rng.random((2, 3)).astype(np.float32), "layer", "experts"),
+            Step("mlp.post", "neurons", "h", np.zeros((2, width), np.float32), "layer"),
+            Step("probabilities", "probabilities", "p", chances, over="candidates"),
+        ],
+        candidates=pieces(list(words[:20])),
+        notes=[name],
+    )
+
+
 def everything(hostile: bool = False) -> dict[str, Any]:
     """One result of each kind, by a short name."""
     if not hostile:
@@ -537,6 +570,7 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "routing": routing(["To", " be", ",", " or", " not"]),
             "heatmap": heatmap(),
             "scores": scores(),
+            "walk": walk(),
         }
     evil = "".join(HOSTILE)
     live, done = training("training", evil), training("finished", evil)
@@ -578,4 +612,5 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         "routing": routing(HOSTILE, name=evil),
         "heatmap": heatmap(tuple(HOSTILE), evil),
         "scores": scores(tuple(HOSTILE), evil),
+        "walk": walk(tuple(HOSTILE), evil),
     }

@@ -141,6 +141,9 @@ def test_no_script_while_it_grows_and_small():
             tuple(f"beam:n={i}" for i in range(9)),
             tree=fakes.beams(n_beams=12, n_steps=40),
         ),
+        fakes.heatmap(tuple(f"word{i}" for i in range(600)), panels=3),
+        fakes.scores(("word ",) * 9000),
+        fakes.walk(("word ",) * 3000, width=6000),
     ],
     ids=[
         "training",
@@ -158,6 +161,9 @@ def test_no_script_while_it_grows_and_small():
         "many texts",
         "compared",
         "long texts",
+        "heatmap",
+        "scores",
+        "walk",
     ],
 )
 def test_large_results_stay_under_300_kb(result):
