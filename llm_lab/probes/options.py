@@ -113,7 +113,7 @@ class SimilarityOptions(CorpusReading):
     )
 
 
-SITES, EMBEDDINGS = frozenset({"sites"}), frozenset({"embeddings"})
+SITES, EMBEDDINGS, GRADIENTS = frozenset({"sites"}), frozenset({"embeddings"}), frozenset({"gradients"})
 
 PROBES = Table(
     "probe",
@@ -158,12 +158,14 @@ PROBES = Table(
             "llm_lab.probes.weights:weights",
             "how the weights, and their gradients, are distributed, and their singular values; of one model or two",
             WeightsOptions,
+            GRADIENTS,
         ),
         Entry(
             "similarity",
             "llm_lab.probes.similarity:similarity",
             "how alike the layers are in what they make of the same tokens (CKA), of one model or two",
             SimilarityOptions,
+            GRADIENTS,
         ),
     ],
 )

@@ -83,7 +83,7 @@ def weights(result: WeightTable) -> dict[str, str]:
 
     def pages() -> Iterator[str]:
         for script in (True, False):
-            for shown in (len(result.rows), 80, 40, 20):
+            for shown in (len(result.rows), 100, 80, 60, 40, 20):
                 if shown <= len(result.rows):
                     yield page(shown, script)
 

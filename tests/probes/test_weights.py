@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 
 import numpy as np
 import pytest
@@ -72,8 +73,8 @@ def test_every_parameter_once_and_parts_by_their_names(preset):
     named = {row.name for row in found.rows}
     assert any(name.endswith("attn.q") for name in named)
     if preset == "llama":
-        ups = lm.model.blocks[0].mlp.up.weight
-        assert found["blocks.0.mlp.gate"].norm == pytest.approx(float(ups[: len(ups) // 2].norm()))
+        ups = lm.model.blocks[0].mlp.up.weight.detach()
+        assert found["blocks.0.mlp.gate"].norm == pytest.approx(float(ups[: len(ups) // 2].double().norm()))
     if preset == "t5":
         assert any(name.endswith("cross.k") for name in named)
 
@@ -131,11 +132,12 @@ def test_gradients_equal_backward_on_a_copy():
     logits = other(**Batch(inputs).inputs()).logits
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
     loss.backward()
-    assert found.tokens == [2048] and found.losses[0] == pytest.approx(float(loss), rel=1e-5)
+    assert found.tokens == [2048] and found.losses[0] == pytest.approx(loss.item(), rel=1e-5)
     wanted = taken_apart(other, {name: p.grad for name, p in other.named_parameters()})
     for row in found.rows:
         assert row.facts[0].gradient == pytest.approx(float(wanted[row.name].norm()), rel=1e-3)
-        assert row.facts[0].gradient_ratio == pytest.approx(row.facts[0].gradient / row.facts[0].norm, nan_ok=True)
+        if row.facts[0].norm:
+            assert row.facts[0].gradient_ratio == row.facts[0].gradient / row.facts[0].norm
         assert row.facts[0].noise_scale > 0
     assert all(p.grad is None for p in lm.model.parameters()) and lm.model.training
 
@@ -196,7 +198,8 @@ def test_shows_itself_small():
     source = made._repr_mimebundle_()["text/html"]
     assert len(source.encode()) < 300_000
     page = Page(still(made))
-    assert sum(tag == "img" for tag, _ in page.tags) > 100
-    assert "blocks.11.attn.v" in page.text and "before training" in source
+    shown = re.search(r"The first (\d+) of 99 weights are listed", page.text)
+    assert shown and 70 < sum(tag == "img" for tag, _ in page.tags) <= 2 * int(shown[1])
+    assert "blocks.3.attn.v" in page.text and "before training" in source
     assert "blocks.0.attn.q" in str(made)
     assert len(made.to_pandas()) == len(made.rows)
