@@ -100,17 +100,42 @@ class WeightsOptions(CorpusReading):
 
 
 @dataclass(frozen=True)
-class SimilarityOptions(CorpusReading):
-    room: ClassVar[str] = "similarity"
+class SiteReading(CorpusReading):
+    """Options of the kinds that read activations of a text or of a corpus."""
+
     texts: ClassVar[tuple[int, int]] = (0, 1)
+    site: str | None = option(
+        None,
+        "the activations that are read: a site, or a pattern of several",
+        auto="what the kind is about",
+        example="blocks.*.mlp.post",
+    )
+
+
+@dataclass(frozen=True)
+class EmbeddingsOptions(SiteReading):
+    room: ClassVar[str] = "embeddings"
+    models: ClassVar[tuple[int, int]] = (1, 64)
+    table: str = option("input", "whose vectors: of the input, or of the output", choices=("input", "output"))
+    n_tokens: int = option(300, "the most frequent tokens that are shown, where no text names some", ge=3, le=2000)
+    projection: str = option("pca", "how many numbers become few", choices=("pca", "tsne"))
+    dims: int = option(2, "dimensions of the picture", ge=2, le=3)
+    align: str | None = option(
+        None,
+        "how several models' pictures are laid on one another",
+        choices=("basis", "procrustes"),
+        auto="one basis where they are states of one training, else each turned onto the next",
+    )
+    colour: str = option("kind", "what the colours and signs show", choices=("kind", "frequency"))
+    neighbourhood: float = option(30.0, "neighbours that t-SNE keeps near, its perplexity", gt=1)
+    seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
+
+
+@dataclass(frozen=True)
+class SimilarityOptions(SiteReading):
+    room: ClassVar[str] = "similarity"
     models: ClassVar[tuple[int, int]] = (1, 2)
     measure: str = option("cka", "what says how alike two layers are", choices=("cka", "cosine", "cca"))
-    sites: tuple[str, ...] | None = option(
-        None,
-        "the sites, or patterns of them",
-        auto="the stream behind every layer",
-        example='"blocks.*.mlp.out"',
-    )
 
 
 SITES, EMBEDDINGS, GRADIENTS = frozenset({"sites"}), frozenset({"embeddings"}), frozenset({"gradients"})
@@ -151,6 +176,13 @@ PROBES = Table(
             "llm_lab.probes.vectors:analogies",
             "man is to king as woman is to …, for every three words",
             AnalogiesOptions,
+            EMBEDDINGS,
+        ),
+        Entry(
+            "embeddings",
+            "llm_lab.probes.embeddings:embeddings",
+            "the vectors of the tokens as a map, of one model or of several over its training",
+            EmbeddingsOptions,
             EMBEDDINGS,
         ),
         Entry(

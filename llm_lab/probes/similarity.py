@@ -40,7 +40,7 @@ def similarity(reading: Reading, options: SimilarityOptions) -> Heatmap:
         raise BadValue(
             f"similarity: {lms[0].name} and {lms[1].name} cut texts into different tokens, so no token is there for both; models of one tokenizer would do"
         )
-    sites = [_sites(lm, options.sites) for lm in lms]
+    sites = [_sites(lm, options.site) for lm in lms]
     measure = {"cka": CKA, "cosine": Cosine, "cca": CCA}[options.measure]()
     tokens = 0
     for ids in _minibatches(reading, options):
@@ -92,20 +92,20 @@ def _figures(values: np.ndarray, labels: Sequence[Sequence[str]], two: bool) -> 
     return found
 
 
-def _sites(lm: LM, wanted: Sequence[str] | None) -> list[str]:
+def _sites(lm: LM, wanted: str | None) -> list[str]:
     """The sites that are compared: the stream behind every layer, unless others are named."""
     known = lm.sites()
     if not wanted:
         found = [name for name in known if LAYERS.fullmatch(name)]
         if not found:
             raise BadValue(
-                f"sites: {lm.name} has no layers that the lab knows; name outputs of its modules, for example --sites {next(iter(known), 'blocks.0')}"
+                f"site: {lm.name} has no layers that the lab knows; name outputs of its modules, for example --site {next(iter(known), 'blocks.0')}"
             )
         return found
     names = matching(wanted, known)
     if wrong := next((name for name in names if name.endswith((".scores", ".pattern"))), None):
         raise BadValue(
-            f"sites: {wrong!r} says who reads whom, and is no vector of a token; use for example {wrong.rpartition('.')[0]}.z"
+            f"site: {wrong!r} says who reads whom, and is no vector of a token; use for example {wrong.rpartition('.')[0]}.z"
         )
     return names
 
@@ -150,7 +150,7 @@ def vectors(lm: LM, ids: Int[Tensor, "B T"], names: Sequence[str]) -> list[Float
             x = x.transpose(1, 2).flatten(2)
         if x.ndim != 3 or x.shape[1] not in (tokens, 2 * tokens):
             raise BadValue(
-                f"sites: {name!r} has the shape {tuple(x.shape)} for {tokens} tokens, and a vector for each token is needed; leave it out"
+                f"site: {name!r} has the shape {tuple(x.shape)} for {tokens} tokens, and a vector for each token is needed; leave it out"
             )
         return x[:, :tokens].flatten(0, 1).cpu().double()
 
@@ -216,7 +216,7 @@ class CCA:
         self.widths = [x.shape[1] for x in xs]
         if sum(self.widths) > WIDEST:
             raise BadValue(
-                f"measure: the covariances of {len(xs)} sites of {max(self.widths):,} numbers are too large for cca; name fewer --sites, or use --measure cka"
+                f"measure: the covariances of {len(xs)} sites of {max(self.widths):,} numbers are too large for cca; name fewer sites, or use --measure cka"
             )
         z = torch.cat(xs, dim=1)
         self.sum = self.sum + z.sum(dim=0)

@@ -14,6 +14,7 @@ from llm_lab.results.maps import Heatmap, Panel, TokenScores
 from llm_lab.results.models import ModelPart, ModelReport, Sample, TrainingReport
 from llm_lab.results.playing import Chat, Control, Message, Playground, StrategyControls
 from llm_lab.results.probes import AttentionMaps, ExpertRouting, Neighbours
+from llm_lab.results.projections import Projection
 from llm_lab.results.prompts import ANSWER_COLUMNS, Answer, Prompt, PromptResults, PromptScore, mean_interval
 from llm_lab.results.tables import Evaluation, Listing, Score
 from llm_lab.results.texts import CorpusReport, Tokenization, TokenizationRow
@@ -45,6 +46,7 @@ __all__ = [
     "Panel",
     "Piece",
     "Playground",
+    "Projection",
     "Prompt",
     "PromptResults",
     "PromptScore",

@@ -153,11 +153,9 @@ def test_every_shape(shape):
 
 
 def test_any_site_with_a_vector_for_each_token():
-    found = similarity(
-        Reading((model(),), (TEXT[:30],)), SimilarityOptions(sites=("blocks.*.attn.z", "blocks.*.mlp.post"))
-    )
+    found = similarity(Reading((model(),), (TEXT[:30],)), SimilarityOptions(site="blocks.*.attn.[zq]"))
     assert found.numpy().shape == (4, 4)
-    assert found.panels[0].rows[0] == "blocks.0.attn.z"
+    assert found.panels[0].rows[0] == "blocks.0.attn.q"
 
 
 @pytest.mark.parametrize(
@@ -165,10 +163,10 @@ def test_any_site_with_a_vector_for_each_token():
     [
         (lambda: (model(), model("b", kind="byte")), TEXT[:30], {}, "different tokens"),
         (lambda: (model(),), "ab", {}, "2 tokens are too few"),
-        (lambda: (model(),), TEXT[:30], {"sites": ("blocks.0.attn.pattern",)}, "who reads whom.*blocks.0.attn.z"),
+        (lambda: (model(),), TEXT[:30], {"site": "blocks.0.attn.pattern"}, "who reads whom.*blocks.0.attn.z"),
         (lambda: (model(), model("b", d_model=24)), TEXT[:30], {"measure": "cosine"}, "one width.*16 and 24"),
         (lambda: (model(),), TEXT[:30], {"measure": "cca"}, "too few for cca"),
-        (lambda: (model(preset="t5"),), TEXT[:30], {"sites": ("encoder.final", "decoder.final")}, r"decoder.final.*shape"),
+        (lambda: (model(preset="t5"),), TEXT[:30], {"site": "*.final"}, r"decoder.final.*shape"),
     ],
 )  # fmt: skip
 def test_refusals(lms, text, options, message):
