@@ -41,7 +41,7 @@ def embeddings(reading: Reading, options: EmbeddingsOptions) -> Projection:
             f"embeddings: {lms[0].name} and {other.name} have different tokens, which no film can follow; models of one tokenizer would do"
         )
     notes: list[str] = []
-    counts = None
+    counts, ids = None, torch.zeros(0, dtype=torch.long)
     if options.site is not None:
         clouds, source = _activations(reading, options.site)
         pieces = reading.pieces()
@@ -75,7 +75,7 @@ def embeddings(reading: Reading, options: EmbeddingsOptions) -> Projection:
         source=source,
         pieces=pieces,
         kinds=[kind_of(piece) for piece in pieces],
-        counts=counts,
+        counts=None if counts is None else counts[ids],
         points=np.stack(points).astype(np.float32),
         projection=options.projection,
         explained=None if explained is None else np.array(explained),
@@ -111,8 +111,8 @@ def _activations(reading: Reading, wanted: str) -> tuple[list[Float[Tensor, "T D
 
 def _tokens(
     reading: Reading, options: EmbeddingsOptions, notes: list[str]
-) -> tuple[Int[Tensor, " N"], Int[np.ndarray, " N"] | None]:
-    """The tokens that are shown, the most frequent first, and how often they were counted, where there is a text."""
+) -> tuple[Int[Tensor, " N"], Int[np.ndarray, " V"] | None]:
+    """The tokens that are shown, the most frequent first, and how often every token was counted, where there is a text."""
     lm, tokenizer = reading.lms[-1], reading.lms[-1].tokenizer
     counts = _counts(lm, options)
     if reading.texts:
@@ -134,7 +134,7 @@ def _tokens(
             if not reading.texts
             else "no text was there to count tokens in; --corpus counts"
         )
-    return torch.from_numpy(ids.astype(np.int64)), None if counts is None else counts[ids]
+    return torch.from_numpy(ids.astype(np.int64)), counts
 
 
 def _counts(lm: LM, options: EmbeddingsOptions) -> Int[np.ndarray, " V"] | None:

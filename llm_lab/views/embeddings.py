@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llm_lab.results import Projection
+from llm_lab.results import Piece, Projection
 from llm_lab.views import svg
 from llm_lab.views.bundle import live
 from llm_lab.views.card import bundle, card, columns, esc, fitting, picture, small, visible
@@ -85,20 +85,29 @@ def _caption(result: Projection) -> str:
         }[result.align]
     if result.colour == "frequency":
         text += " The fuller a point, the more frequent the token."
-    text += " Nearest are those of the largest cosine between whole vectors, not on the map."
+    among = ", of the tokens that the counted text has" if result.counts is not None else ""
+    text += f" Nearest are those of the largest cosine between whole vectors, not on the map{among}."
     return text + "".join(f"<br>{esc(note)}" for note in result.notes)
 
 
-def _name(text: str) -> str:
-    """A token as it stands on the map: without the space that parts it from the word before."""
-    return visible(text.removeprefix(" ") or "␣")
+def names(result: Projection) -> tuple[list[str], dict[int, str]]:
+    """The points, and all that may be near one, as they stand on the map: without the space that parts a token from the
+    word before, unless there is one without it too."""
+    texts = {piece.text for piece in [*result.pieces, *result.names.values()]}
+
+    def named(piece: Piece) -> str:
+        bare = piece.text.removeprefix(" ")
+        return visible(f"␣{bare}" if bare != piece.text and (not bare or bare in texts) else bare)
+
+    return [named(piece) for piece in result.pieces], {i: named(piece) for i, piece in result.names.items()}
 
 
 def _words(result: Projection) -> list[tuple[str, list[str]]]:
     """Some tokens of the latest frame with their nearest; the most frequent letters first."""
     telling = [i for i, kind in enumerate(result.kinds) if kind in ("lower case", "capital", "other letter")]
+    own, others = names(result)
     return [
-        (_name(result.pieces[i].text), [_name(result.names[int(j)].text) for j in result.near[-1, i, :4] if j >= 0])
+        (own[i], [others[int(j)] for j in result.near[-1, i, :4] if j >= 0])
         for i in (telling or range(len(result.pieces)))[:LISTED]
     ]
 
@@ -135,15 +144,12 @@ def _picture(result: Projection, frame: int, width: int) -> tuple[str, str, int,
     for i in np.argsort(deep):
         kind, sign = KINDS[result.kinds[i]] if result.colour == "kind" else ("bf", "disc")
         body += _mark(x[i], y[i], SPOT * (1 + 0.3 * deep[i]), kind, sign, ink[i] * (0.75 + 0.25 * deep[i]))
-    for i, left, base in placed([_name(piece.text) for piece in result.pieces], x, y, width, height - LEGEND):
-        body += svg.text(
-            left, base, svg.short(_name(result.pieces[i].text), 16), "t k", "start", 'style="font-size:10px"'
-        )
+    own, _ = names(result)
+    for i, left, base in placed(own, x, y, width, height - LEGEND):
+        body += svg.text(left, base, svg.short(own[i], 16), "t k", "start", 'style="font-size:10px"')
     body += _legend(result, width, height)
     where = "in space" if solid else "on a plane"
-    alt = f"{len(x)} tokens of {result.frames[frame]} {where} by {_method(result)}: " + ", ".join(
-        _name(piece.text) for piece in result.pieces[:12]
-    )
+    alt = f"{len(x)} tokens of {result.frames[frame]} {where} by {_method(result)}: " + ", ".join(own[:12])
     return svg.document(width, height, body), alt, width, height
 
 
@@ -286,9 +292,10 @@ def _payload(result: Projection, kept: int) -> tuple[dict[str, Any], dict[str, b
     level = np.clip(np.nan_to_num(cosine, neginf=-1.0), -1, 1)
     own = {piece.id if not result.positions else i: i for i, piece in enumerate(result.pieces)}
     kinds = [kind for kind in KINDS if kind in result.kinds]
+    tokens, others = names(result)
     data = {
         "frames": [visible(frame) for frame in result.frames],
-        "tokens": [_name(piece.text) for piece in result.pieces],
+        "tokens": tokens,
         "kinds": [{"name": kind, "sign": KINDS[kind][1], "ink": KINDS[kind][0]} for kind in kinds],
         "kind": [kinds.index(kind) for kind in result.kinds],
         "counts": None if result.counts is None else [int(count) for count in result.counts],
@@ -297,7 +304,7 @@ def _payload(result: Projection, kept: int) -> tuple[dict[str, Any], dict[str, b
         "shares": [_explained(result, frame) for frame in range(frames)],
         "shared": result.align == "basis",
         "turn": [TURN, TILT],
-        "names": [_name(result.names[int(i)].text) for i in ids],
+        "names": [others[int(i)] for i in ids],
         "point": [own.get(int(i), -1) for i in ids],
         "kept": kept,
         "many": near.shape[2],

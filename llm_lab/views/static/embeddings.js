@@ -15,7 +15,6 @@ const bytes = (view) => view.buffer.slice(view.byteOffset, view.byteOffset + vie
 
 /** @param {{ model: Model, el: HTMLElement }} context @returns {() => void} clean-up */
 function render({ model, el: root }) {
-  root.classList.add("llm-lab");
   const frames = /** @type {string[]} */ (model.get("frames"));
   const tokens = /** @type {string[]} */ (model.get("tokens"));
   const kinds = /** @type {{ name: string, sign: string, ink: string }[]} */ (model.get("kinds"));
