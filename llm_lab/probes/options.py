@@ -75,11 +75,13 @@ class WalkOptions(KindOptions):
 @dataclass(frozen=True)
 class NeighboursOptions(KindOptions):
     room: ClassVar[str] = "neighbours"
+    models: ClassVar[tuple[int, int]] = (1, 64)
 
 
 @dataclass(frozen=True)
 class AnalogiesOptions(KindOptions):
     room: ClassVar[str] = "analogies"
+    models: ClassVar[tuple[int, int]] = (1, 64)
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def _caption(result: Projection) -> str:
         whole = f"{100 * float(result.explained[-1].sum()):.0f} %" if result.explained is not None else ""
         text = f"The axes are the directions in which the vectors differ most: {', '.join(shares)} of their variance, together {whole}; the rest is not seen."
     else:
-        text = "t-SNE keeps near what is near. Distances between groups, their sizes and their density mean nothing, and another seed gives another map."
+        text = "t-SNE keeps near what is near: how far groups are apart, how large and how dense they are means nothing, and another seed may give another map."
     if len(result.frames) > 1:
         text += {
             "basis": f" All models stand on the axes of {esc(result.frames[-1])}.",
