@@ -41,7 +41,7 @@ def similarity(reading: Reading, options: SimilarityOptions) -> Heatmap:
             f"similarity: {lms[0].name} and {lms[1].name} cut texts into different tokens, so no token is there for both; models of one tokenizer would do"
         )
     sites = [_sites(lm, options.site) for lm in lms]
-    measure = {"cka": CKA, "cosine": Cosine, "cca": CCA}[options.measure]()
+    measure: CKA | Cosine | CCA = _MEASURES[options.measure]()
     tokens = 0
     for ids in _minibatches(reading, options):
         tokens += ids.numel()
@@ -238,6 +238,9 @@ class CCA:
             for i, w in enumerate(white)
         ]  # fmt: skip
         return np.array(found)
+
+
+_MEASURES: dict[str, type[CKA] | type[Cosine] | type[CCA]] = {"cka": CKA, "cosine": Cosine, "cca": CCA}
 
 
 def _whitening(covariance: Float[Tensor, "D D"]) -> Float[Tensor, "D R"]:
