@@ -29,12 +29,38 @@ class CorpusReading(KindOptions):
     max_tokens: int = option(20_000, "of the corpus that are read", unit="tokens", ge=2)
 
 
+@dataclass(frozen=True)
+class PositionOptions(KindOptions):
+    """Options of the kinds that look at one position."""
+
+    room: ClassVar[str] = "position"
+    position: int | None = option(
+        None, "the token that is looked at; −1 is the last", auto="the last, or the first <mask>", example="-1"
+    )
+
+
+@dataclass(frozen=True)
+class AnswerOptions(PositionOptions):
+    """Options of the kinds that ask for one prediction: which token is right there, and which is wrong."""
+
+    room: ClassVar[str] = "answer"
+    target: str | None = option(None, "the right answer, one token", auto="the likeliest", example='" Paris"')
+    other: str | None = option(None, "a wrong answer that it is weighed against, one token", example='" Rome"')
+
+
 # --- attention ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class AttentionOptions(KindOptions):
     room: ClassVar[str] = "attention"
+    texts: ClassVar[tuple[int, int]] = (1, 2)
+    stack: str | None = option(
+        None,
+        "of an encoder and a decoder, whose attention",
+        choices=("encoder", "decoder", "cross"),
+        auto="cross where the decoder was given a text, else the encoder's",
+    )
     live: bool = option(
         False, "keep the kernel in the loop: the value under the pointer is exact (a widget while the kernel lives)"
     )
@@ -49,15 +75,35 @@ class ExpertsOptions(KindOptions):
 
 
 @dataclass(frozen=True)
-class WalkOptions(KindOptions):
+class WalkOptions(PositionOptions):
     room: ClassVar[str] = "walk"
     texts: ClassVar[tuple[int, int]] = (1, 2)
-    position: int = option(-1, "the token that is followed; −1 is the last")
     layer: int | None = option(None, "the layer that is shown", ge=0, auto="the most telling", example="1")
     head: int | None = option(None, "the head that is shown", ge=0, auto="the most telling", example="2")
 
 
 # --- lenses ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LogitLensOptions(KindOptions):
+    room: ClassVar[str] = "logit_lens"
+    texts: ClassVar[tuple[int, int]] = (1, 2)
+
+
+@dataclass(frozen=True)
+class TunedLensOptions(CorpusReading):
+    room: ClassVar[str] = "tuned_lens"
+    texts: ClassVar[tuple[int, int]] = (1, 1)
+    steps: int = option(200, "of the training of what the probe learns", ge=1)
+    seconds: float | None = option(60.0, "at most that this training takes", unit="seconds", gt=0)
+    lr: float = option(1e-3, "learning rate of Adam at the first step; it falls to 0", gt=0)
+    seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
+
+
+@dataclass(frozen=True)
+class DLAOptions(AnswerOptions):
+    room: ClassVar[str] = "dla"
 
 
 # --- interventions --------------------------------------------------------------------------------------------------
@@ -164,6 +210,27 @@ PROBES = Table(
             "llm_lab.probes.walk:walk",
             "one token through every step, with formulas and numbers",
             WalkOptions,
+            SITES,
+        ),
+        Entry(
+            "logit_lens",
+            "llm_lab.probes.lenses:logit_lens",
+            "what every layer would predict at every token",
+            LogitLensOptions,
+            SITES,
+        ),
+        Entry(
+            "tuned_lens",
+            "llm_lab.probes.lenses:tuned_lens",
+            "the same behind translators of each layer, trained on the spot",
+            TunedLensOptions,
+            SITES,
+        ),
+        Entry(
+            "dla",
+            "llm_lab.probes.dla:dla",
+            "direct logit attribution: what every head and MLP adds to a logit",
+            DLAOptions,
             SITES,
         ),
         Entry(

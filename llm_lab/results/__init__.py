@@ -7,13 +7,15 @@ entry string and imported when a result is first shown.
 
 from __future__ import annotations
 
+from llm_lab.results.attention import AttentionMaps
 from llm_lab.results.base import Piece, Result, in_notebook, mean
 from llm_lab.results.comparisons import Compared, Comparison, RunComparison, RunFacts
 from llm_lab.results.decoding import BeamNode, BeamTree, Fork, Generation, Generations, TokenStatistics
+from llm_lab.results.lenses import LogitAttribution, LogitLens, TunedLens
 from llm_lab.results.maps import Heatmap, Panel, TokenScores
 from llm_lab.results.models import ModelPart, ModelReport, Sample, TrainingReport
 from llm_lab.results.playing import Chat, Control, Message, Playground, StrategyControls
-from llm_lab.results.probes import AttentionMaps, ExpertRouting, Neighbours
+from llm_lab.results.probes import ExpertRouting, Neighbours
 from llm_lab.results.projections import Projection
 from llm_lab.results.prompts import ANSWER_COLUMNS, Answer, Prompt, PromptResults, PromptScore, mean_interval
 from llm_lab.results.tables import Evaluation, Listing, Score
@@ -39,6 +41,8 @@ __all__ = [
     "Generations",
     "Heatmap",
     "Listing",
+    "LogitAttribution",
+    "LogitLens",
     "Message",
     "ModelPart",
     "ModelReport",
@@ -62,6 +66,7 @@ __all__ = [
     "Tokenization",
     "TokenizationRow",
     "TrainingReport",
+    "TunedLens",
     "Walk",
     "WeightFacts",
     "WeightRow",

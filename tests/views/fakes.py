@@ -25,6 +25,8 @@ from llm_lab.results import (
     Generations,
     Heatmap,
     Listing,
+    LogitAttribution,
+    LogitLens,
     Message,
     ModelPart,
     ModelReport,
@@ -46,6 +48,7 @@ from llm_lab.results import (
     TokenScores,
     TokenStatistics,
     TrainingReport,
+    TunedLens,
     Walk,
     WeightFacts,
     WeightRow,
@@ -189,7 +192,12 @@ def playground(texts: list[str] | None = None, name: str = "bard", written: bool
 
 
 def attention(
-    texts: list[str] | None = None, layers: int = 4, heads: int = 6, name: str = "bard", seed: int = 0
+    texts: list[str] | None = None,
+    layers: int = 4,
+    heads: int = 6,
+    name: str = "bard",
+    seed: int = 0,
+    parts: list[int] | None = None,
 ) -> AttentionMaps:
     texts = texts or ["To", " be", ",", " or", " not", " to", " be", ",", " that", " is", " the", " question"]
     rng = np.random.default_rng(seed)
@@ -215,12 +223,41 @@ def attention(
         q=q,
         k=k,
         scale=width**-0.5,
+        parts=parts,
         thumbnails=np.zeros((layers, heads, 1, 1), np.uint8),
+        measures=np.zeros((layers, heads, 4), np.float32),
     )
+    every = made.numpy().astype(float)
+    own, before = every.diagonal(axis1=2, axis2=3), every.diagonal(-1, axis1=2, axis2=3)
+    entropy = -(every * np.log2(np.maximum(every, 1e-30))).sum(-1).mean(-1)
+    empty = np.zeros((layers, heads))
+    first = every[:, :, 1:, 0].mean(-1) if tokens > 1 else empty + 1
+    made.measures = np.stack([entropy, before.mean(-1) if tokens > 1 else empty, first, own.mean(-1)], -1)
     side = min(tokens, 64)
     starts = np.arange(side) * tokens // side
     for_all = [[np.round(made.pattern(i, j) * 255).astype(np.uint8) for j in range(heads)] for i in range(layers)]
     made.thumbnails = np.maximum.reduceat(np.maximum.reduceat(np.array(for_all), starts, axis=-1), starts, axis=-2)
+    return made
+
+
+def cross(texts: list[str], source: list[str], name: str = "bard") -> AttentionMaps:
+    """A decoder that reads a source of another length."""
+    rng = np.random.default_rng(0)
+    q, k = (rng.normal(size=(2, 3, len(some), 8)).astype(np.float32) for some in (texts, source))
+    made = AttentionMaps(
+        name=name,
+        pieces=pieces(texts),
+        source=pieces(source),
+        stack="cross",
+        q=q,
+        k=k,
+        scale=1.0,
+        causal=False,
+        thumbnails=np.zeros((2, 3, 1, 1), np.uint8),
+        measures=rng.random((2, 3, 4)),
+        notes=[name],
+    )
+    made.thumbnails = np.round(made.numpy() * 255).astype(np.uint8)
     return made
 
 
@@ -582,6 +619,76 @@ def walk(words: tuple[str, ...] = ("To", " be", ",", " "), name: str = "bard", w
     )
 
 
+def lens(
+    words: tuple[str, ...] = ("To", " be", ",", " "), name: str = "bard", layers: int = 3, top: int = 10
+) -> LogitLens:
+    """Every layer's likeliest tokens, drawn; the last but one position's truth is not known."""
+    return LogitLens(**_lens(words, name, layers, top))
+
+
+def tuned(words: tuple[str, ...] = ("To", " be", ",", " "), name: str = "bard", done: bool = True) -> TunedLens:
+    fields = _lens(words, name, 3, 10) | {"kind": "tuned_lens"}
+    falls = np.array([2.0, 1.0, 0.5, 0.0], np.float32)
+    return TunedLens(
+        **fields,
+        step=200 if done else 50,
+        steps=200,
+        done=done,
+        n_trained=1600,
+        n_measured=400,
+        logit_kl=falls,
+        tuned_kl=falls / 4,
+        translators=np.zeros((3, 4, 5), np.float16),
+    )
+
+
+def _lens(words: tuple[str, ...], name: str, layers: int, top: int) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    shape = (layers + 1, len(words))
+    logs = np.log(np.sort(rng.dirichlet([0.4] * max(top + 1, 12), shape))[..., ::-1] + 1e-9)[..., :top]
+    rank = rng.integers(1, 90, shape)
+    rank[:, 0] = 1
+    rank[:, -1] = 0
+    read = pieces(list(words))
+    return dict(
+        name=name,
+        facts=[name],
+        pieces=read,
+        truth=[*read[1:], None],
+        top=rng.integers(0, len(words), (*shape, top)).astype(np.int32),
+        top_logprob=logs.astype(np.float32),
+        true_logprob=np.where(rank > 0, -rng.gamma(2, 1, shape), np.nan).astype(np.float32),
+        rank=rank.astype(np.int32),
+        entropy=rng.gamma(2, 1, shape).astype(np.float32),
+        kl=(rng.gamma(2, 1, shape) * np.arange(layers, -1, -1)[:, None]).astype(np.float32),
+        names=dict(enumerate(words)),
+        notes=[name],
+    )
+
+
+def attributed(name: str = "bard", token: str = " be") -> LogitAttribution:
+    """A logit by head and MLP."""
+    panel = Panel(
+        np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32), list("012"), [*map(str, range(4)), "mlp"]
+    )
+    others = {"token embedding": 0.3, "position": -0.2}
+    made = LogitAttribution(
+        name=name,
+        kind="dla",
+        facts=[f"logit of “{token}”"],
+        panels=[panel],
+        quantity=f"logit of “{token}”",
+        axes=("layer", "head"),
+        signed=True,
+        pieces=pieces(["To", token]),
+        others=others,
+        logit=1.5,
+        accumulated=np.linspace(0, 1.5, 4).astype(np.float32),
+    )
+    made.figures = [("sum of all parts", f"{made.total:.4f}"), *((n, f"{v:.4f}") for n, v in others.items())]
+    return made
+
+
 def everything(hostile: bool = False) -> dict[str, Any]:
     """One result of each kind, by a short name."""
     if not hostile:
@@ -597,6 +704,8 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "played": playground(written=True),
             "streaming": generation(n=2, done=False),
             "attention": attention(),
+            "two texts": attention(list("To be, or not"), parts=[0, 1, 1, 1, 1, 1, 0, 2, 2, 2, 2, 2, 0]),
+            "cross": cross(["To", " be"], ["Être", " ou", " ne", " pas"]),
             "tokenization": tokenization(),
             "parts": with_parts(training()),
             "live parts": with_parts(training("training", steps=412, by_time=False), turns=True),
@@ -624,6 +733,10 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "weights of two": weight_table(two=True),
             "map": projection(),
             "film": projection(frames=3, dims=3),
+            "lens": lens(),
+            "tuned lens": tuned(),
+            "live lens": tuned(done=False),
+            "attributed": attributed(),
         }
     evil = "".join(HOSTILE)
     live, done = training("training", evil), training("finished", evil)
@@ -649,6 +762,7 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         "chat": chat(HOSTILE, evil),
         "playground": playground(HOSTILE, evil),
         "attention": attention(HOSTILE, name=evil),
+        "cross": cross(HOSTILE, HOSTILE[:9], evil),
         "tokenization": tokenization(evil, hostile=True),
         "model": model(evil, evil),
         "pair": model(evil, evil, ("encoder", "decoder"), {"n_head": evil, "attention": EVIL, "position": evil}),
@@ -668,4 +782,7 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         "walk": walk(tuple(HOSTILE), evil),
         "weights": weight_table(True, evil),
         "map": projection(HOSTILE, 2, 3, evil),
+        "lens": lens(tuple(HOSTILE), evil),
+        "tuned lens": tuned(tuple(HOSTILE), evil),
+        "attributed": attributed(evil, evil),
     }
