@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from llm_lab.errors import BadValue
 from llm_lab.options import Options, all_specs, option, specs
 from llm_lab.registry import Entry, Table
 
@@ -247,14 +248,72 @@ class AblateOptions(RepeatOptions, AnswerOptions):
 @dataclass(frozen=True)
 class NeighboursOptions(KindOptions):
     room: ClassVar[str] = "neighbours"
+    models: ClassVar[tuple[int, int]] = (1, 64)
 
 
 @dataclass(frozen=True)
 class AnalogiesOptions(KindOptions):
     room: ClassVar[str] = "analogies"
+    models: ClassVar[tuple[int, int]] = (1, 64)
 
 
-SITES, EMBEDDINGS = frozenset({"sites"}), frozenset({"embeddings"})
+@dataclass(frozen=True)
+class WeightsOptions(CorpusReading):
+    room: ClassVar[str] = "weights"
+    models: ClassVar[tuple[int, int]] = (1, 2)
+    parameters: tuple[str, ...] | None = option(
+        None,
+        "the weights, or patterns of them",
+        auto="all but biases",
+        example='"blocks.*.attn.q"',
+    )
+    gradients: bool = option(False, "also the gradients of its loss on the corpus")
+
+    def validate(self) -> None:
+        if self.corpus is not None and not self.gradients:
+            raise BadValue("corpus: weights are read without one, only gradients need it; add --gradients")
+
+
+@dataclass(frozen=True)
+class SiteReading(CorpusReading):
+    """Options of the kinds that read activations of a text or of a corpus."""
+
+    texts: ClassVar[tuple[int, int]] = (0, 1)
+    site: str | None = option(
+        None,
+        "the activations that are read: a site, or a pattern of several",
+        auto="what the kind is about",
+        example="blocks.*.mlp.post",
+    )
+
+
+@dataclass(frozen=True)
+class EmbeddingsOptions(SiteReading):
+    room: ClassVar[str] = "embeddings"
+    models: ClassVar[tuple[int, int]] = (1, 64)
+    table: str = option("input", "whose vectors: of the input, or of the output", choices=("input", "output"))
+    n_tokens: int = option(300, "the most frequent tokens that are shown, where no text names some", ge=3, le=2000)
+    projection: str = option("pca", "how many numbers become few", choices=("pca", "tsne"))
+    dims: int = option(2, "dimensions of the picture", ge=2, le=3)
+    align: str | None = option(
+        None,
+        "how several models' pictures are laid on one another",
+        choices=("basis", "procrustes"),
+        auto="one basis where they are states of one training, else each turned onto the next",
+    )
+    colour: str = option("kind", "what the colours and signs show", choices=("kind", "frequency"))
+    neighbourhood: float = option(30.0, "neighbours that t-SNE keeps near, its perplexity", gt=1)
+    seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
+
+
+@dataclass(frozen=True)
+class SimilarityOptions(SiteReading):
+    room: ClassVar[str] = "similarity"
+    models: ClassVar[tuple[int, int]] = (1, 2)
+    measure: str = option("cka", "what says how alike two layers are", choices=("cka", "cosine", "cca"))
+
+
+SITES, EMBEDDINGS, GRADIENTS = frozenset({"sites"}), frozenset({"embeddings"}), frozenset({"gradients"})
 
 PROBES = Table(
     "probe",
@@ -356,6 +415,27 @@ PROBES = Table(
             "man is to king as woman is to …, for every three words",
             AnalogiesOptions,
             EMBEDDINGS,
+        ),
+        Entry(
+            "embeddings",
+            "llm_lab.probes.embeddings:embeddings",
+            "the vectors of the tokens as a map, of one model or of several over its training",
+            EmbeddingsOptions,
+            EMBEDDINGS,
+        ),
+        Entry(
+            "weights",
+            "llm_lab.probes.weights:weights",
+            "how the weights, and their gradients, are distributed, and their singular values; of one model or two",
+            WeightsOptions,
+            GRADIENTS,
+        ),
+        Entry(
+            "similarity",
+            "llm_lab.probes.similarity:similarity",
+            "how alike the layers are in what they make of the same tokens (CKA), of one model or two",
+            SimilarityOptions,
+            GRADIENTS,
         ),
     ],
 )

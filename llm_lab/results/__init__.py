@@ -17,10 +17,12 @@ from llm_lab.results.maps import Heatmap, Panel, TokenScores
 from llm_lab.results.models import ModelPart, ModelReport, Sample, TrainingReport
 from llm_lab.results.playing import Chat, Control, Message, Playground, StrategyControls
 from llm_lab.results.probes import ExpertRouting, Neighbours
+from llm_lab.results.projections import Projection
 from llm_lab.results.prompts import ANSWER_COLUMNS, Answer, Prompt, PromptResults, PromptScore, mean_interval
 from llm_lab.results.tables import Evaluation, Listing, Score
 from llm_lab.results.texts import CorpusReport, Tokenization, TokenizationRow
 from llm_lab.results.walk import Step, Walk
+from llm_lab.results.weights import WeightFacts, WeightRow, WeightTable
 
 __all__ = [
     "ANSWER_COLUMNS",
@@ -50,6 +52,7 @@ __all__ = [
     "Panel",
     "Piece",
     "Playground",
+    "Projection",
     "Prompt",
     "PromptResults",
     "PromptScore",
@@ -67,6 +70,9 @@ __all__ = [
     "TrainingReport",
     "TunedLens",
     "Walk",
+    "WeightFacts",
+    "WeightRow",
+    "WeightTable",
     "in_notebook",
     "mean",
     "mean_interval",

@@ -35,6 +35,7 @@ from llm_lab.results import (
     Panel,
     Piece,
     Playground,
+    Projection,
     Prompt,
     PromptResults,
     RunComparison,
@@ -50,6 +51,9 @@ from llm_lab.results import (
     TrainingReport,
     TunedLens,
     Walk,
+    WeightFacts,
+    WeightRow,
+    WeightTable,
 )
 from llm_lab.templates import Template
 
@@ -390,6 +394,51 @@ def routing(texts: list[str], layers: int = 4, experts: int = 8, active: int = 2
     )
 
 
+def weight_table(two: bool = False, name: str = "bard") -> WeightTable:
+    """A matrix, a vector and what is no number, with gradients; of two models, or beside fresh ones."""
+    rng = np.random.default_rng(0)
+
+    def facts(spectrum: int) -> WeightFacts:
+        drawn = rng.random(6).tolist() if spectrum else [math.nan, math.inf, 0.1, 0.0, 1.0, 0.5]
+        known = rng.random(4).tolist() if spectrum else [math.nan] * 4
+        histogram, singular = rng.random(12), np.sort(rng.random(spectrum))[::-1]
+        return WeightFacts(*drawn, 1.0, *known, math.nan, histogram, singular, gradient=0.2, noise_scale=300.0)
+
+    rows = [
+        WeightRow(f"{name}.{i}", (64, 16) if size else (16,), (-1.0, 1.0), [facts(size) for _ in range(1 + two)], None if two else facts(size), 0.3)
+        for i, size in enumerate((16, 0, 90))
+    ]  # fmt: skip
+    models = [name, f"{name}2"][: 1 + two]
+    return WeightTable(models=models, rows=rows, losses=[2.5] * len(models), tokens=[2048] * len(models), notes=[name])
+
+
+def projection(
+    texts: list[str] | None = None, frames: int = 1, dims: int = 2, name: str = "bard", size: int = 1
+) -> Projection:
+    """Tokens somewhere, moving a little."""
+    words = (texts or ["To", " be", "be", ",", " ", "7", "你", "\n"]) * size
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(1, len(words), dims))
+    kinds = ["capital", "lower case", "other letter", "digit", "punctuation", "space", "bytes", "special"]
+    made = pieces(words)
+    return Projection(
+        frames=[f"{name}@{i}" for i in range(frames)],
+        source=f"input vectors {name}",
+        pieces=made,
+        kinds=[kinds[i % len(kinds)] for i in range(len(words))],
+        counts=rng.integers(0, 900, len(words)),
+        points=(start + 0.1 * rng.normal(size=(frames, len(words), dims))).astype(np.float32),
+        projection="pca",
+        explained=np.full((frames, dims), 0.2),
+        align="basis" if frames > 1 else "",
+        width=[64] * frames,
+        near=np.array([[[made[(i + j) % len(made)].id for j in range(1, 4)] for i in range(len(made))]] * frames),
+        cosine=np.full((frames, len(words), 3), 0.5, np.float32),
+        names={piece.id: piece for piece in made},
+        notes=[name],
+    )
+
+
 def beams(texts: list[str] | None = None, n_beams: int = 3, n_steps: int = 6) -> BeamTree:
     """A search that goes straight on; its last beam is pruned at every second step, its second one ends at the third."""
     words = texts or [" to", " be", ",", " or", "\n"]
@@ -702,6 +751,10 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "heads": heads(),
             "scores": scores(),
             "walk": walk(),
+            "weights": weight_table(),
+            "weights of two": weight_table(two=True),
+            "map": projection(),
+            "film": projection(frames=3, dims=3),
             "lens": lens(),
             "tuned lens": tuned(),
             "live lens": tuned(done=False),
@@ -750,6 +803,8 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         "heads": heads(name=evil),
         "scores": scores(tuple(HOSTILE), evil),
         "walk": walk(tuple(HOSTILE), evil),
+        "weights": weight_table(True, evil),
+        "map": projection(HOSTILE, 2, 3, evil),
         "lens": lens(tuple(HOSTILE), evil),
         "tuned lens": tuned(tuple(HOSTILE), evil),
         "attributed": attributed(evil, evil),
