@@ -12,6 +12,17 @@ from llm_lab.results.comparisons import Compared, Comparison, RunComparison, Run
 from llm_lab.results.decoding import BeamNode, BeamTree, Fork, Generation, Generations, TokenStatistics
 from llm_lab.results.maps import Heatmap, Panel, TokenScores
 from llm_lab.results.models import ModelPart, ModelReport, Sample, TrainingReport
+from llm_lab.results.passages import (
+    Autoencoder,
+    FactorPassages,
+    Factors,
+    FactorScores,
+    FeatureScores,
+    Passage,
+    Passages,
+    SparseAutoencoder,
+    Unit,
+)
 from llm_lab.results.playing import Chat, Control, Message, Playground, StrategyControls
 from llm_lab.results.probes import AttentionMaps, ExpertRouting, Neighbours
 from llm_lab.results.prompts import ANSWER_COLUMNS, Answer, Prompt, PromptResults, PromptScore, mean_interval
@@ -23,6 +34,7 @@ __all__ = [
     "ANSWER_COLUMNS",
     "Answer",
     "AttentionMaps",
+    "Autoencoder",
     "BeamNode",
     "BeamTree",
     "Chat",
@@ -32,6 +44,10 @@ __all__ = [
     "CorpusReport",
     "Evaluation",
     "ExpertRouting",
+    "FactorPassages",
+    "FactorScores",
+    "Factors",
+    "FeatureScores",
     "Fork",
     "Generation",
     "Generations",
@@ -42,6 +58,8 @@ __all__ = [
     "ModelReport",
     "Neighbours",
     "Panel",
+    "Passage",
+    "Passages",
     "Piece",
     "Playground",
     "Prompt",
@@ -52,6 +70,7 @@ __all__ = [
     "RunFacts",
     "Sample",
     "Score",
+    "SparseAutoencoder",
     "Step",
     "StrategyControls",
     "TokenScores",
@@ -59,6 +78,7 @@ __all__ = [
     "Tokenization",
     "TokenizationRow",
     "TrainingReport",
+    "Unit",
     "Walk",
     "in_notebook",
     "mean",
