@@ -33,6 +33,7 @@ from llm_lab.store.lm import LM
 BATCH = 1024  # tokens of a step
 HELD = 10  # one block in so many is held out, from the end
 SHOWN, SHADED = 24, 8  # features of a corpus, of a text
+REVIVED = 0.75  # of the steps, in which features begin again
 EVERY = 0.5  # seconds between two states of the result
 MASKED = 0.15
 COLUMNS = {
@@ -76,6 +77,17 @@ class Coder:
     def decode(self, features: Float[Tensor, "N F"]) -> Float[Tensor, "N D"]:
         return features @ F.normalize(self.decoder, dim=1)
 
+    def revive(self, dead: Tensor, left: Float[Tensor, "N D"], generator: torch.Generator) -> None:
+        """Give the features that are dead, (F,) bool, directions of what is left of activations, drawn by its size."""
+        chances = left.square().sum(1).cpu()
+        drawn = torch.multinomial(chances + 1e-12, int(dead.sum()), replacement=True, generator=generator).to(
+            left.device
+        )
+        rows = F.normalize(left[drawn], dim=1)
+        with torch.no_grad():
+            size = self.encoder[:, ~dead].norm(dim=0).mean() if bool((~dead).any()) else 1.0
+            self.decoder[dead], self.encoder[:, dead], self.bias[dead] = rows, rows.T * size, 0.0
+
 
 def sparse(before: Float[Tensor, "N F"], k: int | None) -> Float[Tensor, "N F"]:
     """max(0, ·), of each token only the k largest where k is given."""
@@ -91,7 +103,8 @@ def train(
     """States of the training: steps done, the loss (the share of the variance that is not explained, penalties included), and what
     gives the autoencoder as it is now. An interrupt ends it where it is.
 
-    Features that have not been active for a tenth of the steps learn what the others leave (Gao et al. 2024, A.2).
+    Features that have not been active for a twentieth of the steps begin again, in directions that the others leave, for as long as there
+    is time to learn (Bricken et al. 2023, "neuron resampling").
     """
     generator = torch.Generator().manual_seed(options.seed % 2**63)
     mean = x.mean(0)
@@ -100,9 +113,9 @@ def train(
     coder = Coder((x - mean) / length, n_features, k, generator)
     adam = torch.optim.Adam(coder.parameters, lr=options.lr)
     idle = torch.zeros(n_features, dtype=torch.long, device=x.device)
-    patience = max(options.steps // 10, 5)
+    patience = max(options.steps // 20, 5)
 
-    def step(share: float) -> float:
+    def step(done: int, share: float) -> float:
         for group in adam.param_groups:
             group["lr"] = options.lr * (1 - share)
         drawn = torch.randint(len(x), (min(BATCH, len(x)),), generator=generator).to(x.device)
@@ -114,16 +127,17 @@ def train(
             loss = left.square().sum(1).mean()
             if options.sparsity == "l1":
                 loss = loss + options.l1 * found.sum(1).mean()
-            dead = idle > patience
-            if k is not None and bool(dead.any()):
-                revived = sparse(before.masked_fill(~dead, 0), min(2 * k, n_features))
-                rest = left.detach()
-                loss = loss + (rest - coder.decode(revived)).square().sum() / rest.square().sum().clamp(min=1e-12) / 32
             grads = torch.autograd.grad(loss, coder.parameters)
         for parameter, grad in zip(coder.parameters, grads, strict=True):
             parameter.grad = grad
         adam.step()
         idle.add_(1).masked_fill_((found > 0).any(0), 0)
+        if done % patience == 0 and done <= options.steps * REVIVED and bool((dead := idle >= patience).any()):
+            coder.revive(dead, left.detach(), generator)
+            for parameter, rows in zip(coder.parameters, (dead, (slice(None), dead), dead), strict=True):
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    adam.state[parameter][moment][rows] = 0
+            idle[dead] = 0
         return float(loss.detach())
 
     def now() -> Autoencoder:
@@ -143,7 +157,7 @@ def train(
             if share >= 1:
                 done -= 1
                 break
-            loss = step(share)
+            loss = step(done, share)
             if time.perf_counter() - shown > EVERY:
                 shown = time.perf_counter()
                 yield done, loss, now

@@ -10,6 +10,7 @@ from __future__ import annotations
 from llm_lab.results.base import Piece, Result, in_notebook, mean
 from llm_lab.results.comparisons import Compared, Comparison, RunComparison, RunFacts
 from llm_lab.results.decoding import BeamNode, BeamTree, Fork, Generation, Generations, TokenStatistics
+from llm_lab.results.linear import LinearProbe, SiteScore
 from llm_lab.results.maps import Heatmap, Panel, TokenScores
 from llm_lab.results.models import ModelPart, ModelReport, Sample, TrainingReport
 from llm_lab.results.passages import (
@@ -52,6 +53,7 @@ __all__ = [
     "Generation",
     "Generations",
     "Heatmap",
+    "LinearProbe",
     "Listing",
     "Message",
     "ModelPart",
@@ -70,6 +72,7 @@ __all__ = [
     "RunFacts",
     "Sample",
     "Score",
+    "SiteScore",
     "SparseAutoencoder",
     "Step",
     "StrategyControls",
