@@ -76,7 +76,7 @@ def vectors(x: Tensor, length: int) -> Float[Tensor, "B T N"]:
     return (x.movedim(1, 2).flatten(2) if x.ndim == 4 else x)[:, :length]
 
 
-def batches(blocks: Iterable[Int[Tensor, "1 T"]], tokens: int = TOKENS) -> Iterator[Int[Tensor, "B T"]]:
+def batches(blocks: Iterable[Tensor], tokens: int = TOKENS) -> Iterator[Tensor]:
     """Blocks of one length together, about so many tokens a time."""
     held: list[Tensor] = []
     for block in blocks:
@@ -101,9 +101,7 @@ def visit(lm: LM, ids: Int[Tensor, "B T"], sites: Sequence[str], see: Callable[[
     record(lm.model, lm.batch(ids), sites, take=take)
 
 
-def gather(
-    lm: LM, blocks: Iterable[Int[Tensor, "B T"]], sites: Sequence[str]
-) -> Iterator[dict[str, Float[Tensor, "N D"]]]:
+def gather(lm: LM, blocks: Iterable[Tensor], sites: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Of each batch the vectors of all its tokens by site, on the model's device, the tokens of a row one after another."""
 
     def read(ids: Tensor) -> dict[str, Tensor]:
@@ -114,7 +112,7 @@ def gather(
     return map(read, blocks)
 
 
-def blocks_of(reading: Reading, corpus: Any, max_tokens: int) -> Iterator[Int[Tensor, "1 T"]]:
+def blocks_of(reading: Reading, corpus: Any, max_tokens: int) -> Iterator[Tensor]:
     """The text that was given, as one block; else the corpus, in blocks of the context."""
     if not reading.texts:
         return reading.blocks(corpus, max_tokens)

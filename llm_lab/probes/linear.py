@@ -39,7 +39,7 @@ class Examples:
     control: Int[np.ndarray, " M"]
     group: Int[np.ndarray, " M"]
     classes: list[str]
-    read: Callable[[Sequence[str]], dict[str, Float[np.ndarray, "M D"]]]
+    read: Callable[[Sequence[str]], dict[str, np.ndarray]]
     facts: list[str]
     how: str  # the control's labels are made
     notes: list[str]

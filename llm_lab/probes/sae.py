@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from llm_lab.errors import BadValue
@@ -330,9 +330,7 @@ def loss_recovered(losses: dict[str, float], against: str = "zero") -> float | N
     return (losses[against] - losses["reconstructed"]) / cost if cost > 1e-6 else None
 
 
-def replaced_loss(
-    lm: LM, blocks: Sequence[Int[Tensor, "B T"]], site: str, way: Callable[[Tensor], Tensor]
-) -> float | None:
+def replaced_loss(lm: LM, blocks: Sequence[Tensor], site: str, way: Callable[[Tensor], Tensor]) -> float | None:
     """The model's mean loss, nats per token, on blocks while `way` of the vectors at a site stands for them: of the next token, or of a
     model that fills in of 15 % masked ones, always the same. None where it does neither."""
     total = count = 0.0
