@@ -77,7 +77,7 @@ def vectors(x: Tensor, length: int) -> Float[Tensor, "B T N"]:
 
 
 def batches(blocks: Iterable[Tensor], tokens: int = TOKENS) -> Iterator[Tensor]:
-    """Blocks of one length together, about so many tokens a time."""
+    """Blocks, (1, T), of one length together, (B, T), about so many tokens a time."""
     held: list[Tensor] = []
     for block in blocks:
         if held and (block.shape != held[0].shape or (len(held) + 1) * block.shape[1] > tokens):

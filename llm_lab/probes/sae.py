@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from llm_lab.errors import BadValue
+from llm_lab.models.language_model import evaluating
 from llm_lab.probes.activations import (
     batches,
     flat,
@@ -142,7 +144,7 @@ def train(
 
     def now() -> Autoencoder:
         def array(value: Tensor) -> np.ndarray:
-            return value.detach().float().cpu().numpy()
+            return value.detach().float().cpu().numpy().copy()
 
         # Trained on activations of length 1: what is linear stays, the bias is of their length.
         rows = F.normalize(coder.decoder.detach(), dim=1)
@@ -153,7 +155,10 @@ def train(
     try:
         for done in range(1, options.steps + 1):
             spent = time.perf_counter() - start
-            share = max((done - 1) / options.steps, spent / options.seconds if options.seconds else 0)
+            late = spent / options.seconds if options.seconds else 0.0
+            share = (
+                late if late > done / options.steps else (done - 1) / options.steps
+            )  # in time, the clock counts for nothing
             if share >= 1:
                 done -= 1
                 break
@@ -204,13 +209,14 @@ def sae(reading: Reading, options: SAEOptions) -> Iterator[SparseAutoencoder | F
     facts = [site, f"{n_features:,} features", how, f"{len(x) + len(held):,} tokens read"]
     nothing = Autoencoder(site, *(np.zeros((0,) * n, np.float32) for n in (2, 2, 1, 1)))
     got: Any = None
-    for got in train(x, options, n_features):
-        done, loss, _ = got
-        figures = [("step", f"{done:,} of {options.steps:,}"), ("loss", f"{loss:.4f}")]
-        if not reading.texts:
-            yield SparseAutoencoder(
-                name=lm.name, kind="sae", facts=facts, figures=figures, autoencoder=nothing, done=False
-            )
+    with contextlib.suppress(KeyboardInterrupt):  # one that comes while a state is drawn
+        for got in train(x, options, n_features):
+            done, loss, _ = got
+            state = [("step", f"{done:,} of {options.steps:,}"), ("loss", f"{loss:.4f}")]
+            if not reading.texts:
+                yield SparseAutoencoder(
+                    name=lm.name, kind="sae", facts=facts, figures=state, autoencoder=nothing, done=False
+                )
     done, loss, now = got
     trained = now()
     found = Autoencoder(site, trained.encoder, trained.decoder, trained.bias, trained.mean, trained.k)
@@ -339,23 +345,16 @@ def replaced_loss(lm: LM, blocks: Sequence[Tensor], site: str, way: Callable[[Te
     if fills and ("fill" not in lm.supports or mask is None):
         return None
     generator = torch.Generator().manual_seed(0)
-    was = lm.model.training
-    lm.model.eval()
-    try:
-        with torch.no_grad():
-            for ids in blocks:
-                given, targets = ids, F.pad(ids[:, 1:], (0, 1), value=-100)
-                if fills:
-                    hidden = (torch.rand(ids.shape, generator=generator) < MASKED).to(ids.device)
-                    given, targets = ids.masked_fill(hidden, mask), ids.masked_fill(~hidden, -100)
-                with replace(lm.model, {site: lambda x, n=ids.shape[1]: _put(x, way(vectors(x, n)), n)}):
-                    logits = lm.model(**lm.batch(given).inputs()).logits
-                total += float(
-                    F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum")
-                )
-                count += int((targets >= 0).sum())
-    finally:
-        lm.model.train(was)
+    with evaluating(lm.model), torch.no_grad():
+        for ids in blocks:
+            given, targets = ids, F.pad(ids[:, 1:], (0, 1), value=-100)
+            if fills:
+                hidden = (torch.rand(ids.shape, generator=generator) < MASKED).to(ids.device)
+                given, targets = ids.masked_fill(hidden, mask), ids.masked_fill(~hidden, -100)
+            with replace(lm.model, {site: lambda x, n=ids.shape[1]: _put(x, way(vectors(x, n)), n)}):
+                logits = lm.model(**lm.batch(given).inputs()).logits
+            total += float(F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum"))
+            count += int((targets >= 0).sum())
     return total / count if count else None
 
 

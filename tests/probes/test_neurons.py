@@ -30,7 +30,7 @@ def model(shape: str = "decoder", **changed) -> LM:
     with torch.no_grad():
         for parameter in made.parameters():  # gains are no longer 1, biases no longer 0
             parameter.add_(0.1 * torch.randn(parameter.shape))
-    return LM("tiny", made, TOKENIZER)
+    return LM("tiny", made, TOKENIZER, info={"objective": "mlm"} if shape == "encoder" else {})
 
 
 def recorded(lm: LM, site: str) -> tuple[np.ndarray, np.ndarray]:
