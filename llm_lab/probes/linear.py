@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 
 from llm_lab.corpora.open import open_corpus
-from llm_lab.errors import BadValue, listing, show
+from llm_lab.errors import BadType, BadValue, listing, show, suggestion
 from llm_lab.probes.activations import batches, flat, gather, vector_sites
 from llm_lab.probes.options import TOKEN_LABELS, LinearProbeOptions
 from llm_lab.probes.reading import Reading
@@ -139,9 +139,8 @@ def _texts(reading: Reading, options: LinearProbeOptions, rng: np.random.Generat
         raise BadValue("corpus: rows were given with `on`, and one of them is read; leave one out")
     if options.label is None:
         raise BadValue("label: a column of `on` says what is told apart; name it, for example --label sentiment")
-    corpus = open_corpus(options.on, column=options.column, target=options.label)
-    if corpus.targets is None:
-        raise BadValue(f"on: {show(options.on)} has no columns; a DataFrame with a text and a label would do")
+    corpus = open_corpus(_table(options.on, options.label), column=options.column, target=options.label)
+    assert corpus.targets is not None, "the label was found"
     named = sorted(set(corpus.targets))
     if len(named) > max(50, len(corpus.targets) // 4):
         raise BadValue(
@@ -180,6 +179,23 @@ def _texts(reading: Reading, options: LinearProbeOptions, rng: np.random.Generat
         "the labels are dealt to the texts at random",
         notes,
     )
+
+
+def _table(on: Any, label: str) -> Any:
+    """The rows as a DataFrame whose labels are texts; BadValue where it has no such column."""
+    import pandas as pd
+
+    if isinstance(on, list) and on and all(isinstance(row, Mapping) for row in on):
+        on = pd.DataFrame(on)
+    if not isinstance(on, pd.DataFrame):
+        raise BadType(
+            f"on: {show(on)} is {type(on).__name__}; a DataFrame with a column of texts and one of labels would do"
+        )
+    if label not in on:
+        raise BadValue(
+            f"label: there is no column {label!r}{suggestion(label, map(str, on))}; there is: {listing(map(str, on))}"
+        )
+    return on.assign(**{label: on[label].map(str, na_action="ignore")})
 
 
 def common(

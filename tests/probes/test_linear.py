@@ -230,12 +230,26 @@ def test_rows_of_a_table(pool):
             "has 198 different values",
         ),
         (dict(on=pd.DataFrame({"text": ["a"], "y": ["1"]}), label="y"), "corpus: rows were given with `on`"),
+        (dict(on="rows.csv", label="y", corpus=None), "on: 'rows.csv' is str; a DataFrame"),
+        (
+            dict(on=pd.DataFrame({"text": ["a"], "mood": [1]}), label="moood", corpus=None),
+            "no column 'moood'; did you mean 'mood'",
+        ),
         (dict(label="capital", folds=20, max_tokens=64), "label: capital has"),
     ],
 )
 def test_refusals(options, error):
     with pytest.raises(lab.LabError, match=error):
         lab.probe(model(), kind="linear_probe", **{"corpus": CORPUS, **options})
+
+
+def test_labels_may_be_numbers_and_rows_dicts():
+    rows = [{"text": f"{i} green bottles" if i % 2 else f"{i} of them fell", "odd": i % 2} for i in range(40)]
+    found = [
+        lab.probe(model(), kind="linear_probe", on=on, label="odd", site="embed") for on in (rows, pd.DataFrame(rows))
+    ]
+    assert found[0].classes == found[1].classes == ["0", "1"]
+    assert np.array_equal(found[0].numpy(), found[1].numpy())
 
 
 def test_it_grows_a_site_at_a_time():

@@ -144,6 +144,9 @@ def test_no_script_while_it_grows_and_small():
         fakes.heatmap(tuple(f"word{i}" for i in range(600)), panels=3),
         fakes.scores(("word ",) * 9000),
         fakes.walk(("word ",) * 3000, width=6000),
+        fakes.units(tuple(f"word{i} " for i in range(33)), n=200, many=50),
+        fakes.units(tuple(f"<字{i}> " for i in range(81)), n=60, many=50),
+        fakes.linear(tuple(f"word{i} " for i in range(2000)), n=200),
     ],
     ids=[
         "training",
@@ -164,6 +167,9 @@ def test_no_script_while_it_grows_and_small():
         "heatmap",
         "scores",
         "walk",
+        "units",
+        "long units",
+        "linear",
     ],
 )
 def test_large_results_stay_under_300_kb(result):
