@@ -47,7 +47,7 @@ def vector_sites(lm: LM, wanted: str | Sequence[str] | None, default: str, layer
         if not inside:
             layers = sorted({i for i in map(layer_of, found) if i is not None})
             raise BadValue(
-                f"layer: {layer} is not among the sites that are read; there is: {listing(layers) or 'none'}"
+                f"layer: {layer} is not among the sites that are read; there is: {listing(map(str, layers)) or 'none'}"
             )
         found = inside
     return found
@@ -151,11 +151,13 @@ def logit_weights(model: LanguageModel, site: str, directions: Float[np.ndarray,
         written = _written(x, block, path[2])
         if written is None:
             return None
-        for norm in _norms(model_, path[1] and int(path[1]), path[2]):
+        for norm in _norms(model_, int(path[1] or 0), path[2]):
             written = _through(norm, written)
         if c.scale_logits:
             written = written * c.d_model**-0.5
-        return (model_.head.down(written) @ model_.unembed.weight.float().T).cpu().numpy()
+        down = getattr(model_.head.down, "weight", None)
+        narrow = written if down is None else written @ down.float().T
+        return (narrow @ model_.unembed.weight.float().T).cpu().numpy()
 
 
 def _written(x: Tensor, block: Any, name: str) -> Tensor | None:
@@ -169,7 +171,7 @@ def _written(x: Tensor, block: Any, name: str) -> Tensor | None:
     return None
 
 
-def _norms(model: Any, layer: int | None, name: str) -> Iterator[Any]:
+def _norms(model: Any, layer: int, name: str) -> Iterator[Any]:
     """The norms between what a site writes and the output."""
     if name == "final":
         return
@@ -179,7 +181,7 @@ def _norms(model: Any, layer: int | None, name: str) -> Iterator[Any]:
         yield model.blocks[layer % len(model.blocks)].after[part]
     if place == "post":
         passed = _STREAM[name] if name in _STREAM else _PARTS.index(part) if part in _PARTS else 0
-        for i in range(layer or 0, len(model.places)):
+        for i in range(layer, len(model.places)):
             block = model.blocks[i % len(model.blocks)]
             yield from (getattr(block, f"{part}_norm") for part in _PARTS[passed:] if hasattr(block, f"{part}_norm"))
             passed = 0

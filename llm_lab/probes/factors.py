@@ -43,10 +43,10 @@ def factors(reading: Reading, options: FactorsOptions) -> FactorPassages | Facto
     def positive(found: dict[str, Tensor]) -> Float[np.ndarray, "N W"]:
         nonlocal below, whole
         widths.update({site: x.shape[1] for site, x in found.items()})
-        x = torch.cat([found[site] for site in sites], dim=1)
+        x = torch.cat([found[site] for site in sites], dim=1).cpu()
         whole += float(x.double().square().sum())
         below += float(x.clamp(max=0).double().square().sum())
-        return x.clamp(min=0).cpu().numpy()
+        return x.clamp(min=0).numpy()
 
     rng = np.random.default_rng(options.seed)
     kept: np.ndarray | None = None

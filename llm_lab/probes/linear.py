@@ -210,7 +210,7 @@ def common(
         )
     new = np.full(len(classes) + 1, -1)
     new[kept] = np.arange(len(kept))
-    return new[labels], [classes[i] for i in kept]
+    return new[labels], [classes[int(i)] for i in kept]
 
 
 def token_labels(

@@ -42,20 +42,21 @@ class Moments:
 
     def see(self, x: Float[Tensor, "B T N"]) -> None:
         """Add a batch. Sums are of float64 around the first batch's mean, so that nothing cancels."""
+        x = x.cpu()  # float64 is not everywhere
         flat = x.flatten(0, 1)
         if self.shift is None:
             self.shift = flat.mean(0)
-            self.sums = torch.zeros(4, flat.shape[1], dtype=torch.float64, device="cpu")
+            self.sums = torch.zeros(4, flat.shape[1], dtype=torch.float64)
             self.active = torch.zeros(flat.shape[1], dtype=torch.float64)
             self.peaks = torch.full((self.top, flat.shape[1]), -torch.inf)
         off = flat - self.shift
         power = off
         for i in range(4):
-            self.sums[i] += power.sum(0, dtype=torch.float64).cpu()
+            self.sums[i] += power.sum(0, dtype=torch.float64)
             power = power * off
-        self.active += (flat > 0).sum(0).cpu()
+        self.active += (flat > 0).sum(0)
         self.count += len(flat)
-        peaks = [part.amax(1).cpu() for part in x.split(STRETCH, dim=1)]
+        peaks = [part.amax(1) for part in x.split(STRETCH, dim=1)]
         self.peaks = torch.cat([self.peaks, *peaks]).topk(self.top, dim=0).values
 
     def stats(self) -> dict[str, np.ndarray]:
@@ -65,7 +66,7 @@ class Moments:
         m1, m2, m3, m4 = (self.sums / self.count).numpy()
         variance = np.maximum(m2 - m1**2, 0)
         fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
-        mean = m1 + self.shift.double().cpu().numpy()
+        mean = m1 + self.shift.double().numpy()
         lives = variance > 1e-12 * (1 + mean**2)
         spread = np.sqrt(variance)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -86,8 +87,8 @@ def neurons(reading: Reading, options: NeuronsOptions) -> Passages | TokenScores
     lm = reading.lm
     sites = vector_sites(lm, options.site, DEFAULT, options.layer)
     moments = {site: Moments(options.top) for site in sites}
-    for ids in batches(blocks_of(reading, options.corpus, options.max_tokens)):
-        visit(lm, ids, sites, lambda x, site: moments[site].see(x))
+    for block in batches(blocks_of(reading, options.corpus, options.max_tokens)):
+        visit(lm, block, sites, lambda x, site: moments[site].see(x))
     stats = {site: one.stats() for site, one in moments.items()}
     shown = chosen(stats, options.neuron, SHADED if reading.texts else SHOWN)
     n_read = next(iter(moments.values())).count
@@ -109,7 +110,7 @@ def neurons(reading: Reading, options: NeuronsOptions) -> Passages | TokenScores
     for (site, i), column in zip(shown, values.T, strict=True):
         numbers = {name: float(stats[site][name][i]) for name in ("mean", "active", "kurtosis")}
         direction = np.eye(1, len(stats[site]["mean"]), i, dtype=np.float32)
-        weights = logit_weights(lm.model, site, direction)
+        found = logit_weights(lm.model, site, direction)
         numbers = {"largest": float(column.max()), **numbers}
         units.append(
             unit(
@@ -120,7 +121,7 @@ def neurons(reading: Reading, options: NeuronsOptions) -> Passages | TokenScores
                 starts,
                 reading.tokenizer,
                 options.top,
-                None if weights is None else weights[0],
+                None if found is None else found[0],
             )
         )
     return Passages(

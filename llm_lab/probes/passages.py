@@ -45,7 +45,7 @@ def passages(values: np.ndarray, ids: np.ndarray, starts: np.ndarray, tokenizer:
     block = np.searchsorted(starts, np.arange(len(ids)), side="right") - 1
     edges = np.append(starts, len(ids))
     free = values > values.mean()
-    found = []
+    found: list[Passage] = []
     for t in np.argsort(-values, kind="stable"):
         if len(found) == top or not values[t] > values.mean():
             break

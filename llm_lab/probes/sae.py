@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from llm_lab.errors import BadValue
@@ -35,6 +35,8 @@ from llm_lab.store.lm import LM
 BATCH = 1024  # tokens of a step
 HELD = 10  # one block in so many is held out, from the end
 SHOWN, SHADED = 24, 8  # features of a corpus, of a text
+ALIKE = 0.9  # cosine of two directions of which one is enough
+OFTEN = 4  # times as many tokens as passages
 REVIVED = 0.75  # of the steps, in which features begin again
 EVERY = 0.5  # seconds between two states of the result
 MASKED = 0.15
@@ -79,16 +81,19 @@ class Coder:
     def decode(self, features: Float[Tensor, "N F"]) -> Float[Tensor, "N D"]:
         return features @ F.normalize(self.decoder, dim=1)
 
-    def revive(self, dead: Tensor, left: Float[Tensor, "N D"], generator: torch.Generator) -> None:
-        """Give the features that are dead, (F,) bool, directions of what is left of activations, drawn by its size."""
-        chances = left.square().sum(1).cpu()
-        drawn = torch.multinomial(chances + 1e-12, int(dead.sum()), replacement=True, generator=generator).to(
-            left.device
-        )
+    def revive(self, dead: Tensor, left: Float[Tensor, "N D"], generator: torch.Generator) -> Int[Tensor, " R"]:
+        """Give features that are dead, (F,) bool, directions of what is left of activations, drawn by its size, none nearly the
+        same; which features those are."""
+        chances = left.square().sum(1).cpu() + 1e-12
+        drawn = torch.multinomial(chances, min(int(dead.sum()), len(left)), generator=generator).to(left.device)
         rows = F.normalize(left[drawn], dim=1)
+        alike = (rows @ rows.T > ALIKE).tril(-1).any(1)
+        rows = rows[~alike]
+        revived = dead.nonzero()[: len(rows), 0]
         with torch.no_grad():
             size = self.encoder[:, ~dead].norm(dim=0).mean() if bool((~dead).any()) else 1.0
-            self.decoder[dead], self.encoder[:, dead], self.bias[dead] = rows, rows.T * size, 0.0
+            self.decoder[revived], self.encoder[:, revived], self.bias[revived] = rows, rows.T * size, 0.0
+        return revived
 
 
 def sparse(before: Float[Tensor, "N F"], k: int | None) -> Float[Tensor, "N F"]:
@@ -135,11 +140,11 @@ def train(
         adam.step()
         idle.add_(1).masked_fill_((found > 0).any(0), 0)
         if done % patience == 0 and done <= options.steps * REVIVED and bool((dead := idle >= patience).any()):
-            coder.revive(dead, left.detach(), generator)
-            for parameter, rows in zip(coder.parameters, (dead, (slice(None), dead), dead), strict=True):
+            fresh = coder.revive(dead, left.detach(), generator)
+            for parameter, rows in zip(coder.parameters, (fresh, (slice(None), fresh), fresh), strict=True):
                 for moment in ("exp_avg", "exp_avg_sq"):
                     adam.state[parameter][moment][rows] = 0
-            idle[dead] = 0
+            idle[fresh] = 0
         return float(loss.detach())
 
     def now() -> Autoencoder:
@@ -207,7 +212,8 @@ def sae(reading: Reading, options: SAEOptions) -> Iterator[SparseAutoencoder | F
     n_features = options.n_features or 4 * x.shape[1]
     how = f"top {options.k}" if options.sparsity == "topk" else f"l1 {options.l1:g}"
     facts = [site, f"{n_features:,} features", how, f"{len(x) + len(held):,} tokens read"]
-    nothing = Autoencoder(site, *(np.zeros((0,) * n, np.float32) for n in (2, 2, 1, 1)))
+    row, square = np.zeros(0, np.float32), np.zeros((0, 0), np.float32)
+    nothing = Autoencoder(site, square, square, row, row)
     got: Any = None
     with contextlib.suppress(KeyboardInterrupt):  # one that comes while a state is drawn
         for got in train(x, options, n_features):
@@ -223,8 +229,8 @@ def sae(reading: Reading, options: SAEOptions) -> Iterator[SparseAutoencoder | F
     encode, decode = on_device(found, x.device)
     moments = Moments(options.top)
     for some, part in zip((x, held), parts, strict=True):
-        for ids, rows in zip(part, some.split([ids.numel() for ids in part]), strict=True):
-            moments.see(encode(rows).unflatten(0, ids.shape))
+        for block, rows in zip(part, some.split([block.numel() for block in part]), strict=True):
+            moments.see(encode(rows).unflatten(0, block.shape))
     stats = moments.stats()
     dead = float((stats["active"] == 0).mean())
     code = encode(held)
@@ -251,7 +257,7 @@ def sae(reading: Reading, options: SAEOptions) -> Iterator[SparseAutoencoder | F
     if reading.texts:
         yield _shaded(reading, site, found, losses, facts, figures, notes)
         return
-    chosen = [int(i) for i in np.argsort(-stats["telling"], kind="stable")[:SHOWN] if np.isfinite(stats["telling"][i])]
+    chosen = telling(stats, (len(x) + len(held)) / 100, options.top)
     ids, starts = flat([*parts[0], *parts[1]])
     columns = torch.cat([encode(rows)[:, chosen].cpu() for some in (x, held) for rows in some.split(4096)]).numpy()
     logits = logit_weights(lm.model, site, found.decoder[chosen])
@@ -272,6 +278,16 @@ def sae(reading: Reading, options: SAEOptions) -> Iterator[SparseAutoencoder | F
         autoencoder=found,
         losses=losses,
     )
+
+
+def telling(stats: dict[str, np.ndarray], per_cent: float, top: int) -> list[int]:
+    """The features that are listed, the most telling first: of those that are active at several times as many tokens as passages are
+    shown, `per_cent` being the tokens in a hundredth, or of all where there is none."""
+    score = np.where(np.isfinite(stats["telling"]), stats["telling"], -np.inf)
+    often = stats["active"] * per_cent >= OFTEN * top
+    if (often & np.isfinite(score)).any():
+        score = np.where(often, score, -np.inf)
+    return [int(i) for i in np.argsort(-score, kind="stable")[:SHOWN] if np.isfinite(score[i])]
 
 
 def _middle(lm: LM) -> str:
@@ -340,18 +356,22 @@ def replaced_loss(lm: LM, blocks: Sequence[Tensor], site: str, way: Callable[[Te
     """The model's mean loss, nats per token, on blocks while `way` of the vectors at a site stands for them: of the next token, or of a
     model that fills in of 15 % masked ones, always the same. None where it does neither."""
     total = count = 0.0
+    mask = lm.tokenizer.specials.get("mask") if "fill" in lm.supports else None
     fills = "next_token" not in lm.supports
-    mask = lm.tokenizer.specials.get("mask")
-    if fills and ("fill" not in lm.supports or mask is None):
+    if fills and mask is None:
         return None
     generator = torch.Generator().manual_seed(0)
+
+    def putting(length: int) -> Callable[[Tensor], Tensor]:
+        return lambda x: _put(x, way(vectors(x, length)), length)
+
     with evaluating(lm.model), torch.no_grad():
         for ids in blocks:
             given, targets = ids, F.pad(ids[:, 1:], (0, 1), value=-100)
-            if fills:
+            if fills and mask is not None:
                 hidden = (torch.rand(ids.shape, generator=generator) < MASKED).to(ids.device)
                 given, targets = ids.masked_fill(hidden, mask), ids.masked_fill(~hidden, -100)
-            with replace(lm.model, {site: lambda x, n=ids.shape[1]: _put(x, way(vectors(x, n)), n)}):
+            with replace(lm.model, {site: putting(ids.shape[1])}):
                 logits = lm.model(**lm.batch(given).inputs()).logits
             total += float(F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum"))
             count += int((targets >= 0).sum())

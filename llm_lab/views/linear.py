@@ -51,11 +51,15 @@ def _line(one: SiteScore) -> str:
 
 
 def _share(value: float, half: float | None) -> str:
-    return f"{100 * value:.1f}" + ("" if half is None else f" ± {number(100 * half, 2)}") + " %"
+    return _percent(value) + ("" if half is None else f" ± {number(100 * half, 2)}") + " %"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}".replace("-", "−")
 
 
 def _cell(value: float, half: float | None, bold: bool = False) -> str:
-    text = f"<b>{100 * value:.1f}</b>" if bold else f"{100 * value:.1f}"
+    text = f"<b>{_percent(value)}</b>" if bold else _percent(value)
     return text + ("" if half is None else f' <span style="{MUTED}">±&nbsp;{number(100 * half, 2)}</span>')
 
 

@@ -13,6 +13,7 @@ from llm_lab.views.card import (
     bar,
     bundle,
     card,
+    columns,
     esc,
     figures,
     fitting,
@@ -31,13 +32,15 @@ if TYPE_CHECKING:
 UNITS, ENLARGED = 60, 3  # that are drawn; that stand enlarged in the static layer
 LISTED = 24  # in its table
 PASSAGES = 4  # of each, there
+FIGURES = 3  # one below the other
 PRE = f"{MONO};font-size:12px;line-height:1.6;margin:1px 0;padding:0;display:inline"
 
 
 def passages(result: Passages) -> dict[str, str]:
     """The units in a table with their numbers; of the first ones, and of any that is chosen, passages and tokens."""
     facts = [result.kind, *result.facts]
-    beside = figures((readable(name, " "), value) for name, value in result.figures) if result.figures else ""
+    rows = [(readable(name, " "), value) for name, value in result.figures]
+    together = columns(*(("1 1 240px", figures(rows[i : i + FIGURES])) for i in range(0, len(rows), FIGURES)))
     cut = _cut(result)
     caption = "<br>".join(esc(line) for line in [result.caption, *_meanings(result), *cut, *result.notes] if line)
 
@@ -47,8 +50,7 @@ def passages(result: Passages) -> dict[str, str]:
             body = _still(result, shown)
             if shown and result.done:
                 body = live("passages", body, *_payload(result, shown, most))
-            inside = (small("all together") + beside if beside and shown else beside) + body
-            yield card(result.name, facts, inside, caption=caption)
+            yield card(result.name, facts, (together if rows else "") + body, caption=caption)
 
     plain = [" · ".join([result.name, *facts]), *(f"  {name:<34} {value}" for name, value in result.figures)]
     for unit in result.units[:LISTED]:
@@ -103,7 +105,7 @@ def _words(found: Sequence[tuple[Piece, float]]) -> str:
 def _enlarged(unit: Unit) -> str:
     scale = _scale(unit)
     rows: list[list[str | tuple[str, str]]] = [
-        [number(float(one.values[one.peak]), 3), f'<pre style="{PRE}">{_shaded(one, scale)}</pre>']
+        [(number(float(one.values[one.peak]), 3), "width:54px"), f'<pre style="{PRE}">{_shaded(one, scale)}</pre>']
         for one in unit.passages[:PASSAGES]
     ]
     told = [("raises", unit.promoted), ("lowers", unit.suppressed)]
