@@ -242,6 +242,85 @@ class AblateOptions(RepeatOptions, AnswerOptions):
 # --- neurons and directions -----------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class UnitOptions(CorpusReading):
+    """Options of the kinds that show the passages that units answer to, or shade one text by them."""
+
+    texts: ClassVar[tuple[int, int]] = (0, 1)
+    site: str | None = option(
+        None,
+        "the activations that are read: a site, or a pattern of several",
+        auto="what the kind is about",
+        example="blocks.*.mlp.post",
+    )
+    top: int = option(8, "passages of each unit that are shown", ge=1, le=50)
+
+
+@dataclass(frozen=True)
+class NeuronsOptions(UnitOptions):
+    room: ClassVar[str] = "neurons"
+    layer: int | None = option(None, "the layer that is shown", ge=0, auto="the most telling", example="1")
+    neuron: tuple[int, ...] = option((), "neurons that are shown", ge=0, auto="the most telling", example="12,40")
+
+
+@dataclass(frozen=True)
+class FactorsOptions(UnitOptions):
+    room: ClassVar[str] = "factors"
+    n_factors: int = option(6, "factors that the activations are made of", ge=1, le=64)
+    seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
+
+
+@dataclass(frozen=True)
+class SAEOptions(UnitOptions):
+    room: ClassVar[str] = "sae"
+    n_features: int | None = option(
+        None, "features of the sparse autoencoder", ge=2, auto="four for each number at the site", example="512"
+    )
+    sparsity: str = option("topk", "what keeps its features few", choices=("topk", "l1"))
+    k: int = option(8, "features that a token has (topk)", ge=1)
+    l1: float = option(0.1, "weight of the features' sum in its loss (l1)", ge=0)
+    steps: int = option(200, "of the training of what the probe learns", ge=1)
+    seconds: float | None = option(60.0, "at most that this training takes", unit="seconds", gt=0)
+    lr: float = option(1e-3, "learning rate of Adam at the first step; it falls to 0", gt=0)
+    seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
+
+
+TOKEN_LABELS = (
+    "next_class",
+    "previous_class",
+    "class",
+    "capital",
+    "space",
+    "inside_word",
+    "previous_token",
+    "position",
+    "sentence_position",
+)
+
+
+@dataclass(frozen=True)
+class LinearProbeOptions(CorpusReading):
+    room: ClassVar[str] = "linear_probe"
+    site: str | None = option(
+        None,
+        "the activations that are read: a site, or a pattern of several",
+        auto="what the kind is about",
+        example="blocks.*.mlp.post",
+    )
+    on: object = option(None, "a DataFrame whose rows are classified", auto="none: tokens are", example="@df")
+    column: str | None = option(None, "column of a DataFrame that holds the text", auto="the only text column")
+    label: str | None = option(
+        None,
+        f"what is told apart: a column of `on`; of tokens {', '.join(TOKEN_LABELS)}",
+        auto="next_class",
+        example="capital",
+    )
+    pool: str = option("mean", "whose activation stands for a text", choices=("mean", "last", "first"))
+    folds: int = option(5, "parts of the examples, each held out once", ge=2, le=20)
+    l2: float = option(1.0, "weight of the squared weights in the loss of the classifier", gt=0)
+    seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
+
+
 # --- vectors, weights and similarity ------------------------------------------------------------------------------
 
 
@@ -436,6 +515,34 @@ PROBES = Table(
             "how alike the layers are in what they make of the same tokens (CKA), of one model or two",
             SimilarityOptions,
             GRADIENTS,
+        ),
+        Entry(
+            "neurons",
+            "llm_lab.probes.neurons:neurons",
+            "what neurons answer to: their most active passages, or a text shaded by them",
+            NeuronsOptions,
+            SITES,
+        ),
+        Entry(
+            "factors",
+            "llm_lab.probes.factors:factors",
+            "groups of neurons that are active together, by non-negative factors",
+            FactorsOptions,
+            SITES,
+        ),
+        Entry(
+            "linear_probe",
+            "llm_lab.probes.linear:linear_probe",
+            "what a linear classifier reads from every layer, with a control task",
+            LinearProbeOptions,
+            SITES,
+        ),
+        Entry(
+            "sae",
+            "llm_lab.probes.sae:sae",
+            "features of a small sparse autoencoder that is trained on the spot",
+            SAEOptions,
+            SITES,
         ),
     ],
 )

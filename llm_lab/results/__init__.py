@@ -13,8 +13,20 @@ from llm_lab.results.comparisons import Compared, Comparison, RunComparison, Run
 from llm_lab.results.decoding import BeamNode, BeamTree, Fork, Generation, Generations, TokenStatistics
 from llm_lab.results.heads import HeadTable
 from llm_lab.results.lenses import LogitAttribution, LogitLens, TunedLens
+from llm_lab.results.linear import LinearProbe, SiteScore
 from llm_lab.results.maps import Heatmap, Panel, TokenScores
 from llm_lab.results.models import ModelPart, ModelReport, Sample, TrainingReport
+from llm_lab.results.passages import (
+    Autoencoder,
+    FactorPassages,
+    Factors,
+    FactorScores,
+    FeatureScores,
+    Passage,
+    Passages,
+    SparseAutoencoder,
+    Unit,
+)
 from llm_lab.results.playing import Chat, Control, Message, Playground, StrategyControls
 from llm_lab.results.probes import ExpertRouting, Neighbours
 from llm_lab.results.projections import Projection
@@ -28,6 +40,7 @@ __all__ = [
     "ANSWER_COLUMNS",
     "Answer",
     "AttentionMaps",
+    "Autoencoder",
     "BeamNode",
     "BeamTree",
     "Chat",
@@ -37,11 +50,16 @@ __all__ = [
     "CorpusReport",
     "Evaluation",
     "ExpertRouting",
+    "FactorPassages",
+    "FactorScores",
+    "Factors",
+    "FeatureScores",
     "Fork",
     "Generation",
     "Generations",
     "HeadTable",
     "Heatmap",
+    "LinearProbe",
     "Listing",
     "LogitAttribution",
     "LogitLens",
@@ -50,6 +68,8 @@ __all__ = [
     "ModelReport",
     "Neighbours",
     "Panel",
+    "Passage",
+    "Passages",
     "Piece",
     "Playground",
     "Projection",
@@ -61,6 +81,8 @@ __all__ = [
     "RunFacts",
     "Sample",
     "Score",
+    "SiteScore",
+    "SparseAutoencoder",
     "Step",
     "StrategyControls",
     "TokenScores",
@@ -69,6 +91,7 @@ __all__ = [
     "TokenizationRow",
     "TrainingReport",
     "TunedLens",
+    "Unit",
     "Walk",
     "WeightFacts",
     "WeightRow",

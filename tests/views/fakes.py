@@ -25,6 +25,7 @@ from llm_lab.results import (
     Generations,
     HeadTable,
     Heatmap,
+    LinearProbe,
     Listing,
     LogitAttribution,
     LogitLens,
@@ -33,6 +34,8 @@ from llm_lab.results import (
     ModelReport,
     Neighbours,
     Panel,
+    Passage,
+    Passages,
     Piece,
     Playground,
     Projection,
@@ -42,6 +45,7 @@ from llm_lab.results import (
     RunFacts,
     Sample,
     Score,
+    SiteScore,
     Step,
     StrategyControls,
     Tokenization,
@@ -50,6 +54,7 @@ from llm_lab.results import (
     TokenStatistics,
     TrainingReport,
     TunedLens,
+    Unit,
     Walk,
     WeightFacts,
     WeightRow,
@@ -667,6 +672,39 @@ def _lens(words: tuple[str, ...], name: str, layers: int, top: int) -> dict[str,
     )
 
 
+def units(words: tuple[str, ...] = ("To", " be", ",", " "), name: str = "bard", n: int = 3, many: int = 4) -> Passages:
+    """Neurons with passages of all the words; the second one has but one, the last none."""
+    rng = np.random.default_rng(0)
+    text = pieces(list(words))
+    told = [(piece, float(i) - 1) for i, piece in enumerate(text[:8])]
+
+    def passage(rank: int) -> Passage:
+        values = (rng.normal(size=len(text)) * 3).astype(np.float32)
+        return Passage(text, values, int(values.argmax()), 100 * rank)
+
+    counts = [many, 1, *[many] * (n - 3), 0][:n]
+    return Passages(
+        name=name,
+        kind="neurons",
+        facts=[name],
+        units=[
+            Unit(
+                f"layer 1, neuron {i} {name}" if i else name,
+                {"largest": 5.2 - i, "kurtosis": math.nan if i else 1234.5},
+                [passage(rank) for rank in range(count)],
+                told,
+                told if i else [],
+                told if i else [],
+            )
+            for i, count in enumerate(counts)
+        ],
+        columns={"largest": f"activation {name}", "kurtosis": "of all"},
+        figures=[(name, "93.8")],
+        caption=name,
+        notes=[name],
+    )
+
+
 def heads(layers: int = 2, count: int = 4, name: str = "bard") -> HeadTable:
     """Scores of every head; the first of the last layer is an induction head."""
     rng = np.random.default_rng(0)
@@ -683,6 +721,26 @@ def heads(layers: int = 2, count: int = 4, name: str = "bard") -> HeadTable:
         chance={one: 5.1 if one in ("entropy", "distance") else 0.06 for one in found},
         roles=roles,
         caption=f"Means over the queries. {name}",
+        notes=[name],
+    )
+
+
+def linear(names: tuple[str, ...] = ("space", "letter"), name: str = "bard", n: int = 4) -> LinearProbe:
+    """A classifier for the embedding and some layers, the first of which is always right."""
+    sites = ["embed", *(f"blocks.{i}.resid_post" for i in range(n - 1))] if name == "bard" else [name] * n
+    return LinearProbe(
+        name=name,
+        label=name if name != "bard" else "next_class",
+        facts=[name],
+        classes=list(names),
+        counts=[100 + i for i in range(len(names))],
+        scores=[
+            SiteScore(site, 0.9 + 0.1 / (i + 1), 0.02 if i else None, 0.8, 0.03, 0.6, 0.02, 0.3 + 0.1 / (i + 1), 0.03)
+            for i, site in enumerate(sites)
+        ],
+        directions={},
+        intercepts={},
+        control=name,
         notes=[name],
     )
 
@@ -759,6 +817,9 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "tuned lens": tuned(),
             "live lens": tuned(done=False),
             "attributed": attributed(),
+            "units": units(),
+            "units growing": units(n=0),
+            "linear": linear(),
         }
     evil = "".join(HOSTILE)
     live, done = training("training", evil), training("finished", evil)
@@ -808,4 +869,6 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         "lens": lens(tuple(HOSTILE), evil),
         "tuned lens": tuned(tuple(HOSTILE), evil),
         "attributed": attributed(evil, evil),
+        "units": units(tuple(HOSTILE), evil),
+        "linear": linear(tuple(HOSTILE), evil),
     }
