@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from llm_lab.errors import BadValue
-from llm_lab.options import Options, all_specs, option, specs
+from llm_lab.options import Options, all_specs, option, own_name, specs
 from llm_lab.registry import Entry, Table
 
 
@@ -83,6 +83,13 @@ class SeedOptions(KindOptions):
 
     room: ClassVar[str] = "seed"
     seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
+
+
+@dataclass(frozen=True)
+class SiteReading(CorpusReading, SiteOptions):
+    """Options of the kinds that read activations of a corpus, or of one text."""
+
+    texts: ClassVar[tuple[int, int]] = (0, 1)
 
 
 @dataclass(frozen=True)
@@ -243,35 +250,26 @@ class AblateOptions(RepeatOptions, AnswerOptions):
 
 
 @dataclass(frozen=True)
-class UnitOptions(CorpusReading):
+class UnitOptions(SiteReading):
     """Options of the kinds that show the passages that units answer to, or shade one text by them."""
 
-    texts: ClassVar[tuple[int, int]] = (0, 1)
-    site: str | None = option(
-        None,
-        "the activations that are read: a site, or a pattern of several",
-        auto="what the kind is about",
-        example="blocks.*.mlp.post",
-    )
     top: int = option(8, "passages of each unit that are shown", ge=1, le=50)
 
 
 @dataclass(frozen=True)
-class NeuronsOptions(UnitOptions):
+class NeuronsOptions(UnitOptions, LayerOptions):
     room: ClassVar[str] = "neurons"
-    layer: int | None = option(None, "the layer that is shown", ge=0, auto="the most telling", example="1")
     neuron: tuple[int, ...] = option((), "neurons that are shown", ge=0, auto="the most telling", example="12,40")
 
 
 @dataclass(frozen=True)
-class FactorsOptions(UnitOptions):
+class FactorsOptions(UnitOptions, SeedOptions):
     room: ClassVar[str] = "factors"
     n_factors: int = option(6, "factors that the activations are made of", ge=1, le=64)
-    seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
 
 
 @dataclass(frozen=True)
-class SAEOptions(UnitOptions):
+class SAEOptions(UnitOptions, LearnOptions):
     room: ClassVar[str] = "sae"
     n_features: int | None = option(
         None, "features of the sparse autoencoder", ge=2, auto="four for each number at the site", example="512"
@@ -279,10 +277,6 @@ class SAEOptions(UnitOptions):
     sparsity: str = option("topk", "what keeps its features few", choices=("topk", "l1"))
     k: int = option(8, "features that a token has (topk)", ge=1)
     l1: float = option(0.1, "weight of the features' sum in its loss (l1)", ge=0)
-    steps: int = option(200, "of the training of what the probe learns", ge=1)
-    seconds: float | None = option(60.0, "at most that this training takes", unit="seconds", gt=0)
-    lr: float = option(1e-3, "learning rate of Adam at the first step; it falls to 0", gt=0)
-    seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
 
 
 TOKEN_LABELS = (
@@ -299,14 +293,8 @@ TOKEN_LABELS = (
 
 
 @dataclass(frozen=True)
-class LinearProbeOptions(CorpusReading):
+class LinearProbeOptions(CorpusReading, SiteOptions, SeedOptions):
     room: ClassVar[str] = "linear_probe"
-    site: str | None = option(
-        None,
-        "the activations that are read: a site, or a pattern of several",
-        auto="what the kind is about",
-        example="blocks.*.mlp.post",
-    )
     on: object = option(None, "a DataFrame whose rows are classified", auto="none: tokens are", example="@df")
     column: str | None = option(None, "column of a DataFrame that holds the text", auto="the only text column")
     label: str | None = option(
@@ -318,7 +306,6 @@ class LinearProbeOptions(CorpusReading):
     pool: str = option("mean", "whose activation stands for a text", choices=("mean", "last", "first"))
     folds: int = option(5, "parts of the examples, each held out once", ge=2, le=20)
     l2: float = option(1.0, "weight of the squared weights in the loss of the classifier", gt=0)
-    seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
 
 
 # --- vectors, weights and similarity ------------------------------------------------------------------------------
@@ -354,20 +341,7 @@ class WeightsOptions(CorpusReading):
 
 
 @dataclass(frozen=True)
-class SiteReading(CorpusReading):
-    """Options of the kinds that read activations of a text or of a corpus."""
-
-    texts: ClassVar[tuple[int, int]] = (0, 1)
-    site: str | None = option(
-        None,
-        "the activations that are read: a site, or a pattern of several",
-        auto="what the kind is about",
-        example="blocks.*.mlp.post",
-    )
-
-
-@dataclass(frozen=True)
-class EmbeddingsOptions(SiteReading):
+class EmbeddingsOptions(SiteReading, SeedOptions):
     room: ClassVar[str] = "embeddings"
     models: ClassVar[tuple[int, int]] = (1, 64)
     table: str = option("input", "whose vectors: of the input, or of the output", choices=("input", "output"))
@@ -382,7 +356,6 @@ class EmbeddingsOptions(SiteReading):
     )
     colour: str = option("kind", "what the colours and signs show", choices=("kind", "frequency"))
     neighbourhood: float = option(30.0, "neighbours that t-SNE keeps near, its perplexity", gt=1)
-    seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
 
 
 @dataclass(frozen=True)
@@ -392,7 +365,7 @@ class SimilarityOptions(SiteReading):
     measure: str = option("cka", "what says how alike two layers are", choices=("cka", "cosine", "cca"))
 
 
-SITES, EMBEDDINGS, GRADIENTS = frozenset({"sites"}), frozenset({"embeddings"}), frozenset({"gradients"})
+SITES, EMBEDDINGS, GRADIENTS = (frozenset({ability}) for ability in ("sites", "embeddings", "gradients"))
 
 PROBES = Table(
     "probe",
@@ -430,6 +403,13 @@ PROBES = Table(
             "llm_lab.probes.walk:walk",
             "one token through every step, with formulas and numbers",
             WalkOptions,
+            SITES,
+        ),
+        Entry(
+            "heads",
+            "llm_lab.probes.heads:heads",
+            "what every head does, by numbers and a name: previous token, induction, …",
+            HeadsOptions,
             SITES,
         ),
         Entry(
@@ -564,3 +544,57 @@ def probe_options(given: Mapping[str, Any]) -> tuple[type[Options], ...]:
         if kind not in found and all(others.get(name, spec) == spec for name, spec in specs(kind).items()):
             found.append(kind)
     return tuple(found)
+
+
+# --- while a model trains -------------------------------------------------------------------------------------------
+
+_AT = "llm_lab.probes.watches:"
+
+# Those that rest on gradients are measured by the trainer, in the step before a validation.
+WATCHES = Table(
+    "watch",
+    [
+        Entry(
+            "induction_score", _AT + "induction_score", "the largest of all heads, and which head has it", None, SITES
+        ),
+        Entry("previous_token_score", _AT + "previous_token_score", "likewise of the previous token", None, SITES),
+        Entry("head_entropy", _AT + "head_entropy", "bits, the mean over all heads", None, SITES),
+        Entry("residual_norm", _AT + "residual_norm", "length of the stream after each layer", None, SITES),
+        Entry("lens_kl", _AT + "lens_kl", "nats from the logit lens of the middle layer to the output", None, SITES),
+        Entry("dead_neurons", _AT + "dead_neurons", "share of MLP neurons that never rise above 0", None, SITES),
+        Entry("weight_norm", _AT + "weight_norm", "length of all weights"),
+        Entry("grad_norm", _AT + "grad_norm", "length of the gradient before it is clipped", None, GRADIENTS),
+        Entry("update_ratio", _AT + "update_ratio", "length of a step over that of the weights", None, GRADIENTS),
+    ],
+)
+
+
+def _watchable() -> list[str]:
+    """The watches, and the kinds of probes that need one model and at most a text."""
+    kinds: dict[str, Any] = {entry.name: entry.options for entry in PROBES.values()}
+    return [*WATCHES, *(name for name, kind in kinds.items() if kind.texts[0] <= 1 >= kind.models[0])]
+
+
+@dataclass(frozen=True)
+class WatchOptions(Options):
+    room: ClassVar[str] = "watches"
+    watch: tuple[object, ...] = option(
+        (),
+        "what is logged at each validation: numbers, kinds of probes, functions of your own, lm -> number, as @name",
+        choices=_watchable,
+        auto="none",
+        example="induction_score,head_entropy",
+    )
+
+    def validate(self) -> None:
+        names = [watch_name(watch) for watch in self.watch]
+        for name in names:
+            if names.count(name) > 1:
+                raise BadValue(f"watch: {name} is named twice; keep one")
+            if name in ("step", "tokens", "seconds", "train_loss", "val_loss", "lr"):
+                raise BadValue(f"watch: {name} is a column of every history; give the function another name")
+
+
+def watch_name(watch: Any) -> str:
+    """What a watch is called: its name in a table, or a user's function's; BadType for what is neither."""
+    return watch if isinstance(watch, str) else own_name(watch, "watch", "a function of an LM")

@@ -31,6 +31,7 @@ from llm_lab.results.playing import Chat, Control, Message, Playground, Strategy
 from llm_lab.results.probes import ExpertRouting, Neighbours
 from llm_lab.results.projections import Projection
 from llm_lab.results.prompts import ANSWER_COLUMNS, Answer, Prompt, PromptResults, PromptScore, mean_interval
+from llm_lab.results.sides import SideBySide
 from llm_lab.results.tables import Evaluation, Listing, Score
 from llm_lab.results.texts import CorpusReport, Tokenization, TokenizationRow
 from llm_lab.results.walk import Step, Walk
@@ -81,6 +82,7 @@ __all__ = [
     "RunFacts",
     "Sample",
     "Score",
+    "SideBySide",
     "SiteScore",
     "SparseAutoencoder",
     "Step",

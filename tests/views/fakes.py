@@ -45,6 +45,7 @@ from llm_lab.results import (
     RunFacts,
     Sample,
     Score,
+    SideBySide,
     SiteScore,
     Step,
     StrategyControls,
@@ -328,6 +329,28 @@ def with_parts(report: TrainingReport, names: tuple[str, ...] = ("mlm", "nsp"), 
         report.parts[name] = [(step, seconds, loss / (i + 2)) for step, seconds, loss in own]
         report.val_parts[name] = [(step, seconds, loss / (i + 2)) for step, seconds, loss in report.val]
     return report
+
+
+def with_watches(
+    report: TrainingReport, names: tuple[str, ...] = ("induction_score", "norm", "my_fn")
+) -> TrainingReport:
+    """The report with what was watched: a number with its place, one of several layers, one that stays; and a view."""
+    score, norm, own = names
+    steps = [(step, seconds) for step, seconds, _ in report.val] or [(0, 0.0)]
+    numbers = {score: 0.5, f"{score}.layer": 1.0, f"{score}.head": 3.0, own: 7.0}
+    numbers |= {f"{norm}.layer {i}": float(i) for i in range(12)}
+    for i, (name, value) in enumerate(numbers.items()):
+        moves = 0.0 if name == own or (value == int(value) and not name.startswith(norm)) else 0.1 * (i + 1)
+        report.watched[name] = [(step, seconds, value + moves * n) for n, (step, seconds) in enumerate(steps)]
+    report.watching = {score: f"what {score} is"}
+    report.looks = {own: (steps[-1][0], heatmap(name=own))}
+    report.setup_seconds, report.watch_seconds = 1.0, 0.03 * (report.seconds - 1)
+    return report
+
+
+def sides(name: str = "bard", other: str = "bard@100", waits: bool = False) -> SideBySide:
+    results = [heatmap(name=name), *([] if waits else [heatmap(name=other)])]
+    return SideBySide(kind="logit_lens", names=[name, other], results=results)
 
 
 def corpus(
@@ -774,6 +797,10 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         return {
             "live": training("training", steps=412),
             "training": training(),
+            "watched": with_watches(training()),
+            "watching": with_watches(training("training", steps=412, by_time=False)),
+            "sides": sides(),
+            "sides to come": sides(waits=True),
             "steps": training("stopped", steps=300, by_time=False),
             "generation": generation(),
             "samples": generation(n=3),
@@ -832,6 +859,7 @@ def everything(hostile: bool = False) -> dict[str, Any]:
     done.repeat = evil
     for report in (live, done):
         with_parts(report, (evil, EVIL, "loss"))
+        with_watches(report, (evil, EVIL, "loss"))
     written = generation(HOSTILE, n=2, name=evil)
     written.logprob[0][3] = -math.inf
     written.prompt, written.notes = evil, [evil]
@@ -846,6 +874,7 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         "playground": playground(HOSTILE, evil),
         "attention": attention(HOSTILE, name=evil),
         "cross": cross(HOSTILE, HOSTILE[:9], evil),
+        "sides": sides(evil, EVIL),
         "tokenization": tokenization(evil, hostile=True),
         "model": model(evil, evil),
         "pair": model(evil, evil, ("encoder", "decoder"), {"n_head": evil, "attention": EVIL, "position": evil}),
