@@ -112,10 +112,9 @@ class Inputs:
         return ["embed"] if self.batch.decoder_ids is None else ["encoder.embed", "decoder.embed"]
 
     def _run(self, ids: Int[Tensor, "R N"]) -> Float[Tensor, "R V"]:
-        parts = ids.split(self._lengths, 1)
-        batch = replace(self.batch, input_ids=parts[0], attend=_rows(self.batch.attend, len(ids)))
-        if len(parts) == 2:
-            batch = replace(batch, decoder_ids=parts[1])
+        read, *written = ids.split(self._lengths, 1)
+        changes: dict[str, Any] = {"decoder_ids": written[0]} if written else {}
+        batch = replace(self.batch, input_ids=read, attend=_rows(self.batch.attend, len(ids)), **changes)
         logits: Tensor = self.model(**batch.inputs()).logits[:, self.position]
         return logits
 
@@ -175,6 +174,16 @@ def cut(model: Any, asked: Asked, tokenizer: Tokenizer) -> Inputs:
     elif _one_way(batch, model):
         batch, pieces = replace(batch, input_ids=batch.input_ids[:, :end]), pieces[:end]
     return Inputs(model, batch, pieces, asked.position)
+
+
+def place(inputs: Inputs, tokenizer: Tokenizer) -> str:
+    """Where it is asked, in words."""
+    if inputs.batch.decoder_ids is not None:
+        return f"as token {inputs.position} of what the decoder writes"
+    piece = inputs.pieces[inputs.position]
+    if piece.id == tokenizer.specials.get("mask"):
+        return f"at the <mask>, position {inputs.position}"
+    return f"{'after' if _one_way(inputs.batch, inputs.model) else 'at'} position {inputs.position}"
 
 
 def _two(reading: Reading) -> bool:

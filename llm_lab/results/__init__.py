@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from llm_lab.results.base import Piece, Result, in_notebook, mean
 from llm_lab.results.comparisons import Compared, Comparison, RunComparison, RunFacts
+from llm_lab.results.counterfactual import Counterfactual
 from llm_lab.results.decoding import BeamNode, BeamTree, Fork, Generation, Generations, TokenStatistics
 from llm_lab.results.lenses import LogitAttribution, LogitLens, TunedLens
 from llm_lab.results.maps import Heatmap, Panel, TokenScores
@@ -31,6 +32,7 @@ __all__ = [
     "Comparison",
     "Control",
     "CorpusReport",
+    "Counterfactual",
     "Evaluation",
     "ExpertRouting",
     "Fork",
