@@ -34,7 +34,7 @@ class Inputs:
     model: Transformer
     batch: Batch
     pieces: list[Piece]
-    position: int  # of the logits, in the stack that gives them
+    position: int | slice  # of the logits, in the stack that gives them; of several, (R, U, V)
 
     @property
     def ids(self) -> Int[Tensor, " N"]:
@@ -47,12 +47,12 @@ class Inputs:
         with."""
         return torch.tensor([not piece.special for piece in self.pieces], device=self.model.device)
 
-    def logits(self, ids: Int[Tensor, "R N"]) -> Float[Tensor, "R V"]:
+    def logits(self, ids: Int[Tensor, "R N"]) -> Float[Tensor, "R *U V"]:
         """The logits where it is asked, for rows of other tokens."""
         with torch.no_grad(), evaluating(self.model):
             return torch.cat([self._run(rows) for rows in ids.split(self.rows)])
 
-    def logits_of(self, x: Float[Tensor, "R N D"]) -> Float[Tensor, "R V"]:
+    def logits_of(self, x: Float[Tensor, "R N D"]) -> Float[Tensor, "R *U V"]:
         """The logits where it is asked, for rows that begin the stream with other vectors; in `x`'s graph."""
         changes: dict[str, Any] = {
             site: lambda _, part=part: part for site, part in zip(self._sites, x.split(self._lengths, 1), strict=True)
@@ -85,6 +85,7 @@ class Inputs:
         kept, at = [part.nonzero()[:, 0] for part in keep.split(self._lengths)], self.position
         two = self.batch.decoder_ids is not None
         asked = kept[-1]
+        assert isinstance(at, int)
         both_ways = not two and not _one_way(self.batch, self.model)
         if not all(len(part) for part in kept) or (both_ways and at not in asked.tolist()):
             return None
@@ -111,7 +112,7 @@ class Inputs:
     def _sites(self) -> list[str]:
         return ["embed"] if self.batch.decoder_ids is None else ["encoder.embed", "decoder.embed"]
 
-    def _run(self, ids: Int[Tensor, "R N"]) -> Float[Tensor, "R V"]:
+    def _run(self, ids: Int[Tensor, "R N"]) -> Float[Tensor, "R *U V"]:
         read, *written = ids.split(self._lengths, 1)
         changes: dict[str, Any] = {"decoder_ids": written[0]} if written else {}
         batch = replace(self.batch, input_ids=read, attend=_rows(self.batch.attend, len(ids)), **changes)

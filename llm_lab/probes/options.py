@@ -149,6 +149,22 @@ class CounterfactualOptions(AnswerOptions):
     retokenize: bool = option(True, "only texts that are cut into the same tokens when they are read again")
 
 
+NOISES = ("swap", "delete", "insert", "keyboard")
+
+
+@dataclass(frozen=True)
+class RobustnessOptions(CorpusReading):
+    room: ClassVar[str] = "robustness"
+    texts: ClassVar[tuple[int, int]] = (0, 1)
+    noise: tuple[str, ...] = option(
+        NOISES, "what happens to characters: swapped with the next, left out, one put in, a key beside", choices=NOISES
+    )
+    rates: tuple[float, ...] = option((0.02, 0.05, 0.1, 0.2), "shares of the characters that are changed", gt=0, le=1)
+    draws: int = option(3, "times that each noise is drawn", ge=1)
+    candidates: int = option(128, "edits that are tried of each text: those that the gradient holds for best", ge=1)
+    seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
+
+
 # --- neurons and directions -----------------------------------------------------------------------------------------
 
 
@@ -203,6 +219,13 @@ PROBES = Table(
             "llm_lab.probes.counterfactual:counterfactual",
             "the fewest changed tokens that change the answer",
             CounterfactualOptions,
+            SITES,
+        ),
+        Entry(
+            "robustness",
+            "llm_lab.probes.robustness:robustness",
+            "what typing errors and one wrong token cost",
+            RobustnessOptions,
             SITES,
         ),
         Entry(

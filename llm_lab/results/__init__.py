@@ -16,7 +16,16 @@ from llm_lab.results.maps import Heatmap, Panel, TokenScores
 from llm_lab.results.models import ModelPart, ModelReport, Sample, TrainingReport
 from llm_lab.results.playing import Chat, Control, Message, Playground, StrategyControls
 from llm_lab.results.probes import AttentionMaps, ExpertRouting, Neighbours
-from llm_lab.results.prompts import ANSWER_COLUMNS, Answer, Prompt, PromptResults, PromptScore, mean_interval
+from llm_lab.results.prompts import (
+    ANSWER_COLUMNS,
+    Answer,
+    Prompt,
+    PromptResults,
+    PromptScore,
+    mean_interval,
+    ratio_interval,
+)
+from llm_lab.results.robustness import NoisePoint, Robustness, Swap
 from llm_lab.results.tables import Evaluation, Listing, Score
 from llm_lab.results.texts import CorpusReport, Tokenization, TokenizationRow
 from llm_lab.results.walk import Step, Walk
@@ -46,6 +55,7 @@ __all__ = [
     "ModelPart",
     "ModelReport",
     "Neighbours",
+    "NoisePoint",
     "Panel",
     "Piece",
     "Playground",
@@ -53,12 +63,14 @@ __all__ = [
     "PromptResults",
     "PromptScore",
     "Result",
+    "Robustness",
     "RunComparison",
     "RunFacts",
     "Sample",
     "Score",
     "Step",
     "StrategyControls",
+    "Swap",
     "TokenScores",
     "TokenStatistics",
     "Tokenization",
@@ -69,4 +81,5 @@ __all__ = [
     "in_notebook",
     "mean",
     "mean_interval",
+    "ratio_interval",
 ]
