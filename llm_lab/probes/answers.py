@@ -12,12 +12,9 @@ from llm_lab.data.batch import Batch
 from llm_lab.errors import BadValue, listing, show
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.probes.options import AnswerOptions
-from llm_lab.probes.reading import Reading, position_in, read_ids
+from llm_lab.probes.reading import GAP, Reading, fills, position_in, read_ids, text_ids
 from llm_lab.results import Piece
-from llm_lab.store.lm import LM
 from llm_lab.tokenizers.tokenizer import Tokenizer
-
-_GAP = "<mask>"
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +72,7 @@ def ask(reading: Reading, options: AnswerOptions, text: int = 0) -> Asked:
         mask = lm.tokenizer.special("mask")
         if mask not in ids:
             raise BadValue(
-                f'text: {lm.name} fills in gaps, and there is none; write {_GAP} where the answer is, for example "the capital is {_GAP} .", or give --position'
+                f'text: {lm.name} fills in gaps, and there is none; write {GAP} where the answer is, for example "the capital is {GAP} .", or give --position'
             )
         otherwise = ids.index(mask)
     return Asked(batch, lm.tokenizer.pieces(ids), position_in(options.position, length, otherwise))
@@ -135,18 +132,3 @@ def _likeliest(logits: Tensor, model: LanguageModel, tokenizer: Tokenizer, but: 
         known[but.id] = -torch.inf
     (found,) = tokenizer.pieces([int(known.argmax())])
     return found
-
-
-def fills(lm: LM) -> bool:
-    """Whether it predicts tokens that are hidden, and none that follow."""
-    return "fill" in lm.supports and "next_token" not in lm.supports
-
-
-def text_ids(lm: LM, text: str) -> list[int]:
-    """A text's ids; of a model that fills in gaps, with them."""
-    if not fills(lm):
-        return lm.tokenizer.encode(text)
-    ids: list[int] = []
-    for i, part in enumerate(text.split(_GAP)):
-        ids += ([lm.tokenizer.special("mask")] if i else []) + (lm.tokenizer.encode(part) if part else [])
-    return ids

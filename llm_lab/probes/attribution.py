@@ -13,10 +13,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from llm_lab.errors import DIVERGED, BadValue, show
-from llm_lab.probes.answers import Answer, answer, fills, quoted
+from llm_lab.probes.answers import Answer, answer, quoted
 from llm_lab.probes.inputs import Inputs, each, need_one, place, read
 from llm_lab.probes.options import BASELINES, AttributionOptions
-from llm_lab.probes.reading import Reading
+from llm_lab.probes.reading import Reading, fills
 from llm_lab.probes.recording import record
 from llm_lab.results import Heatmap, Panel, Result, TokenScores
 

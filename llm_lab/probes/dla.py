@@ -83,12 +83,12 @@ def dla(reading: Reading, options: DLAOptions) -> LogitAttribution:
         accumulated=parts.accumulated.astype(np.float32),
     )
     result.figures = [
-        (said.quantity, f"{parts.logit:.4f}"),
-        ("sum of all parts", f"{result.total:.4f}"),
-        ("attention heads", f"{parts.heads.sum() + sum(x.sum() for x in crossed):.4f}"),
-        ("MLPs", f"{parts.mlps.sum():.4f}"),
-        *((name, f"{value:.4f}") for name, value in parts.others.items()),
-        *((f"logit lens after {layer}", f"{x:.4f}") for layer, x in zip(layers, parts.accumulated, strict=True)),
+        (said.quantity, f"{parts.logit:.3f}"),
+        ("sum of all parts", f"{result.total:.3f}"),
+        ("attention heads", f"{parts.heads.sum() + sum(x.sum() for x in crossed):.3f}"),
+        ("MLPs", f"{parts.mlps.sum():.3f}"),
+        *((name, f"{value:.3f}") for name, value in parts.others.items()),
+        *((f"logit lens after {layer}", f"{x:.3f}") for layer, x in zip(layers, parts.accumulated, strict=True)),
     ]
     result.figures = [(name, value.replace("-", "−")) for name, value in result.figures]
     return result
@@ -109,7 +109,9 @@ def decompose(source: Stream, batch: Batch, position: int, target: int, other: i
     kinds = ["attn", "cross", "mlp"] if crosses else ["attn", "mlp"]
     names = [f"{path}.{kind}.out" for path in paths for kind in kinds]
     names += [f"{path}.{kind}.z" for path in paths for kind in kinds if kind != "mlp"]
-    names += [f"{path}.{name}" for path in paths for name in ("resid_pre", "resid_mid", *(["resid_cross"] if crosses else []))]
+    names += [
+        f"{path}.{name}" for path in paths for name in ("resid_pre", "resid_mid", *(["resid_cross"] if crosses else []))
+    ]
     names += [source.sites[-1], f"{stack.prefix}final"]
     read = batch.input_ids if batch.decoder_ids is None else batch.decoder_ids
     place = position - read.shape[1]  # counted from the end, which holds for two streams in one too
@@ -131,7 +133,11 @@ def decompose(source: Stream, batch: Batch, position: int, target: int, other: i
     inner = biases = 0.0
     for i in reversed(range(L)):
         block = cast(Block, stack.blocks[i % len(stack.blocks)])
-        before = dict(zip(kinds, ("resid_pre", "resid_mid", "resid_cross") if crosses else ("resid_pre", "resid_mid"), strict=True))
+        before = dict(
+            zip(
+                kinds, ("resid_pre", "resid_mid", "resid_cross") if crosses else ("resid_pre", "resid_mid"), strict=True
+            )
+        )
         for kind in reversed(kinds):
             out = found[f"{paths[i]}.{kind}.out"]
             if block.place == "post":

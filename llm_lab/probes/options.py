@@ -53,6 +53,13 @@ class AnswerOptions(PositionOptions):
 @dataclass(frozen=True)
 class AttentionOptions(KindOptions):
     room: ClassVar[str] = "attention"
+    texts: ClassVar[tuple[int, int]] = (1, 2)
+    stack: str | None = option(
+        None,
+        "of an encoder and a decoder, whose attention",
+        choices=("encoder", "decoder", "cross"),
+        auto="cross where the decoder was given a text, else the encoder's",
+    )
     live: bool = option(
         False, "keep the kernel in the loop: the value under the pointer is exact (a widget while the kernel lives)"
     )

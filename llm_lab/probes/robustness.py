@@ -15,11 +15,11 @@ from llm_lab.data.batch import Attend
 from llm_lab.errors import DIVERGED, BadValue
 from llm_lab.models.cost import EVALUATION_TOKENS
 from llm_lab.models.language_model import evaluating
-from llm_lab.probes.answers import fills, sayable
+from llm_lab.probes.answers import sayable
 from llm_lab.probes.counterfactual import changed, swaps
 from llm_lab.probes.inputs import Inputs
 from llm_lab.probes.options import RobustnessOptions
-from llm_lab.probes.reading import Reading
+from llm_lab.probes.reading import Reading, fills
 from llm_lab.results import NoisePoint, Robustness, Swap, mean_interval, ratio_interval
 from llm_lab.store.lm import LM
 from llm_lab.tokenizers.tokenizer import Tokenizer

@@ -7,6 +7,7 @@ entry string and imported when a result is first shown.
 
 from __future__ import annotations
 
+from llm_lab.results.attention import AttentionMaps
 from llm_lab.results.base import Piece, Result, in_notebook, mean
 from llm_lab.results.comparisons import Compared, Comparison, RunComparison, RunFacts
 from llm_lab.results.counterfactual import Counterfactual
@@ -15,7 +16,7 @@ from llm_lab.results.lenses import LogitAttribution, LogitLens, TunedLens
 from llm_lab.results.maps import Heatmap, Panel, TokenScores
 from llm_lab.results.models import ModelPart, ModelReport, Sample, TrainingReport
 from llm_lab.results.playing import Chat, Control, Message, Playground, StrategyControls
-from llm_lab.results.probes import AttentionMaps, ExpertRouting, Neighbours
+from llm_lab.results.probes import ExpertRouting, Neighbours
 from llm_lab.results.prompts import (
     ANSWER_COLUMNS,
     Answer,

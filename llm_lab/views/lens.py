@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llm_lab.results import LogitLens, TunedLens
 from llm_lab.views import svg
 from llm_lab.views.bundle import live
-from llm_lab.views.card import alone, bar, bundle, card, columns, esc, fitting, number, picture, small, table
+from llm_lab.views.card import MOST, alone, bar, bundle, card, columns, esc, fitting, number, picture, small, table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +19,9 @@ ROW, LEAST, PLACES = 21.0, 26.0, 9  # a cell's height and least width; character
 CELLS = 640  # of the picture; the script layer has the rest
 FAINT = 0.45  # of the ink's scale: what is written on it can be read
 # One rule for all cells, so that each is short.
-CELL_STYLE = ".c text{font-size:10px;font-family:ui-monospace,Menlo,Consolas,'DejaVu Sans Mono',monospace;white-space:pre}"
+CELL_STYLE = (
+    ".c text{font-size:10px;font-family:ui-monospace,Menlo,Consolas,'DejaVu Sans Mono',monospace;white-space:pre}"
+)
 OPEN = 14  # layers up to which their numbers lie open
 # Likeliest tokens, and positions, that the script layer carries: the first that fits.
 CARRIED = ((10, None), (5, None), (3, None), (1, None), (1, 512), (1, 256), (1, 128), (1, 32))
@@ -44,6 +46,8 @@ def lens(result: LogitLens) -> dict[str, str]:
 
     def pages() -> Iterator[str]:
         for k, tokens in CARRIED if done else ():
+            if len(result.layers) * (tokens or len(result.pieces)) * (5 * k + 12) > 2 * MOST:
+                continue  # numbers hardly deflate
             yield page(live("lens", grid, *payload(result, k, tokens)), tokens or len(result.pieces))
         yield page(grid, shown)
 
@@ -177,12 +181,12 @@ def _lines(result: LogitLens) -> list[tuple[str, np.ndarray, str]]:
 
 def _chart(result: LogitLens) -> str:
     """KL and the true token's rank by layer."""
-    means = result.by_layer()
+    means = result.means()
     text = "unseen" if isinstance(result, TunedLens) else "this"
     body = _plot(0, f"mean KL to the final, nats, on {text} text", _lines(result), log=False)
     width = PLOT
     if result.rank.any():
-        body += _plot(PLOT, "median rank of the true token, this text", [("", means["rank"].to_numpy(), "b")], log=True)
+        body += _plot(PLOT, "median rank of the true token, this text", [("", means["rank"], "b")], log=True)
         width *= 2
     alt = "By layer, from the embedding to the last: mean KL to the final prediction" + (
         " and median rank of the true token" if result.rank.any() else ""
@@ -217,7 +221,9 @@ def _plot(left: float, title: str, lines: Sequence[tuple[str, np.ndarray, str]],
     body = svg.text(left + 8, 16, title, "t")
     for mark in marks:
         label = number(mark, 2) if mark < 10 else f"{mark:,.0f}"
-        body += f'<path class="l" d="M{x0:g} {up(mark):.1f}H{x1:g}"/>' + svg.text(x0 - 5, up(mark) + 4, label, "m", "end")
+        body += f'<path class="l" d="M{x0:g} {up(mark):.1f}H{x1:g}"/>' + svg.text(
+            x0 - 5, up(mark) + 4, label, "m", "end"
+        )
     every = max(1, math.ceil(count * 22 / (x1 - x0)))
     for i in range(0, count, every):
         body += svg.text(along(i), y0 + 14, "emb" if i == 0 else i - 1, "m", "middle")
@@ -236,23 +242,29 @@ def _plot(left: float, title: str, lines: Sequence[tuple[str, np.ndarray, str]],
 
 def _numbers(result: LogitLens) -> str:
     """The same in numbers: a row for each layer, the last first."""
-    means = result.by_layer()
+    means = result.means()
     known = result.rank.any()
     heads = ["after", "KL", "entropy", "agrees", *(["log&nbsp;p", "rank"] if known else [])]
     if isinstance(result, TunedLens):
         heads += [f"KL, logit lens, {result.n_measured:,} unseen", "KL, tuned, unseen"]
     most = float(means["kl"].max()) or 1.0
     rows: list[list[str | tuple[str, str]]] = []
-    for i in reversed(range(len(means))):
-        row = means.iloc[i]
+    for i in reversed(range(len(result.layers))):
+        row = {name: float(values[i]) for name, values in means.items()}
         line: list[str | tuple[str, str]] = [result.layers[i].replace(" ", "&nbsp;")]
-        line += [(number(row.kl, 3), bar(row.kl / most)), number(row.entropy, 3), f"{100 * row.agrees:.0f}&nbsp;%"]
-        line += [number(row.true_logprob, 3), f"{row['rank']:,g}"] if known else []
+        line += [
+            (number(row["kl"], 3), bar(row["kl"] / most)),
+            number(row["entropy"], 3),
+            f"{100 * row['agrees']:.0f}&nbsp;%",
+        ]
+        line += [number(row["true_logprob"], 3), f"{row['rank']:,g}"] if known else []
         if isinstance(result, TunedLens):
             line += [number(float(result.logit_kl[i]), 3), number(float(result.tuned_kl[i]), 3)]
         rows.append(line)
     shown = " open" if len(rows) <= OPEN else ""
-    words = "agrees: the likeliest token is the final one" + ("; log p and median rank of the true token" if known else "")
+    words = "agrees: the likeliest token is the final one" + (
+        "; log p and median rank of the true token" if known else ""
+    )
     return f"<details{shown}><summary>means over this text, by layer</summary>{table(heads, rows)}{small(words, 4)}</details>"
 
 
@@ -261,13 +273,13 @@ def _progress(result: LogitLens) -> float | None:
 
 
 def _plain(result: LogitLens, facts: Sequence[str]) -> str:
-    means = result.by_layer()
+    means = result.means()
     lines = [" · ".join([result.name, *facts])]
-    for i in reversed(range(len(means))):
-        row = means.iloc[i]
+    for i in reversed(range(len(result.layers))):
+        row = {name: float(values[i]) for name, values in means.items()}
         rank = f", median rank of the true token {row['rank']:,g}" if result.rank.any() else ""
         tuned = ""
         if isinstance(result, TunedLens):
             tuned = f"; unseen: logit lens {number(float(result.logit_kl[i]), 3)}, tuned {number(float(result.tuned_kl[i]), 3)}"
-        lines.append(f"  {result.layers[i]:<10} KL {number(row.kl, 3)} nats{rank}{tuned}")
+        lines.append(f"  {result.layers[i]:<10} KL {number(row['kl'], 3)} nats{rank}{tuned}")
     return "\n".join(lines + [f"  {note}" for note in result.notes])

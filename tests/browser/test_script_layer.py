@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from tests.views import fakes
@@ -178,6 +179,34 @@ def test_a_walk_by_layer_head_and_keys(visit):
     said = rows.nth(0).locator("[aria-live]").inner_text()
     assert said.startswith("number 2: ")
     assert float(said.split(": ")[1].replace("−", "-")) == pytest.approx(made["embed"][2], abs=2e-3)
+
+
+def test_a_lens_by_pointer_keys_shade_and_window(visit):
+    made = fakes.lens(tuple(f"w{i}" for i in range(60)))
+    page = visit(made)
+    cell = "td[data-layer='{}'][data-token='{}']".format
+    page.locator(cell(1, 3)).hover()
+    detail = page.locator(".lab-detail")
+    shown = detail.locator("dd").all_inner_texts()
+    wanted = [*np.exp(made.top_logprob[1, 3]), np.exp(made.true_logprob[1, 3])]
+    assert [float(value) for value in shown[:11]] == pytest.approx(wanted, abs=6e-4)
+    assert shown[11] == str(made.rank[1, 3])
+    assert [float(value) for value in shown[12:]] == pytest.approx([made.kl[1, 3], made.entropy[1, 3]], rel=6e-3)
+    assert detail.inner_text().startswith("after layer 0, token 3 “w3”")
+    page.locator("td[tabindex='0']").focus()
+    page.keyboard.press("ArrowUp")
+    assert detail.inner_text().startswith("after layer 1, token 3")
+    first = page.locator(cell(3, 0))
+    assert "lab-right" in first.get_attribute("class")  # every layer has the first truth
+    page.keyboard.press("End")
+    assert detail.inner_text().startswith("after layer 1, token 59")
+    assert page.locator(cell(1, 59)).is_visible() and not first.is_visible()
+    before = page.locator(cell(0, 59)).get_attribute("style")
+    page.get_by_label("shade").select_option("kl")
+    assert page.locator(cell(0, 59)).get_attribute("style") != before
+    page.get_by_label("earlier tokens").click()
+    assert not page.locator(cell(1, 59)).is_visible()
+    assert detail.inner_text().startswith("Point at a cell")
 
 
 STRATEGIES = ("greedy", "top_p:p=0.5", "top_k", "min_p")

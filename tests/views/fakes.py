@@ -18,6 +18,7 @@ from llm_lab.results import (
     Comparison,
     Control,
     CorpusReport,
+    Counterfactual,
     Evaluation,
     ExpertRouting,
     Fork,
@@ -25,26 +26,32 @@ from llm_lab.results import (
     Generations,
     Heatmap,
     Listing,
+    LogitAttribution,
+    LogitLens,
     Message,
     ModelPart,
     ModelReport,
     Neighbours,
+    NoisePoint,
     Panel,
     Piece,
     Playground,
     Prompt,
     PromptResults,
+    Robustness,
     RunComparison,
     RunFacts,
     Sample,
     Score,
     Step,
     StrategyControls,
+    Swap,
     Tokenization,
     TokenizationRow,
     TokenScores,
     TokenStatistics,
     TrainingReport,
+    TunedLens,
     Walk,
 )
 from llm_lab.templates import Template
@@ -185,7 +192,12 @@ def playground(texts: list[str] | None = None, name: str = "bard", written: bool
 
 
 def attention(
-    texts: list[str] | None = None, layers: int = 4, heads: int = 6, name: str = "bard", seed: int = 0
+    texts: list[str] | None = None,
+    layers: int = 4,
+    heads: int = 6,
+    name: str = "bard",
+    seed: int = 0,
+    parts: list[int] | None = None,
 ) -> AttentionMaps:
     texts = texts or ["To", " be", ",", " or", " not", " to", " be", ",", " that", " is", " the", " question"]
     rng = np.random.default_rng(seed)
@@ -211,12 +223,41 @@ def attention(
         q=q,
         k=k,
         scale=width**-0.5,
+        parts=parts,
         thumbnails=np.zeros((layers, heads, 1, 1), np.uint8),
+        measures=np.zeros((layers, heads, 4), np.float32),
     )
+    every = made.numpy().astype(float)
+    own, before = every.diagonal(axis1=2, axis2=3), every.diagonal(-1, axis1=2, axis2=3)
+    entropy = -(every * np.log2(np.maximum(every, 1e-30))).sum(-1).mean(-1)
+    empty = np.zeros((layers, heads))
+    first = every[:, :, 1:, 0].mean(-1) if tokens > 1 else empty + 1
+    made.measures = np.stack([entropy, before.mean(-1) if tokens > 1 else empty, first, own.mean(-1)], -1)
     side = min(tokens, 64)
     starts = np.arange(side) * tokens // side
     for_all = [[np.round(made.pattern(i, j) * 255).astype(np.uint8) for j in range(heads)] for i in range(layers)]
     made.thumbnails = np.maximum.reduceat(np.maximum.reduceat(np.array(for_all), starts, axis=-1), starts, axis=-2)
+    return made
+
+
+def cross(texts: list[str], source: list[str], name: str = "bard") -> AttentionMaps:
+    """A decoder that reads a source of another length."""
+    rng = np.random.default_rng(0)
+    q, k = (rng.normal(size=(2, 3, len(some), 8)).astype(np.float32) for some in (texts, source))
+    made = AttentionMaps(
+        name=name,
+        pieces=pieces(texts),
+        source=pieces(source),
+        stack="cross",
+        q=q,
+        k=k,
+        scale=1.0,
+        causal=False,
+        thumbnails=np.zeros((2, 3, 1, 1), np.uint8),
+        measures=rng.random((2, 3, 4)),
+        notes=[name],
+    )
+    made.thumbnails = np.round(made.numpy() * 255).astype(np.uint8)
     return made
 
 
@@ -533,6 +574,121 @@ def walk(words: tuple[str, ...] = ("To", " be", ",", " "), name: str = "bard", w
     )
 
 
+def lens(
+    words: tuple[str, ...] = ("To", " be", ",", " "), name: str = "bard", layers: int = 3, top: int = 10
+) -> LogitLens:
+    """Every layer's likeliest tokens, drawn; the last but one position's truth is not known."""
+    return LogitLens(**_lens(words, name, layers, top))
+
+
+def tuned(words: tuple[str, ...] = ("To", " be", ",", " "), name: str = "bard", done: bool = True) -> TunedLens:
+    fields = _lens(words, name, 3, 10) | {"kind": "tuned_lens"}
+    falls = np.array([2.0, 1.0, 0.5, 0.0], np.float32)
+    return TunedLens(
+        **fields,
+        step=200 if done else 50,
+        steps=200,
+        done=done,
+        n_trained=1600,
+        n_measured=400,
+        logit_kl=falls,
+        tuned_kl=falls / 4,
+        translators=np.zeros((3, 4, 5), np.float16),
+    )
+
+
+def _lens(words: tuple[str, ...], name: str, layers: int, top: int) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    shape = (layers + 1, len(words))
+    logs = np.log(np.sort(rng.dirichlet([0.4] * max(top + 1, 12), shape))[..., ::-1] + 1e-9)[..., :top]
+    rank = rng.integers(1, 90, shape)
+    rank[:, 0] = 1
+    rank[:, -1] = 0
+    read = pieces(list(words))
+    return dict(
+        name=name,
+        facts=[name],
+        pieces=read,
+        truth=[*read[1:], None],
+        top=rng.integers(0, len(words), (*shape, top)).astype(np.int32),
+        top_logprob=logs.astype(np.float32),
+        true_logprob=np.where(rank > 0, -rng.gamma(2, 1, shape), np.nan).astype(np.float32),
+        rank=rank.astype(np.int32),
+        entropy=rng.gamma(2, 1, shape).astype(np.float32),
+        kl=(rng.gamma(2, 1, shape) * np.arange(layers, -1, -1)[:, None]).astype(np.float32),
+        names=dict(enumerate(words)),
+        notes=[name],
+    )
+
+
+def attributed(name: str = "bard", token: str = " be") -> LogitAttribution:
+    """A logit by head and MLP."""
+    panel = Panel(
+        np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32), list("012"), [*map(str, range(4)), "mlp"]
+    )
+    others = {"token embedding": 0.3, "position": -0.2}
+    made = LogitAttribution(
+        name=name,
+        kind="dla",
+        facts=[f"logit of “{token}”"],
+        panels=[panel],
+        quantity=f"logit of “{token}”",
+        axes=("layer", "head"),
+        signed=True,
+        pieces=pieces(["To", token]),
+        others=others,
+        logit=1.5,
+        accumulated=np.linspace(0, 1.5, 4).astype(np.float32),
+    )
+    made.figures = [("sum of all parts", f"{made.total:.4f}"), *((n, f"{v:.4f}") for n, v in others.items())]
+    return made
+
+
+def counterfactual(texts: list[str] | None = None, name: str = "bard") -> Counterfactual:
+    before = pieces(texts or [" To", " be", ",", " or", " not"])
+    after = [
+        Piece(" me" if i % 3 == 1 else piece.text, 900 + i if i % 3 == 1 else piece.id)
+        for i, piece in enumerate(before)
+    ]
+    return Counterfactual(
+        name=name,
+        facts=[name],
+        pieces=before,
+        edited=after,
+        about=f"after position {len(before) - 1}",
+        flipped=True,
+        before=before[0],
+        after=before[1],
+        wanted=before[1],
+        answers=[(piece, 0.5 / (i + 1), 0.7 / (i + 1)) for i, piece in enumerate(before[:5])],
+        edited_text="".join(piece.text for piece in after),
+        passes=1234,
+        notes=[name],
+    )
+
+
+def robustness(
+    texts: list[str] | None = None, name: str = "bard", noises: tuple[str, ...] = ("swap", "delete"), done: bool = True
+) -> Robustness:
+    read = pieces(texts or [" To", " be", ",", " or", " not"])
+    points = [
+        NoisePoint(noise, rate, rate, 2 + (5 + i) * rate, 0.1 if i else None, 1 - rate, 0.01 if i else None, 400)
+        for i, noise in enumerate(noises)
+        for rate in (0.02, 0.05, 0.2)
+    ]
+    return Robustness(
+        name=name,
+        facts=[name],
+        clean=(2.0, 0.05),
+        points=points,
+        worst=(1.4, 0.2),
+        random=(-0.01, 0.1),
+        swaps=[Swap(read[:3], read[3], piece, 1.4) for piece in read[:5]],
+        done=done,
+        notes=[name],
+    )
+
+
 def everything(hostile: bool = False) -> dict[str, Any]:
     """One result of each kind, by a short name."""
     if not hostile:
@@ -548,6 +704,8 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "played": playground(written=True),
             "streaming": generation(n=2, done=False),
             "attention": attention(),
+            "two texts": attention(list("To be, or not"), parts=[0, 1, 1, 1, 1, 1, 0, 2, 2, 2, 2, 2, 0]),
+            "cross": cross(["To", " be"], ["Être", " ou", " ne", " pas"]),
             "tokenization": tokenization(),
             "parts": with_parts(training()),
             "live parts": with_parts(training("training", steps=412, by_time=False), turns=True),
@@ -571,6 +729,12 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "heatmap": heatmap(),
             "scores": scores(),
             "walk": walk(),
+            "counterfactual": counterfactual(),
+            "robustness": robustness(),
+            "lens": lens(),
+            "tuned lens": tuned(),
+            "live lens": tuned(done=False),
+            "attributed": attributed(),
         }
     evil = "".join(HOSTILE)
     live, done = training("training", evil), training("finished", evil)
@@ -596,6 +760,7 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         "chat": chat(HOSTILE, evil),
         "playground": playground(HOSTILE, evil),
         "attention": attention(HOSTILE, name=evil),
+        "cross": cross(HOSTILE, HOSTILE[:9], evil),
         "tokenization": tokenization(evil, hostile=True),
         "model": model(evil, evil),
         "pair": model(evil, evil, ("encoder", "decoder"), {"n_head": evil, "attention": EVIL, "position": evil}),
@@ -613,4 +778,9 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         "heatmap": heatmap(tuple(HOSTILE), evil),
         "scores": scores(tuple(HOSTILE), evil),
         "walk": walk(tuple(HOSTILE), evil),
+        "counterfactual": counterfactual(HOSTILE, evil),
+        "robustness": robustness(HOSTILE, evil, (evil, EVIL)),
+        "lens": lens(tuple(HOSTILE), evil),
+        "tuned lens": tuned(tuple(HOSTILE), evil),
+        "attributed": attributed(evil, evil),
     }

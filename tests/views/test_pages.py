@@ -111,7 +111,7 @@ def test_hostile_text_is_shown_not_obeyed():
 
 
 def test_no_script_while_it_grows_and_small():
-    for name in ("live", "live parts", "streaming"):
+    for name in ("live", "live parts", "streaming", "live lens"):
         assert "<script" not in html(PLAIN[name])
     long = fakes.training("training", steps=20_000)
     assert len(html(long)) < 30_000
@@ -144,6 +144,8 @@ def test_no_script_while_it_grows_and_small():
         fakes.heatmap(tuple(f"word{i}" for i in range(600)), panels=3),
         fakes.scores(("word ",) * 9000),
         fakes.walk(("word ",) * 3000, width=6000),
+        fakes.lens(tuple(f"w{i * i} " for i in range(1000)), layers=24),
+        fakes.lens(tuple(chr(0x4E00 + i) for i in range(200)), layers=12),
     ],
     ids=[
         "training",
@@ -164,6 +166,8 @@ def test_no_script_while_it_grows_and_small():
         "heatmap",
         "scores",
         "walk",
+        "long lens",
+        "lens",
     ],
 )
 def test_large_results_stay_under_300_kb(result):
