@@ -440,7 +440,7 @@ def _together(reading: Reading, options: AblateOptions, setup: _Setup, parts: Se
         pieces=setup.asked.pieces,
         scores={"rise of −log p": _rise(lm, setup.asked.batch, replacements)},
         quantity="nats",
-        about=f"without {names}",
+        about=f"each token, without {names}",
         figures=[*figures, ("likeliest token", " → ".join(said))],
         caption=f"How much less likely each token is with {names} {_WITH[options.ablation]}{setup.source}; "
         "beside it what was measured before → after.",
