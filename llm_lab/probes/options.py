@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from llm_lab.errors import BadValue
 from llm_lab.options import Options, all_specs, option, specs
 from llm_lab.registry import Entry, Table
 
@@ -84,6 +85,25 @@ class SeedOptions(KindOptions):
     seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
 
 
+@dataclass(frozen=True)
+class RepeatOptions(CorpusReading, SeedOptions):
+    """Options of the kinds that read a corpus, or texts, and repeats beside."""
+
+    room: ClassVar[str] = "repeats"
+    texts: ClassVar[tuple[int, int]] = (0, 1000)
+    repeats: int = option(32, "repeated random sequences, for what heads do on repeats; 0 for none", ge=0)
+
+
+@dataclass(frozen=True)
+class LearnOptions(CorpusReading, SeedOptions):
+    """Options of the kinds that train something of their own on a corpus."""
+
+    room: ClassVar[str] = "learning"
+    steps: int = option(200, "of the training of what the probe learns", ge=1)
+    seconds: float | None = option(60.0, "at most that this training takes", unit="seconds", gt=0)
+    lr: float = option(1e-3, "learning rate of Adam at the first step; it falls to 0", gt=0)
+
+
 # --- attention ------------------------------------------------------------------------------------------------------
 
 
@@ -107,6 +127,11 @@ class ExpertsOptions(KindOptions):
     room: ClassVar[str] = "experts"
 
 
+@dataclass(frozen=True)
+class HeadsOptions(RepeatOptions):
+    room: ClassVar[str] = "heads"
+
+
 # --- a token's walk -------------------------------------------------------------------------------------------------
 
 
@@ -126,12 +151,9 @@ class LogitLensOptions(KindOptions):
 
 
 @dataclass(frozen=True)
-class TunedLensOptions(CorpusReading, SeedOptions):
+class TunedLensOptions(LearnOptions):
     room: ClassVar[str] = "tuned_lens"
     texts: ClassVar[tuple[int, int]] = (1, 1)
-    steps: int = option(200, "of the training of what the probe learns", ge=1)
-    seconds: float | None = option(60.0, "at most that this training takes", unit="seconds", gt=0)
-    lr: float = option(1e-3, "learning rate of Adam at the first step; it falls to 0", gt=0)
 
 
 @dataclass(frozen=True)
@@ -196,10 +218,107 @@ class SteerOptions(AnswerOptions, SiteOptions, SeedOptions):
     max_new_tokens: int = option(40, "tokens to write", ge=1)
 
 
+@dataclass(frozen=True)
+class AblateOptions(RepeatOptions, AnswerOptions):
+    room: ClassVar[str] = "ablate"
+    parts: tuple[str, ...] = option(
+        ("heads", "attention", "mlps", "layers"),
+        "what is ablated, one at a time",
+        choices=("heads", "attention", "mlps", "layers"),
+    )
+    ablation: str = option(
+        "zero",
+        "what stands in for what a part gives: zeros, its mean over all tokens, or what it gave at a token drawn by chance",
+        choices=("zero", "mean", "resample"),
+    )
+    together: tuple[str, ...] = option(
+        (), "parts that are ablated at once, in place of each alone", auto="one at a time", example="1.3,0.mlp"
+    )
+
+
 # --- attribution ----------------------------------------------------------------------------------------------------
 
 
 # --- neurons and directions -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class UnitOptions(CorpusReading):
+    """Options of the kinds that show the passages that units answer to, or shade one text by them."""
+
+    texts: ClassVar[tuple[int, int]] = (0, 1)
+    site: str | None = option(
+        None,
+        "the activations that are read: a site, or a pattern of several",
+        auto="what the kind is about",
+        example="blocks.*.mlp.post",
+    )
+    top: int = option(8, "passages of each unit that are shown", ge=1, le=50)
+
+
+@dataclass(frozen=True)
+class NeuronsOptions(UnitOptions):
+    room: ClassVar[str] = "neurons"
+    layer: int | None = option(None, "the layer that is shown", ge=0, auto="the most telling", example="1")
+    neuron: tuple[int, ...] = option((), "neurons that are shown", ge=0, auto="the most telling", example="12,40")
+
+
+@dataclass(frozen=True)
+class FactorsOptions(UnitOptions):
+    room: ClassVar[str] = "factors"
+    n_factors: int = option(6, "factors that the activations are made of", ge=1, le=64)
+    seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
+
+
+@dataclass(frozen=True)
+class SAEOptions(UnitOptions):
+    room: ClassVar[str] = "sae"
+    n_features: int | None = option(
+        None, "features of the sparse autoencoder", ge=2, auto="four for each number at the site", example="512"
+    )
+    sparsity: str = option("topk", "what keeps its features few", choices=("topk", "l1"))
+    k: int = option(8, "features that a token has (topk)", ge=1)
+    l1: float = option(0.1, "weight of the features' sum in its loss (l1)", ge=0)
+    steps: int = option(200, "of the training of what the probe learns", ge=1)
+    seconds: float | None = option(60.0, "at most that this training takes", unit="seconds", gt=0)
+    lr: float = option(1e-3, "learning rate of Adam at the first step; it falls to 0", gt=0)
+    seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
+
+
+TOKEN_LABELS = (
+    "next_class",
+    "previous_class",
+    "class",
+    "capital",
+    "space",
+    "inside_word",
+    "previous_token",
+    "position",
+    "sentence_position",
+)
+
+
+@dataclass(frozen=True)
+class LinearProbeOptions(CorpusReading):
+    room: ClassVar[str] = "linear_probe"
+    site: str | None = option(
+        None,
+        "the activations that are read: a site, or a pattern of several",
+        auto="what the kind is about",
+        example="blocks.*.mlp.post",
+    )
+    on: object = option(None, "a DataFrame whose rows are classified", auto="none: tokens are", example="@df")
+    column: str | None = option(None, "column of a DataFrame that holds the text", auto="the only text column")
+    label: str | None = option(
+        None,
+        f"what is told apart: a column of `on`; of tokens {', '.join(TOKEN_LABELS)}",
+        auto="next_class",
+        example="capital",
+    )
+    pool: str = option("mean", "whose activation stands for a text", choices=("mean", "last", "first"))
+    folds: int = option(5, "parts of the examples, each held out once", ge=2, le=20)
+    l2: float = option(1.0, "weight of the squared weights in the loss of the classifier", gt=0)
+    seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
 
 
 # --- vectors, weights and similarity ------------------------------------------------------------------------------
@@ -208,14 +327,72 @@ class SteerOptions(AnswerOptions, SiteOptions, SeedOptions):
 @dataclass(frozen=True)
 class NeighboursOptions(KindOptions):
     room: ClassVar[str] = "neighbours"
+    models: ClassVar[tuple[int, int]] = (1, 64)
 
 
 @dataclass(frozen=True)
 class AnalogiesOptions(KindOptions):
     room: ClassVar[str] = "analogies"
+    models: ClassVar[tuple[int, int]] = (1, 64)
 
 
-SITES, EMBEDDINGS = frozenset({"sites"}), frozenset({"embeddings"})
+@dataclass(frozen=True)
+class WeightsOptions(CorpusReading):
+    room: ClassVar[str] = "weights"
+    models: ClassVar[tuple[int, int]] = (1, 2)
+    parameters: tuple[str, ...] | None = option(
+        None,
+        "the weights, or patterns of them",
+        auto="all but biases",
+        example='"blocks.*.attn.q"',
+    )
+    gradients: bool = option(False, "also the gradients of its loss on the corpus")
+
+    def validate(self) -> None:
+        if self.corpus is not None and not self.gradients:
+            raise BadValue("corpus: weights are read without one, only gradients need it; add --gradients")
+
+
+@dataclass(frozen=True)
+class SiteReading(CorpusReading):
+    """Options of the kinds that read activations of a text or of a corpus."""
+
+    texts: ClassVar[tuple[int, int]] = (0, 1)
+    site: str | None = option(
+        None,
+        "the activations that are read: a site, or a pattern of several",
+        auto="what the kind is about",
+        example="blocks.*.mlp.post",
+    )
+
+
+@dataclass(frozen=True)
+class EmbeddingsOptions(SiteReading):
+    room: ClassVar[str] = "embeddings"
+    models: ClassVar[tuple[int, int]] = (1, 64)
+    table: str = option("input", "whose vectors: of the input, or of the output", choices=("input", "output"))
+    n_tokens: int = option(300, "the most frequent tokens that are shown, where no text names some", ge=3, le=2000)
+    projection: str = option("pca", "how many numbers become few", choices=("pca", "tsne"))
+    dims: int = option(2, "dimensions of the picture", ge=2, le=3)
+    align: str | None = option(
+        None,
+        "how several models' pictures are laid on one another",
+        choices=("basis", "procrustes"),
+        auto="one basis where they are states of one training, else each turned onto the next",
+    )
+    colour: str = option("kind", "what the colours and signs show", choices=("kind", "frequency"))
+    neighbourhood: float = option(30.0, "neighbours that t-SNE keeps near, its perplexity", gt=1)
+    seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
+
+
+@dataclass(frozen=True)
+class SimilarityOptions(SiteReading):
+    room: ClassVar[str] = "similarity"
+    models: ClassVar[tuple[int, int]] = (1, 2)
+    measure: str = option("cka", "what says how alike two layers are", choices=("cka", "cosine", "cca"))
+
+
+SITES, EMBEDDINGS, GRADIENTS = frozenset({"sites"}), frozenset({"embeddings"}), frozenset({"gradients"})
 
 PROBES = Table(
     "probe",
@@ -232,6 +409,20 @@ PROBES = Table(
             "llm_lab.probes.experts:experts",
             "which experts take which token, every layer",
             ExpertsOptions,
+            SITES,
+        ),
+        Entry(
+            "heads",
+            "llm_lab.probes.heads:heads",
+            "what every head does, by numbers and a name: previous token, induction, …",
+            HeadsOptions,
+            SITES,
+        ),
+        Entry(
+            "ablate",
+            "llm_lab.probes.ablate:ablate",
+            "what is lost without each head, attention, MLP and layer",
+            AblateOptions,
             SITES,
         ),
         Entry(
@@ -303,6 +494,55 @@ PROBES = Table(
             "man is to king as woman is to …, for every three words",
             AnalogiesOptions,
             EMBEDDINGS,
+        ),
+        Entry(
+            "embeddings",
+            "llm_lab.probes.embeddings:embeddings",
+            "the vectors of the tokens as a map, of one model or of several over its training",
+            EmbeddingsOptions,
+            EMBEDDINGS,
+        ),
+        Entry(
+            "weights",
+            "llm_lab.probes.weights:weights",
+            "how the weights, and their gradients, are distributed, and their singular values; of one model or two",
+            WeightsOptions,
+            GRADIENTS,
+        ),
+        Entry(
+            "similarity",
+            "llm_lab.probes.similarity:similarity",
+            "how alike the layers are in what they make of the same tokens (CKA), of one model or two",
+            SimilarityOptions,
+            GRADIENTS,
+        ),
+        Entry(
+            "neurons",
+            "llm_lab.probes.neurons:neurons",
+            "what neurons answer to: their most active passages, or a text shaded by them",
+            NeuronsOptions,
+            SITES,
+        ),
+        Entry(
+            "factors",
+            "llm_lab.probes.factors:factors",
+            "groups of neurons that are active together, by non-negative factors",
+            FactorsOptions,
+            SITES,
+        ),
+        Entry(
+            "linear_probe",
+            "llm_lab.probes.linear:linear_probe",
+            "what a linear classifier reads from every layer, with a control task",
+            LinearProbeOptions,
+            SITES,
+        ),
+        Entry(
+            "sae",
+            "llm_lab.probes.sae:sae",
+            "features of a small sparse autoencoder that is trained on the spot",
+            SAEOptions,
+            SITES,
         ),
     ],
 )

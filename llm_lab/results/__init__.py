@@ -11,20 +11,36 @@ from llm_lab.results.attention import AttentionMaps
 from llm_lab.results.base import Piece, Result, in_notebook, mean
 from llm_lab.results.comparisons import Compared, Comparison, RunComparison, RunFacts
 from llm_lab.results.decoding import BeamNode, BeamTree, Fork, Generation, Generations, TokenStatistics
+from llm_lab.results.heads import HeadTable
 from llm_lab.results.lenses import LogitAttribution, LogitLens, TunedLens
+from llm_lab.results.linear import LinearProbe, SiteScore
 from llm_lab.results.maps import Heatmap, Panel, TokenScores
 from llm_lab.results.models import ModelPart, ModelReport, Sample, TrainingReport
+from llm_lab.results.passages import (
+    Autoencoder,
+    FactorPassages,
+    Factors,
+    FactorScores,
+    FeatureScores,
+    Passage,
+    Passages,
+    SparseAutoencoder,
+    Unit,
+)
 from llm_lab.results.playing import Chat, Control, Message, Playground, StrategyControls
 from llm_lab.results.probes import ExpertRouting, Neighbours
+from llm_lab.results.projections import Projection
 from llm_lab.results.prompts import ANSWER_COLUMNS, Answer, Prompt, PromptResults, PromptScore, mean_interval
 from llm_lab.results.tables import Evaluation, Listing, Score
 from llm_lab.results.texts import CorpusReport, Tokenization, TokenizationRow
 from llm_lab.results.walk import Step, Walk
+from llm_lab.results.weights import WeightFacts, WeightRow, WeightTable
 
 __all__ = [
     "ANSWER_COLUMNS",
     "Answer",
     "AttentionMaps",
+    "Autoencoder",
     "BeamNode",
     "BeamTree",
     "Chat",
@@ -34,10 +50,16 @@ __all__ = [
     "CorpusReport",
     "Evaluation",
     "ExpertRouting",
+    "FactorPassages",
+    "FactorScores",
+    "Factors",
+    "FeatureScores",
     "Fork",
     "Generation",
     "Generations",
+    "HeadTable",
     "Heatmap",
+    "LinearProbe",
     "Listing",
     "LogitAttribution",
     "LogitLens",
@@ -46,8 +68,11 @@ __all__ = [
     "ModelReport",
     "Neighbours",
     "Panel",
+    "Passage",
+    "Passages",
     "Piece",
     "Playground",
+    "Projection",
     "Prompt",
     "PromptResults",
     "PromptScore",
@@ -56,6 +81,8 @@ __all__ = [
     "RunFacts",
     "Sample",
     "Score",
+    "SiteScore",
+    "SparseAutoencoder",
     "Step",
     "StrategyControls",
     "TokenScores",
@@ -64,7 +91,11 @@ __all__ = [
     "TokenizationRow",
     "TrainingReport",
     "TunedLens",
+    "Unit",
     "Walk",
+    "WeightFacts",
+    "WeightRow",
+    "WeightTable",
     "in_notebook",
     "mean",
     "mean_interval",

@@ -63,6 +63,12 @@ class AttentionMaps(Result):
         layers, heads, queries, _ = self.q.shape
         return layers, heads, queries, self.k.shape[2]
 
+    @property
+    def numel(self) -> int:
+        """How many weights all heads have."""
+        layers, heads, queries, keys = self.shape
+        return layers * heads * queries * keys
+
     def rows(self, layer: int, head: int, first: int = 0, last: int | None = None) -> np.ndarray:
         """The attention of the queries from `first` to before `last`, (n, S) float32; each row sums to 1."""
         import numpy as np
