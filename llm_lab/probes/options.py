@@ -28,12 +28,85 @@ class CorpusReading(KindOptions):
     max_tokens: int = option(20_000, "of the corpus that are read", unit="tokens", ge=2)
 
 
+@dataclass(frozen=True)
+class PositionOptions(KindOptions):
+    """Options of the kinds that look at one position."""
+
+    room: ClassVar[str] = "position"
+    position: int | None = option(
+        None, "the token that is looked at; −1 is the last", auto="the last, or the first <mask>", example="-1"
+    )
+
+
+@dataclass(frozen=True)
+class AnswerOptions(PositionOptions):
+    """Options of the kinds that ask for one prediction: which token is right there, and which is wrong."""
+
+    room: ClassVar[str] = "answer"
+    target: str | None = option(None, "the right answer, one token", auto="the likeliest", example='" Paris"')
+    other: str | None = option(None, "a wrong answer that it is weighed against, one token", example='" Rome"')
+
+
+@dataclass(frozen=True)
+class SiteOptions(KindOptions):
+    """Options of the kinds that read one site, or the same one of every layer."""
+
+    room: ClassVar[str] = "site"
+    site: str | None = option(
+        None,
+        "the activations that are read: a site, or a pattern of several",
+        auto="what the kind is about",
+        example="blocks.*.mlp.post",
+    )
+
+
+@dataclass(frozen=True)
+class LayerOptions(KindOptions):
+    """Options of the kinds that show one layer, head by head."""
+
+    room: ClassVar[str] = "layer"
+    layer: int | None = option(None, "the layer that is shown", ge=0, auto="the most telling", example="1")
+
+
+@dataclass(frozen=True)
+class HeadOptions(LayerOptions):
+    """… and one head of it."""
+
+    room: ClassVar[str] = "head"
+    head: int | None = option(None, "the head that is shown", ge=0, auto="the most telling", example="2")
+
+
+@dataclass(frozen=True)
+class SeedOptions(KindOptions):
+    """Options of the kinds that draw random numbers."""
+
+    room: ClassVar[str] = "seed"
+    seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
+
+
+@dataclass(frozen=True)
+class LearningOptions(SeedOptions):
+    """Options of the kinds that train something of their own."""
+
+    room: ClassVar[str] = "learning"
+    steps: int = option(200, "of the training of what the probe learns", ge=1)
+    seconds: float | None = option(60.0, "at most that this training takes", unit="seconds", gt=0)
+    lr: float = option(1e-3, "learning rate of Adam at the first step; it falls to 0", gt=0)
+
+
 # --- attention ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class AttentionOptions(KindOptions):
     room: ClassVar[str] = "attention"
+    texts: ClassVar[tuple[int, int]] = (1, 2)
+    stack: str | None = option(
+        None,
+        "of an encoder and a decoder, whose attention",
+        choices=("encoder", "decoder", "cross"),
+        auto="cross where the decoder was given a text, else the encoder's",
+    )
     live: bool = option(
         False, "keep the kernel in the loop: the value under the pointer is exact (a widget while the kernel lives)"
     )
@@ -48,18 +121,86 @@ class ExpertsOptions(KindOptions):
 
 
 @dataclass(frozen=True)
-class WalkOptions(KindOptions):
+class WalkOptions(HeadOptions, PositionOptions):
     room: ClassVar[str] = "walk"
     texts: ClassVar[tuple[int, int]] = (1, 2)
-    position: int = option(-1, "the token that is followed; −1 is the last")
-    layer: int | None = option(None, "the layer that is shown", ge=0, auto="the most telling", example="1")
-    head: int | None = option(None, "the head that is shown", ge=0, auto="the most telling", example="2")
 
 
 # --- lenses ---------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class LogitLensOptions(KindOptions):
+    room: ClassVar[str] = "logit_lens"
+    texts: ClassVar[tuple[int, int]] = (1, 2)
+
+
+@dataclass(frozen=True)
+class TunedLensOptions(CorpusReading, LearningOptions):
+    room: ClassVar[str] = "tuned_lens"
+    texts: ClassVar[tuple[int, int]] = (1, 1)
+
+
+@dataclass(frozen=True)
+class DLAOptions(AnswerOptions):
+    room: ClassVar[str] = "dla"
+
+
 # --- interventions --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ContrastOptions(AnswerOptions):
+    """Options of the kinds that compare a clean and a corrupted text."""
+
+    room: ClassVar[str] = "contrast"
+    texts: ClassVar[tuple[int, int]] = (2, 2)
+    metric: str = option(
+        "logit_difference",
+        "what tells the two runs apart",
+        choices=("logit_difference", "log_probability", "kl"),
+    )
+    noising: bool = option(
+        False, "put what the corrupted text gave into the clean run; otherwise the clean into the corrupted (denoising)"
+    )
+
+
+@dataclass(frozen=True)
+class PatchOptions(ContrastOptions, SiteOptions, LayerOptions):
+    room: ClassVar[str] = "patch"
+    by: str | None = option(
+        None,
+        "what is patched at a time",
+        choices=("position", "head", "head_position"),
+        auto="a head, at sites that have heads, otherwise a position",
+    )
+
+
+@dataclass(frozen=True)
+class AttributionPatchingOptions(PatchOptions):
+    room: ClassVar[str] = "attribution_patching"
+    n_steps: int = option(
+        1, "gradients on the way from one text to the other whose mean is taken; 1 is that of the patched run", ge=1
+    )
+    check: bool = option(False, "patch too, and say how the two agree")
+
+
+@dataclass(frozen=True)
+class PathsOptions(ContrastOptions, HeadOptions, SeedOptions):
+    room: ClassVar[str] = "paths"
+    texts: ClassVar[tuple[int, int]] = (0, 2)
+
+
+@dataclass(frozen=True)
+class SteerOptions(AnswerOptions, SiteOptions, SeedOptions):
+    room: ClassVar[str] = "steer"
+    toward: object = option(
+        None, "a text, or several, whose activations the direction leads to", example='"I love you"'
+    )
+    away: object = option(None, "a text, or several, whose activations it leads away from", example='"I hate you"')
+    vector: object = option(None, "the direction itself, (D,), or its two ends, (2, D): to, from", example="@direction")
+    strengths: tuple[float, ...] = option((-2.0, 0.0, 2.0), "how many times the direction is added", example="0,1,2")
+    max_new_tokens: int = option(40, "tokens to write", ge=1)
 
 
 # --- attribution ----------------------------------------------------------------------------------------------------
@@ -69,35 +210,27 @@ class WalkOptions(KindOptions):
 
 
 @dataclass(frozen=True)
-class UnitOptions(CorpusReading):
+class UnitOptions(CorpusReading, SiteOptions):
     """Options of the kinds that show the passages that units answer to, or shade one text by them."""
 
     texts: ClassVar[tuple[int, int]] = (0, 1)
-    site: str | None = option(
-        None,
-        "the activations that are read: a site, or a pattern of several",
-        auto="what the kind is about",
-        example="blocks.*.mlp.post",
-    )
     top: int = option(8, "passages of each unit that are shown", ge=1, le=50)
 
 
 @dataclass(frozen=True)
-class NeuronsOptions(UnitOptions):
+class NeuronsOptions(UnitOptions, LayerOptions):
     room: ClassVar[str] = "neurons"
-    layer: int | None = option(None, "the layer that is shown", ge=0, auto="the most telling", example="1")
     neuron: tuple[int, ...] = option((), "neurons that are shown", ge=0, auto="the most telling", example="12,40")
 
 
 @dataclass(frozen=True)
-class FactorsOptions(UnitOptions):
+class FactorsOptions(UnitOptions, SeedOptions):
     room: ClassVar[str] = "factors"
     n_factors: int = option(6, "factors that the activations are made of", ge=1, le=64)
-    seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
 
 
 @dataclass(frozen=True)
-class SAEOptions(UnitOptions):
+class SAEOptions(UnitOptions, LearningOptions):
     room: ClassVar[str] = "sae"
     n_features: int | None = option(
         None, "features of the sparse autoencoder", ge=2, auto="four for each number at the site", example="512"
@@ -105,10 +238,6 @@ class SAEOptions(UnitOptions):
     sparsity: str = option("topk", "what keeps its features few", choices=("topk", "l1"))
     k: int = option(8, "features that a token has (topk)", ge=1)
     l1: float = option(0.1, "weight of the features' sum in its loss (l1)", ge=0)
-    steps: int = option(200, "of the training of what the probe learns", ge=1)
-    seconds: float | None = option(60.0, "at most that this training takes", unit="seconds", gt=0)
-    lr: float = option(1e-3, "learning rate of Adam at the first step; it falls to 0", gt=0)
-    seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
 
 
 TOKEN_LABELS = (
@@ -125,14 +254,8 @@ TOKEN_LABELS = (
 
 
 @dataclass(frozen=True)
-class LinearProbeOptions(CorpusReading):
+class LinearProbeOptions(CorpusReading, SiteOptions, SeedOptions):
     room: ClassVar[str] = "linear_probe"
-    site: str | None = option(
-        None,
-        "the activations that are read: a site, or a pattern of several",
-        auto="what the kind is about",
-        example="blocks.*.mlp.post",
-    )
     on: object = option(None, "a DataFrame whose rows are classified", auto="none: tokens are", example="@df")
     column: str | None = option(None, "column of a DataFrame that holds the text", auto="the only text column")
     label: str | None = option(
@@ -144,7 +267,6 @@ class LinearProbeOptions(CorpusReading):
     pool: str = option("mean", "whose activation stands for a text", choices=("mean", "last", "first"))
     folds: int = option(5, "parts of the examples, each held out once", ge=2, le=20)
     l2: float = option(1.0, "weight of the squared weights in the loss of the classifier", gt=0)
-    seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
 
 
 # --- vectors, weights and similarity ------------------------------------------------------------------------------
@@ -184,6 +306,55 @@ PROBES = Table(
             "llm_lab.probes.walk:walk",
             "one token through every step, with formulas and numbers",
             WalkOptions,
+            SITES,
+        ),
+        Entry(
+            "logit_lens",
+            "llm_lab.probes.lenses:logit_lens",
+            "what every layer would predict at every token",
+            LogitLensOptions,
+            SITES,
+        ),
+        Entry(
+            "tuned_lens",
+            "llm_lab.probes.lenses:tuned_lens",
+            "the same behind translators of each layer, trained on the spot",
+            TunedLensOptions,
+            SITES,
+        ),
+        Entry(
+            "dla",
+            "llm_lab.probes.dla:dla",
+            "direct logit attribution: what every head and MLP adds to a logit",
+            DLAOptions,
+            SITES,
+        ),
+        Entry(
+            "patch",
+            "llm_lab.probes.patching:patch",
+            "what of a clean run, put into a corrupted one, restores its answer",
+            PatchOptions,
+            SITES,
+        ),
+        Entry(
+            "attribution_patching",
+            "llm_lab.probes.patching:attribution_patching",
+            "the same, estimated by gradients",
+            AttributionPatchingOptions,
+            SITES,
+        ),
+        Entry(
+            "paths",
+            "llm_lab.probes.paths:paths",
+            "which earlier heads a head reads: two texts, by patching; none, by weights",
+            PathsOptions,
+            SITES,
+        ),
+        Entry(
+            "steer",
+            "llm_lab.probes.steering:steer",
+            "what is written with a direction added to the stream",
+            SteerOptions,
             SITES,
         ),
         Entry(

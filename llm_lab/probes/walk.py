@@ -14,7 +14,7 @@ from torch import Tensor
 from llm_lab.errors import DIVERGED, BadValue
 from llm_lab.models.options import ModelConfig
 from llm_lab.probes.options import WalkOptions
-from llm_lab.probes.reading import Reading
+from llm_lab.probes.reading import Reading, position_in
 from llm_lab.probes.recording import record
 from llm_lab.results import Step, Walk
 
@@ -58,7 +58,7 @@ def walk(reading: Reading, options: WalkOptions) -> Walk:
         batch = replace(batch, decoder_ids=torch.tensor([ids], device=model.device))
     elif len(reading.texts) > 1:
         raise BadValue(f"text: 2 texts were given, and {name} reads one; only an encoder and a decoder read two")
-    at = _position(options.position, len(ids))
+    at = position_in(options.position, len(ids))
     prefix = "decoder." if two else ""
     layers = config.decoder_layers if two else config.n_layer
     layer = _inside("layer", options.layer, layers, layers - 1)
@@ -291,14 +291,6 @@ def _telling(values: dict[str, np.ndarray], layers: int, at: int) -> tuple[int, 
     plain = (patterns[..., 0] > 0.5) | (patterns[..., at] > 0.5)
     i, j = np.unravel_index(int(np.argmin(entropy + plain * math.log(1e6))), entropy.shape)
     return int(i), int(j)
-
-
-def _position(position: int, length: int) -> int:
-    if not -length <= position < length:
-        raise BadValue(
-            f"position: {position} is not in the text, which has {length} tokens; use {-length} to {length - 1}"
-        )
-    return position % length
 
 
 def _inside(what: str, value: int | None, count: int, otherwise: int) -> int:

@@ -7,9 +7,11 @@ entry string and imported when a result is first shown.
 
 from __future__ import annotations
 
+from llm_lab.results.attention import AttentionMaps
 from llm_lab.results.base import Piece, Result, in_notebook, mean
 from llm_lab.results.comparisons import Compared, Comparison, RunComparison, RunFacts
 from llm_lab.results.decoding import BeamNode, BeamTree, Fork, Generation, Generations, TokenStatistics
+from llm_lab.results.lenses import LogitAttribution, LogitLens, TunedLens
 from llm_lab.results.linear import LinearProbe, SiteScore
 from llm_lab.results.maps import Heatmap, Panel, TokenScores
 from llm_lab.results.models import ModelPart, ModelReport, Sample, TrainingReport
@@ -25,7 +27,7 @@ from llm_lab.results.passages import (
     Unit,
 )
 from llm_lab.results.playing import Chat, Control, Message, Playground, StrategyControls
-from llm_lab.results.probes import AttentionMaps, ExpertRouting, Neighbours
+from llm_lab.results.probes import ExpertRouting, Neighbours
 from llm_lab.results.prompts import ANSWER_COLUMNS, Answer, Prompt, PromptResults, PromptScore, mean_interval
 from llm_lab.results.tables import Evaluation, Listing, Score
 from llm_lab.results.texts import CorpusReport, Tokenization, TokenizationRow
@@ -55,6 +57,8 @@ __all__ = [
     "Heatmap",
     "LinearProbe",
     "Listing",
+    "LogitAttribution",
+    "LogitLens",
     "Message",
     "ModelPart",
     "ModelReport",
@@ -81,6 +85,7 @@ __all__ = [
     "Tokenization",
     "TokenizationRow",
     "TrainingReport",
+    "TunedLens",
     "Unit",
     "Walk",
     "in_notebook",

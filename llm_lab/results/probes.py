@@ -1,82 +1,15 @@
-"""What was seen inside a model."""
+"""Vectors that are near each other, and experts that take tokens."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from llm_lab.errors import BadValue
-from llm_lab.registry import load
 from llm_lab.results.base import Piece, Result
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-
-
-@dataclass(eq=False, kw_only=True)
-class AttentionMaps(Result):
-    """Which position reads from which, for every head: kept as q and k, from which a row is recomputed exactly.
-
-    `thumbnails` are the patterns as bytes (0–255 for 0–1), reduced to at most 64 × 64 by taking maxima.
-    """
-
-    renderer: ClassVar[str] = "llm_lab.views.attention:maps"
-    name: str
-    pieces: list[Piece]  # T tokens
-    q: np.ndarray  # (L, H, T, d) float32, after norm and rotation
-    k: np.ndarray  # (L, H_kv, T, d) float32
-    scale: float  # scores = q·k * scale
-    causal: bool = True
-    added: np.ndarray | None = None  # (1 or H, T, T) what positions and patterns add to the scores, −inf where unread
-    thumbnails: np.ndarray  # (L, H, t, t) uint8, t = min(T, 64)
-    live: bool = False  # shows itself as a widget that asks the kernel for exact values, until it is frozen
-
-    def widget(self) -> Any:
-        """The maps with the kernel in the loop; `.freeze()` leaves the form that is saved with a notebook."""
-        return load("llm_lab.views.attention_widget:attention_widget")(self)
-
-    def _ipython_display_(self) -> None:
-        if not self.live:
-            raise NotImplementedError  # IPython then asks for the mimebundle
-        self.widget()._ipython_display_()
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """(L, H, T, T): layers, heads, queries, keys."""
-        layers, heads, tokens, _ = self.q.shape
-        return layers, heads, tokens, tokens
-
-    def pattern(self, layer: int, head: int) -> np.ndarray:
-        """One head's attention, (T, T) float32: query down, key across; each row sums to 1."""
-        import numpy as np
-
-        layers, heads, tokens, _ = self.shape
-        for name, value, count in (("layer", layer, layers), ("head", head, heads)):
-            if not isinstance(value, int | np.integer) or not 0 <= value < count:
-                raise BadValue(f"{name}: {value!r} is not there; this model has {name}s 0 to {count - 1}")
-        group = heads // self.k.shape[1]
-        scores = self.q[layer, head] @ self.k[layer, head // group].T * self.scale
-        if self.added is not None:
-            scores = scores + self.added[head % len(self.added)]
-        if self.causal:
-            scores = np.where(np.tri(tokens, dtype=bool), scores, -np.inf)
-        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        return weights / weights.sum(axis=-1, keepdims=True)
-
-    def numpy(self) -> np.ndarray:
-        """All heads, (L, H, T, T) float32."""
-        import numpy as np
-
-        layers, heads, *_ = self.shape
-        return np.stack([[self.pattern(i, j) for j in range(heads)] for i in range(layers)])
-
-    @property
-    def tensor(self) -> Any:
-        """All heads as a torch tensor, (L, H, T, T) float32."""
-        import torch
-
-        return torch.from_numpy(self.numpy())
 
 
 @dataclass(eq=False, kw_only=True)

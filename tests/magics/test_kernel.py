@@ -25,7 +25,7 @@ fake.build = lambda **kwargs: Model()
 fake.evaluate = lambda **kwargs: 1 / 0
 sys.modules["fake_lab"] = fake
 for name in ("probe", "build", "evaluate"):
-    VERBS[name] = dataclasses.replace(VERBS[name], target="fake_lab:" + name)
+    VERBS[name] = dataclasses.replace(VERBS[name], target="fake_lab:" + name, draws=False)
 bard = Model()
 %load_ext llm_lab
 """

