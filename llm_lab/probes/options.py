@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from llm_lab.errors import BadValue
 from llm_lab.options import Options, all_specs, option, specs
 from llm_lab.registry import Entry, Table
 
@@ -85,8 +86,17 @@ class SeedOptions(KindOptions):
 
 
 @dataclass(frozen=True)
-class LearningOptions(SeedOptions):
-    """Options of the kinds that train something of their own."""
+class RepeatOptions(CorpusReading, SeedOptions):
+    """Options of the kinds that read a corpus, or texts, and repeats beside."""
+
+    room: ClassVar[str] = "repeats"
+    texts: ClassVar[tuple[int, int]] = (0, 1000)
+    repeats: int = option(32, "repeated random sequences, for what heads do on repeats; 0 for none", ge=0)
+
+
+@dataclass(frozen=True)
+class LearnOptions(CorpusReading, SeedOptions):
+    """Options of the kinds that train something of their own on a corpus."""
 
     room: ClassVar[str] = "learning"
     steps: int = option(200, "of the training of what the probe learns", ge=1)
@@ -117,6 +127,11 @@ class ExpertsOptions(KindOptions):
     room: ClassVar[str] = "experts"
 
 
+@dataclass(frozen=True)
+class HeadsOptions(RepeatOptions):
+    room: ClassVar[str] = "heads"
+
+
 # --- a token's walk -------------------------------------------------------------------------------------------------
 
 
@@ -136,7 +151,7 @@ class LogitLensOptions(KindOptions):
 
 
 @dataclass(frozen=True)
-class TunedLensOptions(CorpusReading, LearningOptions):
+class TunedLensOptions(LearnOptions):
     room: ClassVar[str] = "tuned_lens"
     texts: ClassVar[tuple[int, int]] = (1, 1)
 
@@ -203,6 +218,24 @@ class SteerOptions(AnswerOptions, SiteOptions, SeedOptions):
     max_new_tokens: int = option(40, "tokens to write", ge=1)
 
 
+@dataclass(frozen=True)
+class AblateOptions(RepeatOptions, AnswerOptions):
+    room: ClassVar[str] = "ablate"
+    parts: tuple[str, ...] = option(
+        ("heads", "attention", "mlps", "layers"),
+        "what is ablated, one at a time",
+        choices=("heads", "attention", "mlps", "layers"),
+    )
+    ablation: str = option(
+        "zero",
+        "what stands in for what a part gives: zeros, its mean over all tokens, or what it gave at a token drawn by chance",
+        choices=("zero", "mean", "resample"),
+    )
+    together: tuple[str, ...] = option(
+        (), "parts that are ablated at once, in place of each alone", auto="one at a time", example="1.3,0.mlp"
+    )
+
+
 # --- attribution ----------------------------------------------------------------------------------------------------
 
 
@@ -230,7 +263,7 @@ class FactorsOptions(UnitOptions, SeedOptions):
 
 
 @dataclass(frozen=True)
-class SAEOptions(UnitOptions, LearningOptions):
+class SAEOptions(UnitOptions, LearnOptions):
     room: ClassVar[str] = "sae"
     n_features: int | None = option(
         None, "features of the sparse autoencoder", ge=2, auto="four for each number at the site", example="512"
@@ -275,14 +308,72 @@ class LinearProbeOptions(CorpusReading, SiteOptions, SeedOptions):
 @dataclass(frozen=True)
 class NeighboursOptions(KindOptions):
     room: ClassVar[str] = "neighbours"
+    models: ClassVar[tuple[int, int]] = (1, 64)
 
 
 @dataclass(frozen=True)
 class AnalogiesOptions(KindOptions):
     room: ClassVar[str] = "analogies"
+    models: ClassVar[tuple[int, int]] = (1, 64)
 
 
-SITES, EMBEDDINGS = frozenset({"sites"}), frozenset({"embeddings"})
+@dataclass(frozen=True)
+class WeightsOptions(CorpusReading):
+    room: ClassVar[str] = "weights"
+    models: ClassVar[tuple[int, int]] = (1, 2)
+    parameters: tuple[str, ...] | None = option(
+        None,
+        "the weights, or patterns of them",
+        auto="all but biases",
+        example='"blocks.*.attn.q"',
+    )
+    gradients: bool = option(False, "also the gradients of its loss on the corpus")
+
+    def validate(self) -> None:
+        if self.corpus is not None and not self.gradients:
+            raise BadValue("corpus: weights are read without one, only gradients need it; add --gradients")
+
+
+@dataclass(frozen=True)
+class SiteReading(CorpusReading):
+    """Options of the kinds that read activations of a text or of a corpus."""
+
+    texts: ClassVar[tuple[int, int]] = (0, 1)
+    site: str | None = option(
+        None,
+        "the activations that are read: a site, or a pattern of several",
+        auto="what the kind is about",
+        example="blocks.*.mlp.post",
+    )
+
+
+@dataclass(frozen=True)
+class EmbeddingsOptions(SiteReading):
+    room: ClassVar[str] = "embeddings"
+    models: ClassVar[tuple[int, int]] = (1, 64)
+    table: str = option("input", "whose vectors: of the input, or of the output", choices=("input", "output"))
+    n_tokens: int = option(300, "the most frequent tokens that are shown, where no text names some", ge=3, le=2000)
+    projection: str = option("pca", "how many numbers become few", choices=("pca", "tsne"))
+    dims: int = option(2, "dimensions of the picture", ge=2, le=3)
+    align: str | None = option(
+        None,
+        "how several models' pictures are laid on one another",
+        choices=("basis", "procrustes"),
+        auto="one basis where they are states of one training, else each turned onto the next",
+    )
+    colour: str = option("kind", "what the colours and signs show", choices=("kind", "frequency"))
+    neighbourhood: float = option(30.0, "neighbours that t-SNE keeps near, its perplexity", gt=1)
+    seed: int = option(0, "of what the probe draws", ge=0, lt=2**63)
+
+
+@dataclass(frozen=True)
+class SimilarityOptions(SiteReading):
+    room: ClassVar[str] = "similarity"
+    models: ClassVar[tuple[int, int]] = (1, 2)
+    measure: str = option("cka", "what says how alike two layers are", choices=("cka", "cosine", "cca"))
+
+
+SITES, EMBEDDINGS, GRADIENTS = frozenset({"sites"}), frozenset({"embeddings"}), frozenset({"gradients"})
 
 PROBES = Table(
     "probe",
@@ -299,6 +390,20 @@ PROBES = Table(
             "llm_lab.probes.experts:experts",
             "which experts take which token, every layer",
             ExpertsOptions,
+            SITES,
+        ),
+        Entry(
+            "heads",
+            "llm_lab.probes.heads:heads",
+            "what every head does, by numbers and a name: previous token, induction, …",
+            HeadsOptions,
+            SITES,
+        ),
+        Entry(
+            "ablate",
+            "llm_lab.probes.ablate:ablate",
+            "what is lost without each head, attention, MLP and layer",
+            AblateOptions,
             SITES,
         ),
         Entry(
@@ -398,6 +503,27 @@ PROBES = Table(
             "features of a small sparse autoencoder that is trained on the spot",
             SAEOptions,
             SITES,
+        ),
+        Entry(
+            "embeddings",
+            "llm_lab.probes.embeddings:embeddings",
+            "the vectors of the tokens as a map, of one model or of several over its training",
+            EmbeddingsOptions,
+            EMBEDDINGS,
+        ),
+        Entry(
+            "weights",
+            "llm_lab.probes.weights:weights",
+            "how the weights, and their gradients, are distributed, and their singular values; of one model or two",
+            WeightsOptions,
+            GRADIENTS,
+        ),
+        Entry(
+            "similarity",
+            "llm_lab.probes.similarity:similarity",
+            "how alike the layers are in what they make of the same tokens (CKA), of one model or two",
+            SimilarityOptions,
+            GRADIENTS,
         ),
     ],
 )

@@ -11,6 +11,7 @@ from llm_lab.results.attention import AttentionMaps
 from llm_lab.results.base import Piece, Result, in_notebook, mean
 from llm_lab.results.comparisons import Compared, Comparison, RunComparison, RunFacts
 from llm_lab.results.decoding import BeamNode, BeamTree, Fork, Generation, Generations, TokenStatistics
+from llm_lab.results.heads import HeadTable
 from llm_lab.results.lenses import LogitAttribution, LogitLens, TunedLens
 from llm_lab.results.linear import LinearProbe, SiteScore
 from llm_lab.results.maps import Heatmap, Panel, TokenScores
@@ -28,10 +29,12 @@ from llm_lab.results.passages import (
 )
 from llm_lab.results.playing import Chat, Control, Message, Playground, StrategyControls
 from llm_lab.results.probes import ExpertRouting, Neighbours
+from llm_lab.results.projections import Projection
 from llm_lab.results.prompts import ANSWER_COLUMNS, Answer, Prompt, PromptResults, PromptScore, mean_interval
 from llm_lab.results.tables import Evaluation, Listing, Score
 from llm_lab.results.texts import CorpusReport, Tokenization, TokenizationRow
 from llm_lab.results.walk import Step, Walk
+from llm_lab.results.weights import WeightFacts, WeightRow, WeightTable
 
 __all__ = [
     "ANSWER_COLUMNS",
@@ -54,6 +57,7 @@ __all__ = [
     "Fork",
     "Generation",
     "Generations",
+    "HeadTable",
     "Heatmap",
     "LinearProbe",
     "Listing",
@@ -68,6 +72,7 @@ __all__ = [
     "Passages",
     "Piece",
     "Playground",
+    "Projection",
     "Prompt",
     "PromptResults",
     "PromptScore",
@@ -88,6 +93,9 @@ __all__ = [
     "TunedLens",
     "Unit",
     "Walk",
+    "WeightFacts",
+    "WeightRow",
+    "WeightTable",
     "in_notebook",
     "mean",
     "mean_interval",

@@ -52,7 +52,7 @@ def test_every_view_mounts_and_every_image_decodes(visit):
     page = visit(*fakes.everything().values(), *fakes.everything(hostile=True).values())
     page.wait_for_timeout(300)
     assert page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
-    static = "[...document.querySelectorAll('.llm-lab[data-live] img')].filter((one) => !one.closest('.lab-written, .lab-pictured')).length"
+    static = "[...document.querySelectorAll('.llm-lab[data-live] img')].filter((one) => !one.closest('.lab-written, .lab-pictured, .lab-table')).length"
     assert page.evaluate(static) == 0
 
 
@@ -410,3 +410,50 @@ def test_static_stays_where_the_view_fails(page, tmp_path):
     page.wait_for_timeout(300)
     assert page.locator(".llm-lab[data-live]").count() == 0
     assert page.locator(".llm-lab img").is_visible()
+
+
+def test_a_film_of_tokens_by_keys_and_pointer(visit):
+    film = fakes.projection(frames=3, dims=2)
+    page = visit(film)
+    canvas = page.locator("canvas.lab-cloud")
+    page.locator("input[type=search]").fill("To")
+    assert page.locator(".lab-value").inner_text().startswith("To: capital")
+    near = page.locator(".lab-near dt").all_inner_texts()
+    assert near == ["␣be", "be", ","] and "bard@2" in page.locator(".lab-near").inner_text()
+    canvas.focus()
+    page.keyboard.press("ArrowRight")
+    assert not page.locator(".lab-value").inner_text().startswith("To:")
+    slider = page.locator(".lab-film input")
+    slider.focus()
+    page.keyboard.press("Home")
+    assert page.locator(".lab-film b").inner_text() == "bard@0"
+    page.get_by_role("button", name="play all models").click()
+    page.wait_for_function("document.querySelector('.lab-film b').textContent === 'bard@2'", timeout=5000)
+
+
+def test_a_cloud_turns(visit):
+    page = visit(fakes.projection(dims=3))
+    canvas = page.locator("canvas.lab-cloud")
+    pixels = "canvas => canvas.toDataURL()"
+    before = canvas.evaluate(pixels)
+    canvas.focus()
+    page.keyboard.press("ArrowRight")
+    turned = canvas.evaluate(pixels)
+    assert turned != before
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + 100, box["y"] + 100)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 160, box["y"] + 130)
+    page.mouse.up()
+    assert canvas.evaluate(pixels) != turned
+
+
+def test_weights_sort_and_are_found(visit):
+    page = visit(fakes.weight_table())
+    page.get_by_role("button", name="std").click()
+    names = page.locator("td.lab-mono").all_inner_texts()
+    assert sorted(names) == ["bard.0", "bard.1", "bard.2"]
+    assert names[0] == "bard.1"  # whose spread is infinite
+    page.locator("input[type=search]").fill("d.2")
+    assert page.locator("tbody tr:visible").count() == 1
+    assert "1 of 3 weights" in page.locator(".lab-bar").inner_text()
