@@ -321,13 +321,6 @@ class UnitOptions(SiteReading):
     top: int = option(8, "passages of each unit that are shown", ge=1, le=50)
 
 
-class UnitOptions(CorpusReading, SiteOptions):
-    """Options of the kinds that show the passages that units answer to, or shade one text by them."""
-
-    texts: ClassVar[tuple[int, int]] = (0, 1)
-    top: int = option(8, "passages of each unit that are shown", ge=1, le=50)
-
-
 @dataclass(frozen=True)
 class NeuronsOptions(UnitOptions, LayerOptions):
     room: ClassVar[str] = "neurons"
@@ -616,27 +609,6 @@ PROBES = Table(
             "features of a small sparse autoencoder that is trained on the spot",
             SAEOptions,
             SITES,
-        ),
-        Entry(
-            "embeddings",
-            "llm_lab.probes.embeddings:embeddings",
-            "the vectors of the tokens as a map, of one model or of several over its training",
-            EmbeddingsOptions,
-            EMBEDDINGS,
-        ),
-        Entry(
-            "weights",
-            "llm_lab.probes.weights:weights",
-            "how the weights, and their gradients, are distributed, and their singular values; of one model or two",
-            WeightsOptions,
-            GRADIENTS,
-        ),
-        Entry(
-            "similarity",
-            "llm_lab.probes.similarity:similarity",
-            "how alike the layers are in what they make of the same tokens (CKA), of one model or two",
-            SimilarityOptions,
-            GRADIENTS,
         ),
     ],
 )

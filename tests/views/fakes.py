@@ -818,39 +818,6 @@ def counterfactual(texts: list[str] | None = None, name: str = "bard") -> Counte
     )
 
 
-def units(words: tuple[str, ...] = ("To", " be", ",", " "), name: str = "bard", n: int = 3, many: int = 4) -> Passages:
-    """Neurons with passages of all the words; the second one has but one, the last none."""
-    rng = np.random.default_rng(0)
-    text = pieces(list(words))
-    told = [(piece, float(i) - 1) for i, piece in enumerate(text[:8])]
-
-    def passage(rank: int) -> Passage:
-        values = (rng.normal(size=len(text)) * 3).astype(np.float32)
-        return Passage(text, values, int(values.argmax()), 100 * rank)
-
-    counts = [many, 1, *[many] * (n - 3), 0][:n]
-    return Passages(
-        name=name,
-        kind="neurons",
-        facts=[name],
-        units=[
-            Unit(
-                f"layer 1, neuron {i} {name}" if i else name,
-                {"largest": 5.2 - i, "kurtosis": math.nan if i else 1234.5},
-                [passage(rank) for rank in range(count)],
-                told,
-                told if i else [],
-                told if i else [],
-            )
-            for i, count in enumerate(counts)
-        ],
-        columns={"largest": f"activation {name}", "kurtosis": "of all"},
-        figures=[(name, "93.8")],
-        caption=name,
-        notes=[name],
-    )
-
-
 def robustness(
     texts: list[str] | None = None, name: str = "bard", noises: tuple[str, ...] = ("swap", "delete"), done: bool = True
 ) -> Robustness:
@@ -869,26 +836,6 @@ def robustness(
         random=(-0.01, 0.1),
         swaps=[Swap(read[:3], read[3], piece, 1.4) for piece in read[:5]],
         done=done,
-        notes=[name],
-    )
-
-
-def linear(names: tuple[str, ...] = ("space", "letter"), name: str = "bard", n: int = 4) -> LinearProbe:
-    """A classifier for the embedding and some layers, the first of which is always right."""
-    sites = ["embed", *(f"blocks.{i}.resid_post" for i in range(n - 1))] if name == "bard" else [name] * n
-    return LinearProbe(
-        name=name,
-        label=name if name != "bard" else "next_class",
-        facts=[name],
-        classes=list(names),
-        counts=[100 + i for i in range(len(names))],
-        scores=[
-            SiteScore(site, 0.9 + 0.1 / (i + 1), 0.02 if i else None, 0.8, 0.03, 0.6, 0.02, 0.3 + 0.1 / (i + 1), 0.03)
-            for i, site in enumerate(sites)
-        ],
-        directions={},
-        intercepts={},
-        control=name,
         notes=[name],
     )
 
@@ -938,9 +885,6 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "heads": heads(),
             "scores": scores(),
             "walk": walk(),
-            "units": units(),
-            "units growing": units(n=0),
-            "linear": linear(),
             "weights": weight_table(),
             "weights of two": weight_table(two=True),
             "map": projection(),
@@ -1000,8 +944,6 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         "heads": heads(name=evil),
         "scores": scores(tuple(HOSTILE), evil),
         "walk": walk(tuple(HOSTILE), evil),
-        "units": units(tuple(HOSTILE), evil),
-        "linear": linear(tuple(HOSTILE), evil),
         "weights": weight_table(True, evil),
         "map": projection(HOSTILE, 2, 3, evil),
         "counterfactual": counterfactual(HOSTILE, evil),
