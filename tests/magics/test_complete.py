@@ -42,7 +42,7 @@ def at(cell, namespace=NAMES):
         ("%generate ba|", "ba", ["bard"]),
         ("%evaluate bard,cr|", "cr", ["critic"]),
         ("%evaluate bard sh|", "sh", ["shakespeare"]),
-        ("%probe bard at|", "at", ["attention"]),
+        ("%probe bard at|", "at", ["attention", "attribution_patching"]),
         ("%probe at|", "at", ["attention"]),
         ("%pretrain bard --model @N|", "@N", ["@Net"]),
         ("%probe bard a|", "a", ["attention", "analogies"]),
