@@ -83,12 +83,12 @@ def dla(reading: Reading, options: DLAOptions) -> LogitAttribution:
         accumulated=parts.accumulated.astype(np.float32),
     )
     result.figures = [
-        (said.quantity, f"{parts.logit:.4f}"),
-        ("sum of all parts", f"{result.total:.4f}"),
-        ("attention heads", f"{parts.heads.sum() + sum(x.sum() for x in crossed):.4f}"),
-        ("MLPs", f"{parts.mlps.sum():.4f}"),
-        *((name, f"{value:.4f}") for name, value in parts.others.items()),
-        *((f"logit lens after {layer}", f"{x:.4f}") for layer, x in zip(layers, parts.accumulated, strict=True)),
+        (said.quantity, f"{parts.logit:.3f}"),
+        ("sum of all parts", f"{result.total:.3f}"),
+        ("attention heads", f"{parts.heads.sum() + sum(x.sum() for x in crossed):.3f}"),
+        ("MLPs", f"{parts.mlps.sum():.3f}"),
+        *((name, f"{value:.3f}") for name, value in parts.others.items()),
+        *((f"logit lens after {layer}", f"{x:.3f}") for layer, x in zip(layers, parts.accumulated, strict=True)),
     ]
     result.figures = [(name, value.replace("-", "−")) for name, value in result.figures]
     return result

@@ -24,7 +24,7 @@ BLOCK = 512  # tokens of a corpus that are read at a time, at most
 REPEATED = 64  # tokens of a random block, at most
 ROWS = 8  # repeated sequences in one pass
 SHOWS = 0.4  # attention from which on a head is named by where it goes
-LOCAL, BROAD = 0.7, 0.85
+LOCAL, BROAD = 0.7, 0.8
 
 # By what a head is named where the score is SHOWS or more; how it acts on repeats tells more than where it rests without.
 ROLES = {
@@ -111,12 +111,13 @@ def heads(reading: Reading, options: HeadsOptions) -> Iterator[HeadTable]:
     source = f"{len(reading.texts)} text{'s' * (len(reading.texts) != 1)}" if reading.texts else "the corpus"
     if options.corpus is None and not reading.texts:
         source = "the held-out text"
+    drawn = [f"{options.repeats} repeated random sequences"] if options.repeats else []
     table: HeadTable | None = None
     try:
         for scores, chance, length in _measured(lm, blocks(), options.repeats, options.seed):
             table = HeadTable(
                 name=lm.name,
-                facts=[f"{sum(lengths):,} tokens of {source}", f"{options.repeats} repeated random sequences"],
+                facts=[f"{sum(lengths):,} tokens of {source}", *drawn],
                 stack="encoder" if hasattr(lm.model, "encoder") else "",
                 scores=scores,
                 chance=chance,
@@ -136,14 +137,12 @@ def heads(reading: Reading, options: HeadsOptions) -> Iterator[HeadTable]:
 def roles(scores: Mapping[str, Float[np.ndarray, "L H"]], chance: Mapping[str, float]) -> list[list[list[str]]]:
     """The names of every head, by layer, the most telling first. A head is named by each score of ROLES that is 0.4 or
     more and twice what even attention would have; where there is none, it is local with 0.7 of its attention on the 4
-    nearest tokens on each side (and twice chance), broad with an entropy of 0.85 of an even head's or more, else mixed."""
+    nearest tokens on each side (and twice chance), broad with an entropy of 0.8 of an even head's or more, else mixed."""
     layers, heads = next(iter(scores.values())).shape
-    found = []
-    for i in range(layers):
-        found.append(
-            [_named({name: float(values[i, j]) for name, values in scores.items()}, chance) for j in range(heads)]
-        )
-    return found
+    return [
+        [_named({name: float(values[i, j]) for name, values in scores.items()}, chance) for j in range(heads)]
+        for i in range(layers)
+    ]
 
 
 def _named(score: Mapping[str, float], chance: Mapping[str, float]) -> list[str]:
@@ -159,11 +158,14 @@ def _named(score: Mapping[str, float], chance: Mapping[str, float]) -> list[str]
 
 
 def _caption(length: int, both: bool) -> str:
+    on_repeats = (
+        f"On random blocks of {length} tokens and their repetition: duplicate is to the earlier occurrence of a token, "
+        "induction to the token after it (Olsson et al. 2022). "
+    )
     return (
         "Means over the queries: entropy in bits, distance in tokens; the other scores are attention, 0 to 1: to the previous token, "
         f"{'the next one, ' if both else ''}the first, itself, and at most {NEAR} tokens away (near). "
-        f"On random blocks of {length} tokens and their repetition: duplicate is to the earlier occurrence of a token, "
-        f"induction to the token after it (Olsson et al. 2022). A head is named by a score of {SHOWS} or more that is twice chance; else local where "
+        f"{on_repeats if length else ''}A head is named by a score of {SHOWS} or more that is twice chance; else local where "
         f"near is {LOCAL} or more, broad where the entropy is {BROAD} of an even head's or more. Chance is a head that reads all it may evenly."
     )
 
@@ -177,13 +179,17 @@ def _measured(
     lm: LM, blocks: Iterable[Int[Tensor, "B T"]] | None, repeats: int, seed: int
 ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, float], int]]:
     """What was found so far, block by block, and the length of the random blocks."""
-    rows = repeated(lm, repeats, seed)
-    length = rows.shape[1] // 2
-    *_, (on_repeats, even_repeats) = _means(lm, rows.split(ROWS), lambda pattern: repeat_scores(pattern, length))
-    for on_text, even in _means(lm, rows.split(ROWS) if blocks is None else blocks, text_scores):
+    found: Found = {}, {}
+    length, texts = 0, blocks or ()
+    if repeats:
+        rows = repeated(lm, repeats, seed).split(ROWS)
+        length = rows[0].shape[1] // 2
+        *_, found = _means(lm, rows, lambda pattern: repeat_scores(pattern, length))
+        texts = rows if blocks is None else blocks
+    for on_text, even in _means(lm, texts, text_scores):
         if not even["next_token"]:  # nobody may read what comes
             del on_text["next_token"], even["next_token"]
-        yield on_text | on_repeats, even | even_repeats, length
+        yield on_text | found[0], even | found[1], length
 
 
 def _means(lm: LM, blocks: Iterable[Tensor], score: Callable[[Tensor], dict[str, Tensor]]) -> Iterator[Found]:

@@ -23,7 +23,8 @@ TOP = 10
 CELLS = 2**22  # logits that are held at a time
 ROWS = 512  # positions of a step of training
 HELD_BACK = 5  # one block in so many is measured on, not trained on
-REFRESH_SECONDS = 0.5
+REFRESH_SECONDS = 0.5  # between two states that are shown
+PATIENCE = 9  # times as long is trained as the last state took to make
 
 Translate = Callable[[int, Tensor], Tensor]  # of a layer, its stream
 
@@ -48,13 +49,16 @@ def tuned_lens(reading: Reading, options: TunedLensOptions) -> Iterator[TunedLen
         )
     blocks = list(reading.blocks(options.corpus, options.max_tokens))
     if len(blocks) > 1 and blocks[-1].shape != blocks[0].shape:
-        blocks.pop()
+        blocks.pop()  # all are read in rectangles
     if len(blocks) < 2:
         raise BadValue(
             f"corpus: its {sum(block.shape[1] for block in blocks):,} tokens are one block, and it takes one to train on and one to measure on; give more, at least {2 * reading.lm.max_seq_len:,} tokens"
         )
-    measured = [block for i, block in enumerate(blocks) if i % HELD_BACK == HELD_BACK - 1] or blocks[-1:]
-    trained = [block for i, block in enumerate(blocks) if i % HELD_BACK != HELD_BACK - 1 and block is not measured[-1]]
+    back = [i % HELD_BACK == HELD_BACK - 1 for i in range(len(blocks))]
+    back[-1] |= not any(back)
+    trained, measured = (
+        [block for block, kept in zip(blocks, back, strict=True) if kept is held] for held in (False, True)
+    )
     training = _Training(reading.lm, source, trained, options)
     plain = _mean_kl(reading.lm, source, measured, lambda layer, x: x)
     lm = reading.lm.weakly()
@@ -71,16 +75,18 @@ def tuned_lens(reading: Reading, options: TunedLensOptions) -> Iterator[TunedLen
             n_trained=sum(block.shape[1] for block in trained),
             n_measured=sum(block.shape[1] for block in measured),
             logit_kl=plain,
-            tuned_kl=_mean_kl(reading.lm, source, measured, translate),
+            tuned_kl=_mean_kl(reading.lm, source, measured, translate) if training.step else plain,
             translators=kept,
         )
         made.notes += notes
         made.actions["read"] = lambda texts: _again(lm, made, texts)
         return made
 
-    began = shown = time.perf_counter()
-    waited, why = 0.0, ""
+    began = time.perf_counter()
     yield state()
+    shown = time.perf_counter()
+    waited = took = shown - began
+    why = ""
     try:
         while training.step < options.steps:
             training.advance()
@@ -88,10 +94,11 @@ def tuned_lens(reading: Reading, options: TunedLensOptions) -> Iterator[TunedLen
             if options.seconds is not None and now - began - waited > options.seconds and training.step < options.steps:
                 why = f"its {options.seconds:g} seconds ended after {training.step} of {options.steps} steps; --seconds is their bound"
                 break
-            if now - shown > REFRESH_SECONDS:
+            if now - shown > max(REFRESH_SECONDS, PATIENCE * took):
                 yield state()
                 shown = time.perf_counter()
-                waited += shown - now
+                took = shown - now
+                waited += took
     except KeyboardInterrupt:
         why = f"interrupted after {training.step} of {options.steps} steps"
     yield state(True, (why,) if why else ())
@@ -164,7 +171,7 @@ _KEPT = ("step", "steps", "done", "n_trained", "n_measured", "logit_kl", "tuned_
 def _mean_kl(lm: LM, source: Stream, blocks: list[Tensor], translate: Translate) -> np.ndarray:
     """KL(final ‖ layer) in nats, the mean over all tokens of the blocks, (L + 1,)."""
     total, count = torch.zeros(source.n_layer + 1, dtype=torch.float64), 0
-    for block in blocks:
+    for block in torch.cat(blocks).split(max(ROWS // blocks[0].shape[1], 1)):
         x = source.record(lm.batch(block))
         final = source.logits(x[-1]).log_softmax(dim=-1)
         for layer in range(source.n_layer):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from llm_lab.data.batch import Batch
 from llm_lab.errors import BadValue
-from llm_lab.models.language_model import LanguageModel
+from llm_lab.models.language_model import LanguageModel, evaluating
 from llm_lab.models.sites import Replacement, Tape, kept, matching, opened, replaced
 
 
@@ -29,17 +29,12 @@ def record(
     not all be held at once. Raises BadValue for a site that is not there.
     """
     names = matching(sites, model.sites())
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.set_grad_enabled(grad):
-            if "sites" in model.supports:
-                with opened(Tape(model, read=frozenset(names), grad=grad, take=take)) as tape:
-                    model(**batch.inputs())
-                return {name: tape.found[name] for name in names}
-            return _record_modules(model, batch, names, grad, take)
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.set_grad_enabled(grad):
+        if "sites" in model.supports:
+            with opened(Tape(model, read=frozenset(names), grad=grad, take=take)) as tape:
+                model(**batch.inputs())
+            return {name: tape.found[name] for name in names}
+        return _record_modules(model, batch, names, grad, take)
 
 
 def _record_modules(

@@ -63,6 +63,12 @@ class AttentionMaps(Result):
         layers, heads, queries, _ = self.q.shape
         return layers, heads, queries, self.k.shape[2]
 
+    @property
+    def numel(self) -> int:
+        """How many weights all heads have."""
+        layers, heads, queries, keys = self.shape
+        return layers * heads * queries * keys
+
     def rows(self, layer: int, head: int, first: int = 0, last: int | None = None) -> np.ndarray:
         """The attention of the queries from `first` to before `last`, (n, S) float32; each row sums to 1."""
         import numpy as np
@@ -109,7 +115,7 @@ class AttentionMaps(Result):
                 "aggregate: rollout multiplies layers that read themselves; for cross attention use mean or max"
             )
         n_layer, heads, queries, keys = self.shape
-        found = np.eye(queries, keys, dtype=np.float32) if how == "rollout" else np.zeros((queries, keys), np.float32)
+        found: np.ndarray = np.eye(queries, keys, dtype=np.float32) if how == "rollout" else np.zeros((queries, keys), np.float32)
         chosen = range(n_layer) if layers is None else layers
         for i in chosen:
             mean = np.zeros_like(found)

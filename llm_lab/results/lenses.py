@@ -25,7 +25,7 @@ class LogitLens(Result):
     facts: list[str] = field(default_factory=list)
     pieces: list[Piece]  # T tokens that were read
     truth: list[Piece | None]  # (T,) the token that is right at each position, where it is known
-    top: np.ndarray  # (L + 1, T, k) int32, the likeliest ids, the likeliest first
+    top: np.ndarray  # (L + 1, T, k) int32, the likeliest ids of those that the tokenizer has, the likeliest first
     top_logprob: np.ndarray  # (L + 1, T, k) float32
     true_logprob: np.ndarray  # (L + 1, T) float32, NaN where the truth is not known
     rank: np.ndarray  # (L + 1, T) int32 of the true token, 1 for the likeliest; 0 where it is not known
@@ -76,26 +76,27 @@ class LogitLens(Result):
                 )
         return pd.DataFrame(rows)
 
-    def by_layer(self) -> pd.DataFrame:
-        """Over the positions, a row for each layer (−1 is the embedding): mean KL and entropy, the true token's mean
-        log-probability (nats) and median rank, and in what share of positions the final top token is the layer's."""
+    def means(self) -> dict[str, np.ndarray]:
+        """Over the positions, (L + 1,) each: mean `kl` and `entropy`, the true token's mean log-probability `true_logprob` and
+        median `rank` (NaN where none is known), and in what share of positions the final top token is the layer's, `agrees`.
+        """
         import numpy as np
-        import pandas as pd
 
         known = self.rank[0] > 0
-        rank = np.where(known, self.rank, np.nan)[:, known]
-        true = self.true_logprob[:, known]
         none = np.full(len(self.kl), np.nan)
-        return pd.DataFrame(
-            {
-                "layer": np.arange(len(self.kl)) - 1,
-                "kl": self.kl.mean(axis=1),
-                "entropy": self.entropy.mean(axis=1),
-                "true_logprob": true.mean(axis=1) if known.any() else none,
-                "rank": np.median(rank, axis=1) if known.any() else none,
-                "agrees": (self.top[:, :, 0] == self.top[-1, :, 0]).mean(axis=1),
-            }
-        )
+        return {
+            "kl": self.kl.mean(axis=1),
+            "entropy": self.entropy.mean(axis=1),
+            "true_logprob": self.true_logprob[:, known].mean(axis=1) if known.any() else none,
+            "rank": np.median(self.rank[:, known], axis=1) if known.any() else none,
+            "agrees": (self.top[:, :, 0] == self.top[-1, :, 0]).mean(axis=1),
+        }
+
+    def by_layer(self) -> pd.DataFrame:
+        """The means, a row for each layer (−1 is the embedding)."""
+        import pandas as pd
+
+        return pd.DataFrame({"layer": range(-1, len(self.kl) - 1), **self.means()})
 
 
 @dataclass(eq=False, kw_only=True)

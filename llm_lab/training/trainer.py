@@ -201,7 +201,9 @@ class Trainer:
         if watched:
             self._measured = {"grad_norm": norm}
         if before:
-            moved = torch.nn.utils.get_total_norm([p.detach() - old for p, old in zip(self._parameters, before, strict=True)])
+            moved = torch.nn.utils.get_total_norm(
+                [p.detach() - old for p, old in zip(self._parameters, before, strict=True)]
+            )
             self._measured["update_ratio"] = moved / torch.nn.utils.get_total_norm(before)
         return total, parts
 

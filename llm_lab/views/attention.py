@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llm_lab.results import AttentionMaps
 from llm_lab.views import svg
 from llm_lab.views.bundle import live
-from llm_lab.views.card import bundle, card, columns, number, picture, small, visible
+from llm_lab.views.card import alone, bundle, card, columns, esc, fitting, number, picture, small
 
 if TYPE_CHECKING:
     import numpy as np
 
-Measures = list[list[tuple[float, float, float, float]]]  # by layer and head, see `facts`
 LABELLED = 64  # tokens up to which every row and column is named
 EXACT = 2**23  # weights up to which every head is computed in full to draw a view
-DATA_BYTES = 130_000  # deflated maps that the script may carry; the whole view stays under 300 KB
+DATA_BYTES = 120_000  # deflated maps that the script may carry; the whole view stays under 300 KB
 GRID_BYTES = 36_000
+VECTOR_BYTES = 70_000  # of q and k that the script may carry
+SENT = 256  # cells a side of what a page is sent while a kernel answers
 SIDE = 340
 
 
 @dataclass(frozen=True)
 class Maps:
-    """All heads as bytes (0–255 for 0–1): (L, H, t, t), where a cell is the largest of T/t × T/t weights."""
+    """All heads as bytes (0–255 for 0–1): (L, H, t, s), where a cell is the largest of T/t × S/s weights."""
 
     cells: np.ndarray
     levels: int  # distinct values, 255 or 15
@@ -32,115 +34,138 @@ class Maps:
 
 def maps(result: AttentionMaps) -> dict[str, str]:
     """The grid of heads, and the most telling one enlarged."""
-    layers, heads, tokens, _ = result.shape
-    measures = facts(result)
-    layer, head = telling(measures)
-    title = ["attention", f"{tokens:,} tokens", f"{layers} layers × {heads} heads"]
-    says = describe(measures[layer][head], layer, head)
+    layers, heads, tokens, keys = result.shape
+    layer, head = telling(result.measures)
+    title = ["attention", *facts(result)]
+    says = describe(result, layer, head)
     how = "Each square is one head: queries down, keys across; the framed one is enlarged."
     grid, big = _grid(result, layer, head), _big(result, layer, head)
     still = columns(("1 1 300px", grid + small(how)), ("1 1 340px", big + small(says)))
-    data, buffers = payload(result, measures, (layer, head))
     caption = (
         "A row is one token that reads (query), a column the token it reads from (key); the darker, the more of its "
         "attention. Each row sums to 1."
     )
-    if data["side"] < tokens or data["levels"] < 255:
-        caption += f" Maps reduced to {data['side']} × {data['side']} maxima, {data['levels'] + 1} levels; "
-        caption += ".pattern(layer, head) is exact."
-    body = live("attention", still, data, buffers)
-    page = card(result.name, title, body, caption=caption)
+    if layers * heads * tokens * keys > layers * heads * result.thumbnails[0, 0].size:
+        caption += " Maps may be reduced to maxima of their cells; .pattern(layer, head) is exact."
+    caption += "".join(f"<br>{esc(note)}" for note in result.notes)
+
+    def pages() -> Iterator[str]:
+        for budget in (DATA_BYTES, DATA_BYTES // 3):
+            yield card(
+                result.name, title, live("attention", still, *payload(result, (layer, head), budget)), caption=caption
+            )
+        yield card(result.name, title, still, caption=caption)
+
     plain = [" · ".join([result.name, *title]), f"  most telling: {says}"]
     for name, index in (("the previous token", 1), ("the first", 2), ("itself", 3)):
-        value, i, j = max((m[index], i, j) for i, row in enumerate(measures) for j, m in enumerate(row))
-        plain.append(f"  most to {name}: layer {i} head {j}, {number(value, 2)}")
-    return bundle("\n".join(plain), page)
+        if result.stack == "cross" and index != 2:
+            continue
+        i, j = divmod(int(result.measures[..., index].argmax()), heads)
+        plain.append(f"  most to {name}: layer {i} head {j}, {number(float(result.measures[i, j, index]), 2)}")
+    plain += [f"  {note}" for note in result.notes]
+    return bundle("\n".join(plain), fitting(pages()))
+
+
+def facts(result: AttentionMaps) -> list[str]:
+    """What the header line says after the kind."""
+    layers, heads, tokens, keys = result.shape
+    which = {"cross": "of a decoder to its source", "": ""}.get(result.stack, f"of the {result.stack}")
+    read = f"{tokens:,} tokens read {keys:,}" if result.source is not None else f"{tokens:,} tokens"
+    return [fact for fact in (which, read, f"{layers} layers × {heads} heads") if fact]
 
 
 def payload(
-    result: AttentionMaps, measures: Measures | None = None, at: tuple[int, int] | None = None
+    result: AttentionMaps, at: tuple[int, int] | None = None, budget: int = DATA_BYTES
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """What the module in static/attention.js needs: small data, and the maps as bytes."""
+    """What the module in static/attention.js needs: small data, the maps as bytes, and where there is room q and k."""
     layers, heads, *_ = result.shape
-    measures = measures or facts(result)
-    layer, head = at or telling(measures)
-    kept = reduced(result, DATA_BYTES)
+    layer, head = at or telling(result.measures)
+    kept = reduced(result, budget)
+    between = result.between() if result.parts is not None and result.numel <= EXACT else None
+    rolled = result.source is None and result.numel <= EXACT
     data = {
         "layers": layers,
         "heads": heads,
-        "side": kept.cells.shape[-1],
+        "down": kept.cells.shape[-2],
+        "across": kept.cells.shape[-1],
         "levels": kept.levels,
         "causal": bool(result.causal),
-        "tokens": [visible(piece.text) for piece in result.pieces],
-        "facts": [[[round(v, 4) for v in head] for head in row] for row in measures],
+        "tokens": [alone(piece.text) for piece in result.pieces],
+        "source": None if result.source is None else [alone(piece.text) for piece in result.source],
+        "parts": None if result.parts is None else list(result.parts),
+        "between": None if between is None else _rounded(between.reshape(layers, heads, 4), 3),
+        "facts": _rounded(result.measures, 4),
+        "cross": result.stack == "cross",
+        "scale": float(result.scale),
         "layer": layer,
         "head": head,
         "labelled": LABELLED,
+        "width": result.q.shape[-1],
+        "shared": heads // result.k.shape[1],
     }
-    return data, {"maps": kept.cells.tobytes()}
+    buffers = {"maps": kept.cells.tobytes()}
+    if rolled:
+        buffers["rolled"] = pooled(quantised(result.aggregate("rollout")), kept.cells.shape[-1]).tobytes()
+    vectors = _vectors(result)
+    if vectors is not None:
+        data["scales"] = [_rounded(scale, 6) for scale in vectors[1]]
+        buffers["vectors"] = vectors[0]
+    return data | {"rolled_in": rolled, "vectors_in": vectors is not None}, buffers
 
 
-def facts(result: AttentionMaps) -> Measures:
-    """Of each head, means over the queries: entropy in bits, attention to the previous token, the first, itself.
-
-    Of a very large probe a sample of the queries is measured.
-    """
+def _rounded(values: np.ndarray, places: int) -> Any:
+    """Numbers as nested lists, rounded."""
     import numpy as np
 
-    layers, heads, tokens, _ = result.shape
-    table = []
-    every = max(1, layers * heads * tokens * tokens // EXACT)
-    rows = np.arange(0, tokens, every) if every > 1 else np.arange(tokens)
-    later = rows[rows > 0]
-    for layer in range(layers):
-        line = []
-        for head in range(heads):
-            weights = _rows(result, layer, head, rows)
-            entropy = -(weights * np.log2(np.maximum(weights, 1e-30))).sum(-1).mean()
-            itself = weights[np.arange(len(rows)), rows].mean()
-            after = weights[rows > 0]
-            before = after[np.arange(len(later)), later - 1].mean() if len(later) else 0.0
-            first = after[:, 0].mean() if len(later) else 1.0
-            line.append((max(float(entropy), 0.0), float(before), float(first), float(itself)))
-        table.append(line)
-    return table
+    return np.round(values.astype(float), places).tolist()
 
 
-def telling(measures: Measures) -> tuple[int, int]:
-    """The head to open with: the sharpest that does not merely look at the previous token, the first, or itself."""
-    every = [(layer, head) for layer in range(len(measures)) for head in range(len(measures[0]))]
+def _vectors(result: AttentionMaps) -> tuple[bytes, list[np.ndarray]] | None:
+    """q and k of every head as signed bytes, and what a byte of each is worth; None where they are too many."""
+    import numpy as np
 
-    def plainness(at: tuple[int, int]) -> tuple[bool, float]:
-        entropy, *places = measures[at[0]][at[1]]
-        return max(places) > 0.5, entropy
+    if result.q.size + result.k.size > VECTOR_BYTES:
+        return None
+    parts, scales = [], []
+    for values in (result.q, result.k):
+        far = np.maximum(np.abs(values).max(axis=(2, 3)), 1e-12)
+        parts.append(np.round(values / far[..., None, None] * 127).astype(np.int8).tobytes())
+        scales.append(far / 127)
+    return b"".join(parts), scales
 
-    return min(every, key=plainness)
+
+def telling(measures: np.ndarray) -> tuple[int, int]:
+    """The head to open with, of measures (L, H, 4): the sharpest that does not merely look at the previous token, the
+    first, or itself."""
+    import numpy as np
+
+    plain = measures[..., 1:].max(axis=-1) > 0.5
+    return divmod(int(np.argmin(measures[..., 0] + 1e3 * plain)), measures.shape[1])
 
 
-def describe(measure: tuple[float, float, float, float], layer: int, head: int) -> str:
-    """A head's facts in words."""
-    entropy, *shares = (number(v, 2) for v in measure)
-    places = ", ".join(
-        f"to {where} {v}" for where, v in zip(("the previous token", "the first", "itself"), shares, strict=True)
-    )
-    return f"layer {layer} · head {head}: entropy {entropy} bits, {places}."
+def describe(result: AttentionMaps, layer: int, head: int) -> str:
+    """A head's measures in words."""
+    entropy, *shares = (number(float(v), 2) for v in result.measures[layer, head])
+    named = zip(("the previous token", "the first", "itself"), shares, strict=True)
+    places = [f"to {where} {v}" for where, v in named if result.stack != "cross" or where == "the first"]
+    return f"layer {layer} · head {head}: entropy {entropy} bits, {', '.join(places)}."
 
 
 def reduced(result: AttentionMaps, budget: int) -> Maps:
     """All heads at the finest resolution whose deflated bytes fit the budget."""
     import numpy as np
 
-    layers, heads, tokens, _ = result.shape
+    layers, heads, tokens, keys = result.shape
     steps: list[tuple[np.ndarray, int]] = []
-    if layers * heads * tokens * tokens <= EXACT and tokens > result.thumbnails.shape[-1]:
+    if result.numel <= EXACT and max(tokens, keys) > max(result.thumbnails.shape[-2:]):
         full = np.stack([[quantised(result.pattern(i, j)) for j in range(heads)] for i in range(layers)])
         steps.append((full, 255))
     cells = np.ascontiguousarray(result.thumbnails)
     while True:
         steps += [(cells, 255), (cells, 15)]
-        if cells.shape[-1] <= 8:
+        if max(cells.shape[-2:]) <= 8:
             break
-        cells = pooled(cells, (cells.shape[-1] + 1) // 2)
+        cells = pooled(cells, (max(cells.shape[-2:]) + 1) // 2)
     for cells, levels in steps:
         kept = cells if levels == 255 else (np.round(cells / 17) * 17).astype(np.uint8)
         if cells.size <= 8 * EXACT and len(zlib.compress(kept.tobytes(), 6)) <= budget:
@@ -156,27 +181,22 @@ def quantised(weights: np.ndarray) -> np.ndarray:
 
 
 def pooled(cells: np.ndarray, side: int) -> np.ndarray:
-    """Maps (…, T, T) reduced to (…, side, side) by taking maxima."""
+    """Maps (…, T, S) reduced to at most `side` each way by taking maxima."""
     import numpy as np
 
-    tokens = cells.shape[-1]
-    if side >= tokens:
-        return cells
-    starts = np.arange(side) * tokens // side
-    return np.maximum.reduceat(np.maximum.reduceat(cells, starts, axis=-1), starts, axis=-2)
+    for axis in (-1, -2):
+        if (size := cells.shape[axis]) > side:
+            cells = np.maximum.reduceat(cells, np.arange(side) * size // side, axis=axis)
+    return cells
 
 
-def _rows(result: AttentionMaps, layer: int, head: int, rows: np.ndarray) -> np.ndarray:
-    if len(rows) == result.shape[2]:
-        return result.pattern(layer, head)
+def layer_bytes(result: AttentionMaps, layer: int) -> tuple[bytes, int, int]:
+    """One layer's heads as bytes at up to SENT cells a side, and their (rows, columns): what a page is sent when the layer is
+    looked at."""
     import numpy as np
 
-    group = result.shape[1] // result.k.shape[1]
-    scores = result.q[layer, head, rows] @ result.k[layer, head // group].T * result.scale
-    if result.causal:
-        scores = np.where(np.arange(result.shape[2]) <= rows[:, None], scores, -np.inf)
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return weights / weights.sum(axis=-1, keepdims=True)
+    cells = np.stack([pooled(quantised(result.pattern(layer, j)), SENT) for j in range(result.shape[1])])
+    return cells.tobytes(), *cells.shape[1:]
 
 
 def tile_size(heads: int) -> int:
@@ -189,18 +209,17 @@ def _grid(result: AttentionMaps, layer: int, head: int) -> str:
 
     layers, heads, *_ = result.shape
     tile, gap, left, top = tile_size(heads), 6, 50, 18
-    kept = reduced(result, GRID_BYTES)
-    cells = pooled(kept.cells, tile)
-    side = cells.shape[-1]
-    atlas = np.ascontiguousarray(cells.transpose(0, 2, 1, 3)).reshape(layers * side, heads * side)
-    image = svg.shades(atlas, 0, 0, heads * side, layers * side, more='id="a"')
+    cells = pooled(reduced(result, GRID_BYTES).cells, tile)
+    rows, side = cells.shape[-2:]
+    atlas = np.ascontiguousarray(cells.transpose(0, 2, 1, 3)).reshape(layers * rows, heads * side)
+    image = svg.shades(atlas, 0, 0, heads * side, layers * rows, more='id="a"')
     body = f"<defs>{image}</defs>"
     for i in range(layers):
         body += svg.text(left - 7, top + i * (tile + gap) + tile / 2 + 4, f"layer {i}", anchor="end")
         for j in range(heads):
             x, y = left + j * (tile + gap), top + i * (tile + gap)
             body += (
-                f'<svg x="{x}" y="{y}" width="{tile}" height="{tile}" viewBox="{j * side} {i * side} {side} {side}">'
+                f'<svg x="{x}" y="{y}" width="{tile}" height="{tile}" viewBox="{j * side} {i * rows} {side} {rows}" preserveAspectRatio="none">'
                 f'<use href="#a"/></svg>'
                 f'<rect class="l" x="{x - 0.5}" y="{y - 0.5}" width="{tile + 1}" height="{tile + 1}"/>'
             )
@@ -215,32 +234,27 @@ def _grid(result: AttentionMaps, layer: int, head: int) -> str:
 
 def _big(result: AttentionMaps, layer: int, head: int) -> str:
     weights = result.pattern(layer, head)
-    tokens = len(weights)
+    tokens, keys = weights.shape
     cells = pooled(quantised(weights), 256)
-    labelled = tokens <= LABELLED
-    cell = min(SIDE / max(tokens, 1), 26) if labelled else SIDE / tokens
-    names = [_short(visible(piece.text)) for piece in result.pieces]
+    labelled = max(tokens, keys) <= LABELLED
+    cell = min(SIDE / max(tokens, keys, 1), 26)
+    queries, read = ([svg.short(alone(piece.text)) for piece in one] for one in (result.pieces, result.keys))
     fit = labelled and cell >= 5
-    space = max((svg.width_of(name) for name in names), default=0) if fit else 0
-    left, top = (max(space + 10, 16), max(space + 10, 16)) if fit else (18, 20)
-    side = cell * tokens
-    body = svg.shades(cells, left, top, side, side)
-    body += f'<rect class="l" x="{left}" y="{top}" width="{side:g}" height="{side:g}"/>'
+    left = max((svg.width_of(name) for name in queries), default=0) + 10 if fit else 18
+    top = max((svg.width_of(name) for name in read), default=0) + 10 if fit else 20
+    wide, tall = cell * keys, cell * tokens
+    body = svg.shades(cells, left, top, wide, tall)
+    body += f'<rect class="l" x="{left:g}" y="{top:g}" width="{wide:g}" height="{tall:g}"/>'
     small = f'style="font-size:{min(11, cell):.1f}px"'
-    for i, name in enumerate(names if fit else ()):
-        middle = (i + 0.5) * cell + min(11, cell) * 0.35
-        body += svg.text(left - 5, top + middle, name, "t k", "end", small)
-        x, y = left + middle, top - 5
-        body += svg.text(x, y, name, "t k", "start", f'{small} transform="rotate(-90 {x:.1f} {y:.1f})"')
-    if not fit:
-        body += svg.text(left, top - 7, f"keys: {tokens:,} tokens →")
-        body += svg.text(left - 6, top, "← queries", "m", "end", f'transform="rotate(-90 {left - 6} {top})"')
-    width, height = round(left + side + 8), round(top + side + 8)
-    alt = f"Attention of layer {layer} head {head}, {tokens} queries down, {tokens} keys across"
+    if fit:
+        for i, name in enumerate(queries):
+            body += svg.text(left - 5, top + (i + 0.5) * cell + min(11, cell) * 0.35, name, "t k", "end", small)
+        for i, name in enumerate(read):
+            x, y = left + (i + 0.5) * cell + min(11, cell) * 0.35, top - 5
+            body += svg.text(x, y, name, "t k", "start", f'{small} transform="rotate(-90 {x:.1f} {y:.1f})"')
+    else:
+        body += svg.text(left, top - 7, f"keys: {keys:,} tokens →")
+        body += svg.text(left - 6, top, "← queries", "m", "end", f'transform="rotate(-90 {left - 6:g} {top:g})"')
+    width, height = round(left + wide + 8), round(top + tall + 8)
+    alt = f"Attention of layer {layer} head {head}, {tokens} queries down, {keys} keys across"
     return picture(svg.document(width, height, body), alt, width, height)
-
-
-def _short(name: str, places: int = 14) -> str:
-    while svg.width_of(name, 1) > places:
-        name = name[:-2] + "…"
-    return name

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llm_lab.results import LogitLens, TunedLens
 from llm_lab.views import svg
 from llm_lab.views.bundle import live
-from llm_lab.views.card import alone, bar, bundle, card, columns, esc, fitting, number, picture, small, table
+from llm_lab.views.card import MOST, alone, bar, bundle, card, columns, esc, fitting, number, picture, small, table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +46,8 @@ def lens(result: LogitLens) -> dict[str, str]:
 
     def pages() -> Iterator[str]:
         for k, tokens in CARRIED if done else ():
+            if len(result.layers) * (tokens or len(result.pieces)) * (5 * k + 12) > 2 * MOST:
+                continue  # numbers hardly deflate
             yield page(live("lens", grid, *payload(result, k, tokens)), tokens or len(result.pieces))
         yield page(grid, shown)
 
@@ -179,12 +181,12 @@ def _lines(result: LogitLens) -> list[tuple[str, np.ndarray, str]]:
 
 def _chart(result: LogitLens) -> str:
     """KL and the true token's rank by layer."""
-    means = result.by_layer()
+    means = result.means()
     text = "unseen" if isinstance(result, TunedLens) else "this"
     body = _plot(0, f"mean KL to the final, nats, on {text} text", _lines(result), log=False)
     width = PLOT
     if result.rank.any():
-        body += _plot(PLOT, "median rank of the true token, this text", [("", means["rank"].to_numpy(), "b")], log=True)
+        body += _plot(PLOT, "median rank of the true token, this text", [("", means["rank"], "b")], log=True)
         width *= 2
     alt = "By layer, from the embedding to the last: mean KL to the final prediction" + (
         " and median rank of the true token" if result.rank.any() else ""
@@ -240,18 +242,22 @@ def _plot(left: float, title: str, lines: Sequence[tuple[str, np.ndarray, str]],
 
 def _numbers(result: LogitLens) -> str:
     """The same in numbers: a row for each layer, the last first."""
-    means = result.by_layer()
+    means = result.means()
     known = result.rank.any()
     heads = ["after", "KL", "entropy", "agrees", *(["log&nbsp;p", "rank"] if known else [])]
     if isinstance(result, TunedLens):
         heads += [f"KL, logit lens, {result.n_measured:,} unseen", "KL, tuned, unseen"]
     most = float(means["kl"].max()) or 1.0
     rows: list[list[str | tuple[str, str]]] = []
-    for i in reversed(range(len(means))):
-        row = means.iloc[i]
+    for i in reversed(range(len(result.layers))):
+        row = {name: float(values[i]) for name, values in means.items()}
         line: list[str | tuple[str, str]] = [result.layers[i].replace(" ", "&nbsp;")]
-        line += [(number(row.kl, 3), bar(row.kl / most)), number(row.entropy, 3), f"{100 * row.agrees:.0f}&nbsp;%"]
-        line += [number(row.true_logprob, 3), f"{row['rank']:,g}"] if known else []
+        line += [
+            (number(row["kl"], 3), bar(row["kl"] / most)),
+            number(row["entropy"], 3),
+            f"{100 * row['agrees']:.0f}&nbsp;%",
+        ]
+        line += [number(row["true_logprob"], 3), f"{row['rank']:,g}"] if known else []
         if isinstance(result, TunedLens):
             line += [number(float(result.logit_kl[i]), 3), number(float(result.tuned_kl[i]), 3)]
         rows.append(line)
@@ -267,13 +273,13 @@ def _progress(result: LogitLens) -> float | None:
 
 
 def _plain(result: LogitLens, facts: Sequence[str]) -> str:
-    means = result.by_layer()
+    means = result.means()
     lines = [" · ".join([result.name, *facts])]
-    for i in reversed(range(len(means))):
-        row = means.iloc[i]
+    for i in reversed(range(len(result.layers))):
+        row = {name: float(values[i]) for name, values in means.items()}
         rank = f", median rank of the true token {row['rank']:,g}" if result.rank.any() else ""
         tuned = ""
         if isinstance(result, TunedLens):
             tuned = f"; unseen: logit lens {number(float(result.logit_kl[i]), 3)}, tuned {number(float(result.tuned_kl[i]), 3)}"
-        lines.append(f"  {result.layers[i]:<10} KL {number(row.kl, 3)} nats{rank}{tuned}")
+        lines.append(f"  {result.layers[i]:<10} KL {number(row['kl'], 3)} nats{rank}{tuned}")
     return "\n".join(lines + [f"  {note}" for note in result.notes])

@@ -18,35 +18,52 @@ from llm_lab.results import (
     Comparison,
     Control,
     CorpusReport,
+    Counterfactual,
     Evaluation,
     ExpertRouting,
     Fork,
     Generation,
     Generations,
+    HeadTable,
     Heatmap,
+    LinearProbe,
     Listing,
+    LogitAttribution,
+    LogitLens,
     Message,
     ModelPart,
     ModelReport,
     Neighbours,
+    NoisePoint,
     Panel,
+    Passage,
+    Passages,
     Piece,
     Playground,
+    Projection,
     Prompt,
     PromptResults,
+    Robustness,
     RunComparison,
     RunFacts,
     Sample,
     Score,
     SideBySide,
+    SiteScore,
     Step,
     StrategyControls,
+    Swap,
     Tokenization,
     TokenizationRow,
     TokenScores,
     TokenStatistics,
     TrainingReport,
+    TunedLens,
+    Unit,
     Walk,
+    WeightFacts,
+    WeightRow,
+    WeightTable,
 )
 from llm_lab.templates import Template
 
@@ -186,7 +203,12 @@ def playground(texts: list[str] | None = None, name: str = "bard", written: bool
 
 
 def attention(
-    texts: list[str] | None = None, layers: int = 4, heads: int = 6, name: str = "bard", seed: int = 0
+    texts: list[str] | None = None,
+    layers: int = 4,
+    heads: int = 6,
+    name: str = "bard",
+    seed: int = 0,
+    parts: list[int] | None = None,
 ) -> AttentionMaps:
     texts = texts or ["To", " be", ",", " or", " not", " to", " be", ",", " that", " is", " the", " question"]
     rng = np.random.default_rng(seed)
@@ -212,12 +234,41 @@ def attention(
         q=q,
         k=k,
         scale=width**-0.5,
+        parts=parts,
         thumbnails=np.zeros((layers, heads, 1, 1), np.uint8),
+        measures=np.zeros((layers, heads, 4), np.float32),
     )
+    every = made.numpy().astype(float)
+    own, before = every.diagonal(axis1=2, axis2=3), every.diagonal(-1, axis1=2, axis2=3)
+    entropy = -(every * np.log2(np.maximum(every, 1e-30))).sum(-1).mean(-1)
+    empty = np.zeros((layers, heads))
+    first = every[:, :, 1:, 0].mean(-1) if tokens > 1 else empty + 1
+    made.measures = np.stack([entropy, before.mean(-1) if tokens > 1 else empty, first, own.mean(-1)], -1)
     side = min(tokens, 64)
     starts = np.arange(side) * tokens // side
     for_all = [[np.round(made.pattern(i, j) * 255).astype(np.uint8) for j in range(heads)] for i in range(layers)]
     made.thumbnails = np.maximum.reduceat(np.maximum.reduceat(np.array(for_all), starts, axis=-1), starts, axis=-2)
+    return made
+
+
+def cross(texts: list[str], source: list[str], name: str = "bard") -> AttentionMaps:
+    """A decoder that reads a source of another length."""
+    rng = np.random.default_rng(0)
+    q, k = (rng.normal(size=(2, 3, len(some), 8)).astype(np.float32) for some in (texts, source))
+    made = AttentionMaps(
+        name=name,
+        pieces=pieces(texts),
+        source=pieces(source),
+        stack="cross",
+        q=q,
+        k=k,
+        scale=1.0,
+        causal=False,
+        thumbnails=np.zeros((2, 3, 1, 1), np.uint8),
+        measures=rng.random((2, 3, 4)),
+        notes=[name],
+    )
+    made.thumbnails = np.round(made.numpy() * 255).astype(np.uint8)
     return made
 
 
@@ -284,14 +335,16 @@ def with_parts(report: TrainingReport, names: tuple[str, ...] = ("mlm", "nsp"), 
     return report
 
 
-def with_watches(report: TrainingReport, names: tuple[str, ...] = ("induction_score", "norm", "my_fn")) -> TrainingReport:
+def with_watches(
+    report: TrainingReport, names: tuple[str, ...] = ("induction_score", "norm", "my_fn")
+) -> TrainingReport:
     """The report with what was watched: a number with its place, one of several layers, one that stays; and a view."""
     score, norm, own = names
     steps = [(step, seconds) for step, seconds, _ in report.val] or [(0, 0.0)]
     numbers = {score: 0.5, f"{score}.layer": 1.0, f"{score}.head": 3.0, own: 7.0}
     numbers |= {f"{norm}.layer {i}": float(i) for i in range(12)}
     for i, (name, value) in enumerate(numbers.items()):
-        moves = 0.0 if name == own or value == int(value) and not name.startswith(norm) else 0.1 * (i + 1)
+        moves = 0.0 if name == own or (value == int(value) and not name.startswith(norm)) else 0.1 * (i + 1)
         report.watched[name] = [(step, seconds, value + moves * n) for n, (step, seconds) in enumerate(steps)]
     report.watching = {score: f"what {score} is"}
     report.looks = {own: (steps[-1][0], heatmap(name=own))}
@@ -370,6 +423,51 @@ def routing(texts: list[str], layers: int = 4, experts: int = 8, active: int = 2
     chosen = (-probs).argsort(-1)[..., :active].astype(np.int16)
     return ExpertRouting(
         name=name, pieces=pieces(texts), probs=probs.astype(np.float16), chosen=chosen, n_active=active
+    )
+
+
+def weight_table(two: bool = False, name: str = "bard") -> WeightTable:
+    """A matrix, a vector and what is no number, with gradients; of two models, or beside fresh ones."""
+    rng = np.random.default_rng(0)
+
+    def facts(spectrum: int) -> WeightFacts:
+        drawn = rng.random(6).tolist() if spectrum else [math.nan, math.inf, 0.1, 0.0, 1.0, 0.5]
+        known = rng.random(4).tolist() if spectrum else [math.nan] * 4
+        histogram, singular = rng.random(12), np.sort(rng.random(spectrum))[::-1]
+        return WeightFacts(*drawn, 1.0, *known, math.nan, histogram, singular, gradient=0.2, noise_scale=300.0)
+
+    rows = [
+        WeightRow(f"{name}.{i}", (64, 16) if size else (16,), (-1.0, 1.0), [facts(size) for _ in range(1 + two)], None if two else facts(size), 0.3)
+        for i, size in enumerate((16, 0, 90))
+    ]  # fmt: skip
+    models = [name, f"{name}2"][: 1 + two]
+    return WeightTable(models=models, rows=rows, losses=[2.5] * len(models), tokens=[2048] * len(models), notes=[name])
+
+
+def projection(
+    texts: list[str] | None = None, frames: int = 1, dims: int = 2, name: str = "bard", size: int = 1
+) -> Projection:
+    """Tokens somewhere, moving a little."""
+    words = (texts or ["To", " be", "be", ",", " ", "7", "你", "\n"]) * size
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(1, len(words), dims))
+    kinds = ["capital", "lower case", "other letter", "digit", "punctuation", "space", "bytes", "special"]
+    made = pieces(words)
+    return Projection(
+        frames=[f"{name}@{i}" for i in range(frames)],
+        source=f"input vectors {name}",
+        pieces=made,
+        kinds=[kinds[i % len(kinds)] for i in range(len(words))],
+        counts=rng.integers(0, 900, len(words)),
+        points=(start + 0.1 * rng.normal(size=(frames, len(words), dims))).astype(np.float32),
+        projection="pca",
+        explained=np.full((frames, dims), 0.2),
+        align="basis" if frames > 1 else "",
+        width=[64] * frames,
+        near=np.array([[[made[(i + j) % len(made)].id for j in range(1, 4)] for i in range(len(made))]] * frames),
+        cosine=np.full((frames, len(words), 3), 0.5, np.float32),
+        names={piece.id: piece for piece in made},
+        notes=[name],
     )
 
 
@@ -554,6 +652,194 @@ def walk(words: tuple[str, ...] = ("To", " be", ",", " "), name: str = "bard", w
     )
 
 
+def lens(
+    words: tuple[str, ...] = ("To", " be", ",", " "), name: str = "bard", layers: int = 3, top: int = 10
+) -> LogitLens:
+    """Every layer's likeliest tokens, drawn; the last but one position's truth is not known."""
+    return LogitLens(**_lens(words, name, layers, top))
+
+
+def tuned(words: tuple[str, ...] = ("To", " be", ",", " "), name: str = "bard", done: bool = True) -> TunedLens:
+    fields = _lens(words, name, 3, 10) | {"kind": "tuned_lens"}
+    falls = np.array([2.0, 1.0, 0.5, 0.0], np.float32)
+    return TunedLens(
+        **fields,
+        step=200 if done else 50,
+        steps=200,
+        done=done,
+        n_trained=1600,
+        n_measured=400,
+        logit_kl=falls,
+        tuned_kl=falls / 4,
+        translators=np.zeros((3, 4, 5), np.float16),
+    )
+
+
+def _lens(words: tuple[str, ...], name: str, layers: int, top: int) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    shape = (layers + 1, len(words))
+    logs = np.log(np.sort(rng.dirichlet([0.4] * max(top + 1, 12), shape))[..., ::-1] + 1e-9)[..., :top]
+    rank = rng.integers(1, 90, shape)
+    rank[:, 0] = 1
+    rank[:, -1] = 0
+    read = pieces(list(words))
+    return dict(
+        name=name,
+        facts=[name],
+        pieces=read,
+        truth=[*read[1:], None],
+        top=rng.integers(0, len(words), (*shape, top)).astype(np.int32),
+        top_logprob=logs.astype(np.float32),
+        true_logprob=np.where(rank > 0, -rng.gamma(2, 1, shape), np.nan).astype(np.float32),
+        rank=rank.astype(np.int32),
+        entropy=rng.gamma(2, 1, shape).astype(np.float32),
+        kl=(rng.gamma(2, 1, shape) * np.arange(layers, -1, -1)[:, None]).astype(np.float32),
+        names=dict(enumerate(words)),
+        notes=[name],
+    )
+
+
+def units(words: tuple[str, ...] = ("To", " be", ",", " "), name: str = "bard", n: int = 3, many: int = 4) -> Passages:
+    """Neurons with passages of all the words; the second one has but one, the last none."""
+    rng = np.random.default_rng(0)
+    text = pieces(list(words))
+    told = [(piece, float(i) - 1) for i, piece in enumerate(text[:8])]
+
+    def passage(rank: int) -> Passage:
+        values = (rng.normal(size=len(text)) * 3).astype(np.float32)
+        return Passage(text, values, int(values.argmax()), 100 * rank)
+
+    counts = [many, 1, *[many] * (n - 3), 0][:n]
+    return Passages(
+        name=name,
+        kind="neurons",
+        facts=[name],
+        units=[
+            Unit(
+                f"layer 1, neuron {i} {name}" if i else name,
+                {"largest": 5.2 - i, "kurtosis": math.nan if i else 1234.5},
+                [passage(rank) for rank in range(count)],
+                told,
+                told if i else [],
+                told if i else [],
+            )
+            for i, count in enumerate(counts)
+        ],
+        columns={"largest": f"activation {name}", "kurtosis": "of all"},
+        figures=[(name, "93.8")],
+        caption=name,
+        notes=[name],
+    )
+
+
+def heads(layers: int = 2, count: int = 4, name: str = "bard") -> HeadTable:
+    """Scores of every head; the first of the last layer is an induction head."""
+    rng = np.random.default_rng(0)
+    shares = ("near", "previous_token", "first_token", "self", "duplicate_token", "induction")
+    found = {one: rng.beta(1, 9, (layers, count)).astype(np.float32) for one in shares}
+    found["induction"][-1, 0] = 0.81
+    found |= {one: rng.uniform(1, 5, (layers, count)).astype(np.float32) for one in ("entropy", "distance")}
+    roles = [[["mixed"] for _ in range(count)] for _ in range(layers)]
+    roles[-1][0] = ["induction", "first token"] if name == "bard" else ["induction", name]
+    return HeadTable(
+        name=name,
+        facts=[f"2,048 tokens of {name}"],
+        scores=found,
+        chance={one: 5.1 if one in ("entropy", "distance") else 0.06 for one in found},
+        roles=roles,
+        caption=f"Means over the queries. {name}",
+        notes=[name],
+    )
+
+
+def linear(names: tuple[str, ...] = ("space", "letter"), name: str = "bard", n: int = 4) -> LinearProbe:
+    """A classifier for the embedding and some layers, the first of which is always right."""
+    sites = ["embed", *(f"blocks.{i}.resid_post" for i in range(n - 1))] if name == "bard" else [name] * n
+    return LinearProbe(
+        name=name,
+        label=name if name != "bard" else "next_class",
+        facts=[name],
+        classes=list(names),
+        counts=[100 + i for i in range(len(names))],
+        scores=[
+            SiteScore(site, 0.9 + 0.1 / (i + 1), 0.02 if i else None, 0.8, 0.03, 0.6, 0.02, 0.3 + 0.1 / (i + 1), 0.03)
+            for i, site in enumerate(sites)
+        ],
+        directions={},
+        intercepts={},
+        control=name,
+        notes=[name],
+    )
+
+
+def attributed(name: str = "bard", token: str = " be") -> LogitAttribution:
+    """A logit by head and MLP."""
+    panel = Panel(
+        np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32), list("012"), [*map(str, range(4)), "mlp"]
+    )
+    others = {"token embedding": 0.3, "position": -0.2}
+    made = LogitAttribution(
+        name=name,
+        kind="dla",
+        facts=[f"logit of “{token}”"],
+        panels=[panel],
+        quantity=f"logit of “{token}”",
+        axes=("layer", "head"),
+        signed=True,
+        pieces=pieces(["To", token]),
+        others=others,
+        logit=1.5,
+        accumulated=np.linspace(0, 1.5, 4).astype(np.float32),
+    )
+    made.figures = [("sum of all parts", f"{made.total:.4f}"), *((n, f"{v:.4f}") for n, v in others.items())]
+    return made
+
+
+def counterfactual(texts: list[str] | None = None, name: str = "bard") -> Counterfactual:
+    before = pieces(texts or [" To", " be", ",", " or", " not"])
+    after = [
+        Piece(" me" if i % 3 == 1 else piece.text, 900 + i if i % 3 == 1 else piece.id)
+        for i, piece in enumerate(before)
+    ]
+    return Counterfactual(
+        name=name,
+        facts=[name],
+        pieces=before,
+        edited=after,
+        about=f"after position {len(before) - 1}",
+        flipped=True,
+        before=before[0],
+        after=before[1],
+        wanted=before[1],
+        answers=[(piece, 0.5 / (i + 1), 0.7 / (i + 1)) for i, piece in enumerate(before[:5])],
+        edited_text="".join(piece.text for piece in after),
+        passes=1234,
+        notes=[name],
+    )
+
+
+def robustness(
+    texts: list[str] | None = None, name: str = "bard", noises: tuple[str, ...] = ("swap", "delete"), done: bool = True
+) -> Robustness:
+    read = pieces(texts or [" To", " be", ",", " or", " not"])
+    points = [
+        NoisePoint(noise, rate, rate, 2 + (5 + i) * rate, 0.1 if i else None, 1 - rate, 0.01 if i else None, 400)
+        for i, noise in enumerate(noises)
+        for rate in (0.02, 0.05, 0.2)
+    ]
+    return Robustness(
+        name=name,
+        facts=[name],
+        clean=(2.0, 0.05),
+        points=points,
+        worst=(1.4, 0.2),
+        random=(-0.01, 0.1),
+        swaps=[Swap(read[:3], read[3], piece, 1.4) for piece in read[:5]],
+        done=done,
+        notes=[name],
+    )
+
+
 def everything(hostile: bool = False) -> dict[str, Any]:
     """One result of each kind, by a short name."""
     if not hostile:
@@ -573,6 +859,8 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "played": playground(written=True),
             "streaming": generation(n=2, done=False),
             "attention": attention(),
+            "two texts": attention(list("To be, or not"), parts=[0, 1, 1, 1, 1, 1, 0, 2, 2, 2, 2, 2, 0]),
+            "cross": cross(["To", " be"], ["Être", " ou", " ne", " pas"]),
             "tokenization": tokenization(),
             "parts": with_parts(training()),
             "live parts": with_parts(training("training", steps=412, by_time=False), turns=True),
@@ -594,8 +882,22 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "runs": runs(),
             "routing": routing(["To", " be", ",", " or", " not"]),
             "heatmap": heatmap(),
+            "heads": heads(),
             "scores": scores(),
             "walk": walk(),
+            "weights": weight_table(),
+            "weights of two": weight_table(two=True),
+            "map": projection(),
+            "film": projection(frames=3, dims=3),
+            "counterfactual": counterfactual(),
+            "robustness": robustness(),
+            "lens": lens(),
+            "tuned lens": tuned(),
+            "live lens": tuned(done=False),
+            "attributed": attributed(),
+            "units": units(),
+            "units growing": units(n=0),
+            "linear": linear(),
         }
     evil = "".join(HOSTILE)
     live, done = training("training", evil), training("finished", evil)
@@ -622,6 +924,7 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         "chat": chat(HOSTILE, evil),
         "playground": playground(HOSTILE, evil),
         "attention": attention(HOSTILE, name=evil),
+        "cross": cross(HOSTILE, HOSTILE[:9], evil),
         "sides": sides(evil, EVIL),
         "tokenization": tokenization(evil, hostile=True),
         "model": model(evil, evil),
@@ -638,6 +941,16 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         "runs": runs(evil, EVIL),
         "routing": routing(HOSTILE, name=evil),
         "heatmap": heatmap(tuple(HOSTILE), evil),
+        "heads": heads(name=evil),
         "scores": scores(tuple(HOSTILE), evil),
         "walk": walk(tuple(HOSTILE), evil),
+        "weights": weight_table(True, evil),
+        "map": projection(HOSTILE, 2, 3, evil),
+        "counterfactual": counterfactual(HOSTILE, evil),
+        "robustness": robustness(HOSTILE, evil, (evil, EVIL)),
+        "lens": lens(tuple(HOSTILE), evil),
+        "tuned lens": tuned(tuple(HOSTILE), evil),
+        "attributed": attributed(evil, evil),
+        "units": units(tuple(HOSTILE), evil),
+        "linear": linear(tuple(HOSTILE), evil),
     }

@@ -111,7 +111,7 @@ def test_hostile_text_is_shown_not_obeyed():
 
 
 def test_no_script_while_it_grows_and_small():
-    for name in ("live", "live parts", "streaming"):
+    for name in ("live", "live parts", "streaming", "live lens"):
         assert "<script" not in html(PLAIN[name])
     long = fakes.training("training", steps=20_000)
     assert len(html(long)) < 30_000
@@ -127,8 +127,11 @@ def test_no_script_while_it_grows_and_small():
         fakes.generation(["word "] * 5000, n=4),
         fakes.generation(n=300),
         fakes.generation([f"w{i} " for i in range(200)], n=64),
+        fakes.heads(48, 32),
         fakes.attention([f"t{i}" for i in range(256)], 8, 8),
         fakes.attention([f"t{i}" for i in range(40)], 12, 12),
+        fakes.projection([f" word{i}" for i in range(2000)]),
+        fakes.projection([f" word{i}" for i in range(300)], frames=40, dims=3),
         fakes.tokenization("word " * 5000),
         fakes.asked(("word {{english}} " * 2000, "{{english}}"), values=("word " * 5000,) * 1000),
         fakes.asked(tuple(f"{i} {{{{english}}}} " + "&{{english}}" * 900 for i in range(100))),
@@ -144,6 +147,11 @@ def test_no_script_while_it_grows_and_small():
         fakes.heatmap(tuple(f"word{i}" for i in range(600)), panels=3),
         fakes.scores(("word ",) * 9000),
         fakes.walk(("word ",) * 3000, width=6000),
+        fakes.lens(tuple(f"w{i * i} " for i in range(1000)), layers=24),
+        fakes.lens(tuple(chr(0x4E00 + i) for i in range(200)), layers=12),
+        fakes.units(tuple(f"word{i} " for i in range(33)), n=200, many=50),
+        fakes.units(tuple(f"<字{i}> " for i in range(81)), n=60, many=50),
+        fakes.linear(tuple(f"word{i} " for i in range(2000)), n=200),
     ],
     ids=[
         "training",
@@ -151,8 +159,11 @@ def test_no_script_while_it_grows_and_small():
         "generation",
         "many texts",
         "many long texts",
+        "heads",
         "attention-long",
         "attention-wide",
+        "map",
+        "film",
         "tokenization",
         "asked",
         "templates",
@@ -164,6 +175,11 @@ def test_no_script_while_it_grows_and_small():
         "heatmap",
         "scores",
         "walk",
+        "long lens",
+        "lens",
+        "units",
+        "long units",
+        "linear",
     ],
 )
 def test_large_results_stay_under_300_kb(result):

@@ -118,7 +118,7 @@ function render({ model, el: root }) {
   /** @param {[number, number] | null} to @param {boolean} focus */
   function point(to, focus) {
     at = to;
-    for (const cell of table.querySelectorAll("td[aria-selected]")) {
+    for (const cell of table.querySelectorAll("td[tabindex='0']")) {
       cell.removeAttribute("aria-selected");
       cell.setAttribute("tabindex", "-1");
     }
@@ -162,14 +162,12 @@ function render({ model, el: root }) {
     const cell = /** @type {HTMLElement | null} */ (/** @type {HTMLElement} */ (event.target).closest("td[data-layer]"));
     return cell ? [Number(cell.dataset.layer), Number(cell.dataset.token)] : null;
   };
-  table.addEventListener("pointerover", (event) => {
-    const to = cellOf(event);
-    if (to) point(to, false);
-  });
-  table.addEventListener("focusin", (event) => {
-    const to = cellOf(event);
-    if (to && (!at || at[0] !== to[0] || at[1] !== to[1])) point(to, false);
-  });
+  for (const kind of ["pointermove", "focusin"]) {
+    table.addEventListener(kind, (event) => {
+      const to = cellOf(event);
+      if (to && (!at || at[0] !== to[0] || at[1] !== to[1])) point(to, false);
+    });
+  }
   table.addEventListener("keydown", (event) => {
     const from = at ?? [L - 1, first];
     const to = step(event.key, L - 1 - from[0], from[1], L, T);
