@@ -16,7 +16,7 @@ from llm_lab.models.presets import PresetOptions
 from llm_lab.options import specs
 from llm_lab.results import Compared, Comparison, Generation, RunComparison, RunFacts, mean
 from llm_lab.store.lm import LM
-from llm_lab.store.runs import number
+from llm_lab.store.runs import COLUMNS, number
 
 
 def setting(value: Any) -> tuple[str, dict[str, Any]]:
@@ -140,13 +140,21 @@ def _facts(lm: LM) -> RunFacts:
         name: plan[name] for name in ("steps", "seconds", "device", "precision", "threads") if name in plan
     }
     train, val = list[float](), list[tuple[int, float, float]]()
+    watched: dict[str, float] = {}
     if lm.run:
         history = lm.history
+        seen = history.drop(
+            columns=[name for name in history if name in COLUMNS or str(name).startswith(("train_", "val_"))]
+        )
+        watched = {str(name): float(column.dropna().iloc[-1]) for name, column in seen.items() if column.notna().any()}
         train = history["train_loss"].dropna().tolist()
         kept = history[["step", "seconds", "val_loss"]].dropna()
         val = [(int(step), float(seconds), float(loss)) for step, seconds, loss in kept.itertuples(index=False)]
     preset = own.get("class") or asked.get("preset") or specs(PresetOptions)["preset"].default
-    counts = {name: number(status.get(name)) for name in ("steps", "tokens")}
+    counts = {name: number(status.get(name)) for name in ("steps", "tokens", "seconds")}
+    if lm.step is not None:  # of a checkpoint what its run had come to then
+        last = history[["tokens", "seconds"]].max()
+        counts, final = {"steps": lm.step, "tokens": float(last["tokens"]), "seconds": float(last["seconds"])}, {}
     return RunFacts(
         name=lm.name,
         run=lm.run.id if lm.run else "",
@@ -157,7 +165,7 @@ def _facts(lm: LM) -> RunFacts:
         unit=str(report.get("unit") or f"nats/{lm.tokenizer.unit}"),
         steps=None if counts["steps"] is None else int(counts["steps"]),
         tokens=None if counts["tokens"] is None else int(counts["tokens"]),
-        seconds=number(status.get("seconds")),
+        seconds=counts["seconds"],
         train_loss=train[-1] if train else None,
         val_loss=number(final.get("loss")),
         bits_per_byte=number(final.get("bits_per_byte")),
@@ -171,6 +179,7 @@ def _facts(lm: LM) -> RunFacts:
             **_table(plan.get("options")),
             **settled,
         },
+        watched=watched,
     )
 
 

@@ -28,6 +28,7 @@ from llm_lab.results import (
     PromptResults,
     Result,
     RunComparison,
+    SideBySide,
     Tokenization,
 )
 from llm_lab.store import runs as store
@@ -101,12 +102,12 @@ def tokenizer(source: Any, kind: str = "char", vocab_size: int | None = None) ->
 
 
 def load(name: str, model: Any = None) -> LM:
-    """A finished model: by its name, its run's id, or the folder it was saved in; a published one by its folder, or as
-    `hf:openai-community/gpt2` from the Hugging Face hub.
+    """A finished model: by its name, its run's id, or the folder it was saved in; `bard@500` as its step 500 left it, where
+    that checkpoint was kept; a published one by its folder, or as `hf:openai-community/gpt2` from the Hugging Face hub.
 
     `model` is your class where it was trained with one of your own.
     """
-    from llm_lab.store.lm import load_lm, load_run
+    from llm_lab.store.lm import load_checkpoint, load_lm, load_run
 
     if isinstance(name, str | Path) and os.path.isfile(Path(name) / "model.json"):
         return load_lm(Path(name), model=model)
@@ -120,6 +121,8 @@ def load(name: str, model: Any = None) -> LM:
         return load_hf(Path(name))
     if not isinstance(name, str):
         raise BadType(f"name: {show(name)} is {type(name).__name__}; a run's name or id, or a folder would do")
+    if "@" in name:
+        return load_checkpoint(*store.find_checkpoint(name), model)
     return load_run(store.find(name), model)
 
 
@@ -136,7 +139,7 @@ def _lm(value: Any) -> LM:
         lm.by_name = True
         if lm.run:
             print(
-                f"{value}: run {lm.run.id} is used, {lm.run.status} {overview.ago(lm.run.read('status').get('time', 0.0))}"
+                f"{lm.name}: run {lm.run.id} is used, {lm.run.status} {overview.ago(lm.run.read('status').get('time', 0.0))}"
             )
         return lm
     raise BadType(
@@ -473,7 +476,8 @@ def probe(
 ) -> Any:
     """Look inside a model while it reads a text: `lab.probe(bard, "To be, or not to be", kind="attention")`.
 
-    `kind` says what to look at, and how many texts and models it takes; `%probe?` lists them. Above a function of a model
+    `kind` says what to look at, and how many texts and models it takes; `%probe?` lists them. Several models (or
+    checkpoints, `["bard@100", "bard"]`) of a kind that takes one are looked into side by side. Above a function of a model
     and a text, `@lab.probe` adds a kind of its name: it may return numbers for the tokens, a table of numbers, a DataFrame
     or a result of the lab; its keyword defaults are its options.
     """
@@ -487,8 +491,16 @@ def probe(
     lms, texts = _lms(model), _texts("text", text)
     distribute((ProbeOptions,), {"kind": kind}, "probe")
     asked = "".join(f", {one!r}" for one in ([texts[0]] if len(texts) == 1 else [texts] if texts else []))
-    code = f"lab.probe({called(lms)}{asked}, kind={kind!r}{words(options)})"
-    return _drawn(look(lms, texts, kind, options), display, lambda _: code)
+
+    def line(lms: Sequence[LM]) -> str:
+        return f"lab.probe({called(lms)}{asked}, kind={kind!r}{words(options)})"
+
+    def code(result: Result) -> str:
+        for lm, one in zip(lms, result.results if isinstance(result, SideBySide) else [], strict=False):
+            one.code = line([lm])
+        return line(lms)
+
+    return _drawn(look(lms, texts, kind, options), display, code)
 
 
 def _module(model: Any) -> LanguageModel:
@@ -609,7 +621,7 @@ def lab(action: str = "", name: str | None = None, to: str | None = None) -> Any
 
         if not name:
             raise BadType(f"lab {action} needs a name, for example %lab {action} bard")
-        run = store.find(name)
+        run = store.find(name.partition("@")[0])
         card = load_card(run)
         return card if action == "show" and card is not None else overview.code(run, card.repeat if card else "")
     raise NotYet(f"lab {action} is not there yet; a run is the folder that %lab runs shows, and can be deleted by hand")

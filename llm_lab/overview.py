@@ -65,10 +65,10 @@ def all_runs() -> Listing:
 
 
 def _bytes(folder: Path) -> int:
-    """The size of a folder's files; one that is replaced meanwhile does not count."""
+    """The size of a folder's files, checkpoints included; one that is replaced meanwhile does not count."""
     total = 0
     with contextlib.suppress(OSError):
-        for file in os.scandir(folder):
+        for file in folder.rglob("*"):
             with contextlib.suppress(OSError):
                 total += file.stat().st_size if file.is_file() else 0
     return total

@@ -10,9 +10,9 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Collection, Iterator
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, replace
+from typing import Any, TextIO
 
 import torch
 from torch import nn
@@ -33,6 +33,8 @@ from llm_lab.models.presets import PresetOptions
 from llm_lab.objectives.make import check_pair, check_text
 from llm_lab.objectives.options import ObjectiveOptions
 from llm_lab.options import specs
+from llm_lab.probes.options import WATCHES, WatchOptions, watch_name
+from llm_lab.probes.watches import Watcher, measured
 from llm_lab.registry import load
 from llm_lab.request import STANDS_FOR, Request, default_corpus, repeat_line
 from llm_lab.results import Sample, TrainingReport
@@ -41,7 +43,7 @@ from llm_lab.store.lm import LM, load_run
 from llm_lab.tokenizers.options import TokenizerOptions
 from llm_lab.tokenizers.tokenizer import Tokenizer, train
 from llm_lab.training.fitter import Fitter
-from llm_lab.training.options import BUDGETS, BudgetOptions, SampleOptions, TrainOptions
+from llm_lab.training.options import BUDGETS, BudgetOptions, CheckpointOptions, SampleOptions, TrainOptions
 from llm_lab.training.plan import Plan, applied, resolve
 from llm_lab.training.trainer import Trainer, TrainEvent
 from llm_lab.verbs import RunOptions
@@ -49,6 +51,7 @@ from llm_lab.verbs import RunOptions
 CHAR_LIMIT = 5_000_000  # bytes; a larger corpus is cut by bpe unless told
 SAMPLE_EVERY = 3  # validations between two samples
 FLUSH_SECONDS = 1.0
+READ = 24  # tokens of the held-out text that a watched kind of probe reads
 
 
 def pretrain(corpus: Any, name: str, options: dict[str, Any], display: bool = True) -> LM:
@@ -65,6 +68,12 @@ def pretrain(corpus: Any, name: str, options: dict[str, Any], display: bool = Tr
     identity = request.identity(text, session.lm.model if session else None)
     if not run_options.fresh and not isinstance(own, nn.Module) and (found := runs.find_identical(name, identity)):
         lm = restore(found, own)
+        watches = [watch_name(watch) for watch in request[WatchOptions].watch]
+        numbers = {column.partition(".")[0] for column in getattr(lm.report, "watched", ())}
+        if isinstance(lm.report, TrainingReport) and (lost := [name for name in watches if name not in numbers]):
+            lm.report.notes.append(
+                f"what {listing(lost)} found to look at was not kept; --fresh trains, and looks, again"
+            )
         given = [key for key in specs(SampleOptions) if key in request.given]
         if given and isinstance(lm.report, TrainingReport):
             lm.report.notes.append(f"the samples are those of that run: {listing(given)} changes what a new one shows")
@@ -72,6 +81,8 @@ def pretrain(corpus: Any, name: str, options: dict[str, Any], display: bool = Tr
             load("llm_lab.views.live:show")(lm.report)
         return lm
     session = session or _prepare(request, text, notes, started)
+    with applied(session.plan):
+        session.look()  # before there is a run, so that a watch that cannot be leaves none behind
     run = runs.create(name, identity)
     try:
         with applied(session.plan):
@@ -128,7 +139,8 @@ def _prepare(request: Request, corpus: Corpus, notes: list[str], started: float)
     width = config.d_model if model.config is None else model.config.d_model
     block = min(config.max_seq_len, model.max_seq_len)
     advance = len(data) / data.n_documents if objective.pairs else objective.take(block)[1]
-    plan = resolve(request[BudgetOptions], options, block, len(data), width, replay, replayed, advance)
+    kept = request[CheckpointOptions]
+    plan = resolve(request[BudgetOptions], options, block, len(data), width, replay, replayed, advance, kept)
     model.to(plan.device)
     if options.batch_size < objective.least_batch:
         raise BadValue(
@@ -137,12 +149,15 @@ def _prepare(request: Request, corpus: Corpus, notes: list[str], started: float)
     trainee.extras.to(plan.device)
     objective.prepare(data.ids)
     notes += objective.notes(block)
-    learner: type[Trainer] | type[Fitter] = Trainer
-    if "gradients" not in model.supports:
-        learner = Fitter
-        idle = [key for key in request.given if key in {*BUDGETS, *specs(TrainOptions)} - Fitter.reads]
+    trainer: Trainer | Fitter
+    if "gradients" in model.supports:
+        measure = measured(request[WatchOptions].watch)
+        trainer = Trainer(trainee, objective, data, held_out, plan, started, measure)
+    else:
+        trainer = Fitter(trainee, objective, data, held_out, plan, started)
+        trains = {*BUDGETS, *specs(TrainOptions), *specs(CheckpointOptions)}
+        idle = [key for key in request.given if key in trains - Fitter.reads]
         notes += [f"the text is counted once: {listing(idle)} has no effect"] if idle else []
-    trainer = learner(trainee, objective, data, held_out, plan, started)
     return _Session(request, corpus, tokenizer, config, plan, trainer, data, held_out, notes)
 
 
@@ -213,6 +228,10 @@ class _Session:
             "sizes": {key: value for key, value in config.to_dict().items() if key != "vocab_size"},
         }
         self.lm = LM(request.name, model, tokenizer, info=self.info, extras=trainer.trainee.extras)
+        text = self.samples.sample_prompt or tokenizer.decode([int(i) for i in held_out.ids[:READ]])
+        watched = held_out.ids if len(held_out) > 1 else data.ids
+        self.watcher = Watcher(request[WatchOptions].watch, self.lm, watched, text)
+        self.kept: list[int] = []  # sizes of checkpoints, in bytes
         experts = model.config is not None and model.config.n_expert is not None
         self.several = len(trainer.objective.parts) > 1 or experts  # parts of the loss, each with a curve of its own
         unit = tokenizer.unit
@@ -232,6 +251,7 @@ class _Session:
                 f"seed {plan.options.seed}",
             ],
             unit=f"nats/{trainer.objective.target or unit}",
+            watching={name: WATCHES[name].help for name in self.watcher.watches if name in WATCHES},
             val_on=f"the first {min(plan.options.eval_tokens, len(held_out)):,} of {len(held_out):,} held-out {unit}s",
             by_time=plan.seconds is not None,
             budget_steps=plan.steps,
@@ -263,9 +283,15 @@ class _Session:
         try:
             with _interrupt_is_stop(self.trainer), (run.path / "events.jsonl").open("a", encoding="utf-8") as log:
                 flushed = time.monotonic()
+                self._tell(TrainEvent("start", 0, 0, self.card.setup_seconds), log)
                 for event in self.trainer.events():
                     log.write(json.dumps(_as_json(event)) + "\n")
                     self._update(event)
+                    if event.kind == "validation":
+                        self.look(event.measured)
+                        self._tell(event, log)
+                    elif event.kind == "checkpoint":
+                        self._keep(run, event.step)
                     if live is not None:
                         live.update(self.card)
                     if time.monotonic() - flushed > FLUSH_SECONDS:
@@ -307,6 +333,47 @@ class _Session:
         elif event.kind == "end":
             card.status = {"diverged": "failed"}.get(event.reason, event.reason)
 
+    def look(self, measured: Mapping[str, float] | None = None) -> None:
+        """What is watched, looked at as the model is now. It counts among the time of training."""
+        began = time.perf_counter()
+        if measured is None:
+            self.card.setup_seconds = self.trainer.seconds
+        self.seen = self.watcher.look(measured)
+        self.spent = time.perf_counter() - began
+        self.card.watch_seconds += self.spent if self.watcher.watches else 0.0
+
+    def _tell(self, event: TrainEvent, log: TextIO) -> None:
+        """What was seen at an event: to the trace, the card and the LM."""
+        card, seen = self.card, self.seen
+        card.notes += [f"watch {name} ended at step {event.step}: {why}" for name, why in seen.failed.items()]
+        if not (seen.values or seen.results):
+            return
+        for name, value in seen.values.items():
+            if math.isfinite(value):
+                card.watched.setdefault(name, []).append((event.step, event.seconds, value))
+        for name, result in seen.results.items():
+            card.looks[name] = (event.step, result)
+            self.lm.watched.setdefault(name, []).append((event.step, result))
+        values = {name: value if math.isfinite(value) else None for name, value in seen.values.items()}
+        line = {
+            "kind": "watch",
+            **{key: getattr(event, key) for key in ("step", "tokens", "seconds")},
+            "values": values,
+        }
+        log.write(json.dumps({**line, "spent": self.spent}) + "\n")
+
+    def _keep(self, run: runs.Run, step: int) -> None:
+        """A checkpoint to disk; the run goes on where the disk is full."""
+        folder = run.checkpoint(step)
+        try:
+            if not self.kept:
+                self.lm.save_description(run.path)
+            self.lm.save_weights(folder)
+        except LabError as error:
+            self.card.notes.append(f"checkpoint {step} was not kept: {error}")
+        else:
+            self.kept.append(sum(file.stat().st_size for file in folder.iterdir()))
+
     def _sample(self, event: TrainEvent) -> None:
         shown = self.samples
         found = sample(
@@ -334,6 +401,11 @@ class _Session:
             card.notes.append(
                 f"stopped at step {card.step} of {whole}; the model works as it is, and the cell run again trains anew"
             )
+        if self.kept:
+            steps = run.checkpoints
+            card.notes.append(
+                f"{len(steps)} checkpoint{'s' * (len(steps) != 1)} kept, {sum(self.kept) / 1e6:,.3g} MB: lab.load({f'{run.name}@{steps[0]}'!r}) is the first, after step {steps[0]}"
+            )
         if card.status != "failed":
             self.lm.save(run.path)  # before anything that an interrupt could still end
             self._measure()
@@ -342,7 +414,8 @@ class _Session:
             card.notes.append(
                 f"the loss stopped being a number at step {card.step}; a lower --lr or --muon_lr would do"
             )
-        run.write("report", {key: value for key, value in asdict(card).items() if key not in ("actions", "code")})
+        plain = asdict(replace(card, actions={}, looks={}))  # results that watches gave live with the LM
+        run.write("report", {key: value for key, value in plain.items() if key not in ("actions", "code", "looks")})
         run.set_status(card.status, final=card.final, steps=card.step, tokens=card.tokens, seconds=card.seconds)
 
     def _measure(self) -> None:
@@ -366,7 +439,8 @@ class _Session:
 
 def _as_json(event: TrainEvent) -> dict[str, Any]:
     """An event as a line of the trace. Floats keep every digit, so that a replay is exact."""
-    found = {key: value for key, value in asdict(event).items() if value not in ("", {})}
+    told = replace(event, measured={})  # which is written with what is watched
+    found = {key: value for key, value in asdict(told).items() if value not in ("", {})}
     if not math.isfinite(event.loss):
         found["loss"] = None
     if event.parts:

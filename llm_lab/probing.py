@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 from llm_lab.errors import BadType, BadValue, listing
@@ -10,18 +11,22 @@ from llm_lab.options import distribute, specs
 from llm_lab.probes.options import PROBES, KindOptions
 from llm_lab.probes.reading import Reading
 from llm_lab.registry import Entry
-from llm_lab.results import Result
+from llm_lab.results import Result, SideBySide
 from llm_lab.store.lm import LM
 
 _COUNT = {0: "none", 1: "one", 2: "two"}
 
 
 def probe(lms: Sequence[LM], texts: Sequence[str], kind: str, options: Mapping[str, Any]) -> Iterator[Result]:
-    """What the probe finds, as it finds it; the last result is whole."""
+    """What the probe finds, as it finds it; the last result is whole. Of a kind that takes one model, several give a
+    result each, side by side."""
     entry = PROBES.entry(kind)
     own = chosen(entry, options)
+    each = own.models == (1, 1) and len(lms) > 1
+    if each and getattr(own, "live", False):
+        raise BadValue(f"live: it takes one model at a time, and {len(lms)} were given; leave it out, or give one")
     for what, there, (least, most) in (("model", len(lms), own.models), ("text", len(texts), own.texts)):
-        if not least <= there <= most:
+        if not least <= there <= most and not (each and what == "model"):
             need = _COUNT.get(least, str(least)) if least == most else f"{least} to {most}"
             raise BadValue(
                 f"{what}: {there} {what}{'s were' if there != 1 else ' was'} given, and {kind} takes {need}; {_example(entry)}"
@@ -33,8 +38,34 @@ def probe(lms: Sequence[LM], texts: Sequence[str], kind: str, options: Mapping[s
                 f"probe {kind}",
                 "a model of the lab's own parts would do (%build), or lab.record for module outputs",
             )
-    found = entry.load()(Reading(tuple(lms), tuple(texts)), own)
+    if each:
+        return _side_by_side(entry, lms, texts, own)
+    return _states(entry, Reading(tuple(lms), tuple(texts)), own)
+
+
+def _states(entry: Entry, reading: Reading, own: KindOptions) -> Iterator[Result]:
+    found = entry.load()(reading, own)
     return found if isinstance(found, Iterator) else iter([found])
+
+
+def _side_by_side(
+    entry: Entry, lms: Sequence[LM], texts: Sequence[str], own: KindOptions
+) -> Generator[SideBySide, None, None]:
+    """One model after the other, the last result as it grows. An interrupt ends the probe that runs, and begins no other."""
+    sides = SideBySide(kind=entry.name, names=[lm.name for lm in lms])
+    for i, lm in enumerate(lms):
+        states = _states(entry, Reading((lm,), tuple(texts)), own)
+        for state in states:
+            sides.results[i:] = [state]
+            try:
+                yield sides
+            except KeyboardInterrupt:
+                if not isinstance(states, Generator):
+                    raise
+                with contextlib.suppress(KeyboardInterrupt, StopIteration):  # it was whole, and had none to hand back
+                    sides.results[i:] = [states.throw(KeyboardInterrupt())]
+                yield sides
+                return
 
 
 def chosen(entry: Entry, options: Mapping[str, Any]) -> KindOptions:

@@ -22,6 +22,8 @@ from llm_lab.objectives.make import check_pair, fitting, make
 from llm_lab.objectives.objective import Objective
 from llm_lab.objectives.options import ObjectiveOptions, objective_options, own_options
 from llm_lab.options import all_specs, distribute, specs
+from llm_lab.probes.options import WatchOptions
+from llm_lab.probes.watches import described
 from llm_lab.store.runs import Run
 from llm_lab.tokenizers.tokenizer import Tokenizer
 from llm_lab.training.options import BUDGETS, SampleOptions
@@ -80,8 +82,8 @@ class Request:
 
     def identity(self, corpus: Corpus, own: LanguageModel | None) -> dict[str, Any]:
         """What an identical cell is recognised by: everything that changes the result. `own` is the user's model, made."""
-        run = self[RunOptions]
-        unseen = {"fresh", "model", *specs(SampleOptions)}
+        run, watches = self[RunOptions], self[WatchOptions].watch
+        unseen = {"fresh", "model", "watch", *specs(SampleOptions)}
         return {
             "verb": "pretrain",
             "recipe": RECIPE,
@@ -91,7 +93,8 @@ class Request:
                 for one in self.by_type.values()
                 for key, value in one.to_dict().items()
                 if key not in unseen and key in self.given
-            },
+            }
+            | ({"watch": described(watches)} if watches else {}),
             "model": None if own is None else _describe(run.model, own),
         }
 
@@ -148,18 +151,16 @@ def repeat_line(request: Request, tokenizer: Tokenizer, plan: Plan, run: Run, st
     # Learning rates that followed the clock, or an interrupted run, are repeated from the run's own trace.
     traced = plan.steps is None or plan.learning_rates or status != "finished"
     budget = {"replay": run.id} if traced else {"steps": plan.steps}
-    chosen = {key: _joined(value) for key, value in {**budget, **given, **fixed}.items()}
-    words = [f"--{key} {_word(value)}" for key, value in chosen.items()]
+    words = [f"--{key} {_word(value)}" for key, value in {**budget, **given, **fixed}.items()]
     return f"%%pretrain {request.name} {_word(request.corpus)} {' '.join(words)} --fresh"
-
-
-def _joined(value: Any) -> Any:
-    """An option that is a list, as a line has it."""
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 def _word(value: Any) -> str:
     """A value as it stands on a line; an object by a variable's name that its reader must supply."""
+    if isinstance(value, list | tuple):
+        value = ",".join(one if isinstance(one, str) else _word(one) for one in value)
+        if "@" in value:  # which would be a text within quotes
+            return value
     if isinstance(value, str | Path):
         text = str(value)
         bare = re.fullmatch(r"[A-Za-z0-9_./][A-Za-z0-9_.,/-]*", text) and text.lower() not in ("none", "true", "false")

@@ -14,10 +14,10 @@ from llm_lab.models.options import ModelOptions
 from llm_lab.models.presets import PRESETS, PresetOptions
 from llm_lab.objectives.options import ObjectiveOptions, objective_options
 from llm_lab.options import Options, Spec, all_specs, option
-from llm_lab.probes.options import PROBES, ProbeOptions, probe_options
+from llm_lab.probes.options import PROBES, ProbeOptions, WatchOptions, probe_options
 from llm_lab.registry import Table, load
 from llm_lab.tokenizers.options import TOKENIZERS, TokenizerOptions
-from llm_lab.training.options import BudgetOptions, SampleOptions, TrainOptions
+from llm_lab.training.options import BudgetOptions, CheckpointOptions, SampleOptions, TrainOptions
 
 
 @dataclass(frozen=True)
@@ -217,6 +217,8 @@ VERBS: dict[str, Verb] = {
                 *corpus_options(),
                 ModelOptions,
                 TrainOptions,
+                CheckpointOptions,
+                WatchOptions,
                 SampleOptions,
             ),
             "options",

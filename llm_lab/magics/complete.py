@@ -94,7 +94,8 @@ def _next_args(verb: Verb, count: int) -> list[Arg]:
 
 def _of_argument(arg: Arg, fragment: str, namespace: names.Namespace) -> list[tuple[str, str]]:
     if arg.takes in _MODEL_ARGS:
-        return _models(namespace)
+        name, at, _ = fragment.rpartition(",")[2].partition("@")
+        return [(f"{name}@{step}", "checkpoint") for step in names.steps(name, namespace)] if at else _models(namespace)
     if arg.takes == "corpus":
         return [(str(name), "corpus") for name in arg.choices] + _paths(fragment)
     if arg.takes == "choice":

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-from llm_lab.errors import BadType, BadValue, listing, show, suggestion
+from llm_lab.errors import BadType, BadValue, LabError, listing, show, suggestion
 
 Namespace = Mapping[str, Any]
 
@@ -46,6 +46,17 @@ def run_names() -> list[str]:
         return []
 
 
+def steps(name: str, namespace: Namespace) -> list[int]:
+    """The steps whose checkpoints a model's name, or a run's, may have behind an @."""
+    try:
+        from llm_lab.store import runs
+
+        run: Any = getattr(namespace.get(name), "run", None) or runs.find(name)
+        return list(getattr(run, "checkpoints", ()))
+    except (OSError, LabError):
+        return []
+
+
 def variable(name: str, namespace: Namespace) -> Any:
     """What `@name` stands for; BadValue with the nearest name where there is no such variable."""
     if name in namespace:
@@ -68,7 +79,19 @@ def expand(value: Any, namespace: Namespace) -> Any:
 
 
 def model(value: Any, namespace: Namespace) -> Any:
-    """The variable of that name where it is ours; else the name itself, which the lab looks up among the runs."""
+    """The variable of that name where it is ours; else the name itself, which the lab looks up among the runs. Of
+    `bard@500`, where bard is a variable, the checkpoint of the very run that made it."""
+    if isinstance(value, str) and value not in namespace and "@" in value:
+        base, _, step = value.rpartition("@")
+        held = namespace.get(base)
+        if held is None or not is_model(held):
+            return value
+        folder = getattr(getattr(held, "run", None), "path", None)
+        if folder is None:
+            raise BadValue(
+                f"model: {base} has no run, so no checkpoint {show(value)}; a model made by pretrain has one"
+            )
+        return f"{folder.name}@{step}"
     if not isinstance(value, str) or value not in namespace:
         return value
     held = namespace[value]

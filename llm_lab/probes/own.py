@@ -19,16 +19,18 @@ from llm_lab.results import Heatmap, Listing, Panel, Piece, Result, TokenScores
 
 
 @dataclasses.dataclass(frozen=True)
-class _Maker:
+class Maker:
     """Calls the function for a reading; a line of the table holds it."""
 
     function: Callable[..., Any]
 
     def __call__(self, reading: Reading, options: KindOptions) -> Result:
-        name = self.function.__name__
+        return shown(self.call(reading, options), self.function.__name__, reading)
+
+    def call(self, reading: Reading, options: KindOptions) -> Any:
+        """What the function returns."""
         texts = reading.texts if len(inspect.signature(self.function).parameters) > len(options.to_dict()) + 1 else ()
-        found = self.function(reading.lm, *texts, **options.to_dict())
-        return shown(found, name, reading)
+        return self.function(reading.lm, *texts, **options.to_dict())
 
 
 def probe(function: Any) -> Any:
@@ -39,7 +41,7 @@ def probe(function: Any) -> Any:
     options, and the first line of its docstring its help.
     """
     name = own_name(function, "probe", "a function of an LM and a text")
-    if name in PROBES and not isinstance(PROBES[name].target, _Maker):
+    if name in PROBES and not isinstance(PROBES[name].target, Maker):
         raise BadValue(
             f"probe: {name!r} is one of the lab's own; give the function another name, for example my_{name}"
         )
@@ -49,7 +51,7 @@ def probe(function: Any) -> Any:
         raise BadType(f"probe: {name} takes an LM and at most one text; for example def {name}(lm, text, layer=0)")
     options = own_options(function, KindOptions, "probe", "LM", plain)
     options.texts = (len(plain), len(plain))
-    PROBES.add(Entry(name, _Maker(function), first_line(function, "a probe of your own"), options))
+    PROBES.add(Entry(name, Maker(function), first_line(function, "a probe of your own"), options))
     return function
 
 

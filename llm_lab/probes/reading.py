@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from llm_lab.corpora.open import open_corpus
-from llm_lab.data.arrays import tokenize
+from llm_lab.data.arrays import Tokens, tokenize
 from llm_lab.data.batch import Batch
 from llm_lab.errors import BadType, BadValue, show
 from llm_lab.models.language_model import LanguageModel
@@ -106,6 +106,13 @@ class Reading:
             yield block[None].to(lm.device)
 
 
+def corpus_tokens(lm: LM, corpus: Any) -> Tokens:
+    """A corpus, or the model's held-out text, as the model was trained to read it."""
+    if corpus is None:
+        return texts.held_out(lm, [store.cache(make=False)], "corpus")
+    return tokenize(texts.as_trained(lm, open_corpus(corpus), []), lm.tokenizer, store.cache())
+
+
 GAP = "<mask>"
 
 
@@ -144,9 +151,7 @@ def _in_frame(lm: LM, texts: list[list[int]]) -> tuple[list[int], list[int]]:
 
 def corpus_ids(lm: LM, corpus: Any) -> np.ndarray:
     """The ids of a corpus, or of the model's held-out text, (N,), read from disk as they are used."""
-    if corpus is None:
-        return texts.held_out(lm, [store.cache(make=False)], "corpus").ids
-    return tokenize(texts.as_trained(lm, open_corpus(corpus), []), lm.tokenizer, store.cache()).ids
+    return corpus_tokens(lm, corpus).ids
 
 
 def read_ids(value: Any, model: LanguageModel, argument: str = "text") -> Int[Tensor, "B T"]:

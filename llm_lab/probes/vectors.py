@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -18,7 +20,37 @@ TOP = 10
 
 
 def neighbours(reading: Reading, options: NeighboursOptions) -> Neighbours:
-    """Of each word of the text the tokens whose vectors are nearest, by the cosine. A word must be one token."""
+    """Of each word of the text the tokens whose vectors are nearest, by the cosine, in each model. A word must be one
+    token."""
+    return _side_by_side(reading, _neighbours)
+
+
+def analogies(reading: Reading, options: AnalogiesOptions) -> Neighbours:
+    """Of each three words "a b c" the tokens nearest to b − a + c: a is to b as c is to them (Mikolov et al. 2013c, §4;
+    3CosAdd of Levy & Goldberg 2014), in each model. The three themselves are left out."""
+    return _side_by_side(reading, _analogies)
+
+
+def _side_by_side(reading: Reading, look: Callable[[Reading], Neighbours]) -> Neighbours:
+    """What one model has for every word, or several have one after the other."""
+    found = [look(Reading((lm,), reading.texts)) for lm in reading.lms]
+    if len(found) == 1:
+        return found[0]
+    most = max(len(one.asked) for one in found)
+    rows = [(i, one) for i in range(most) for one in found if i < len(one.asked)]  # a word's models beside each other
+    return Neighbours(
+        name=", ".join(one.name for one in found),
+        kind=found[0].kind,
+        asked=[f"{one.asked[i]} · {one.name}" for i, one in rows],
+        pieces=[one.pieces[i] for i, one in rows],
+        similarity=[one.similarity[i] for i, one in rows],
+        n_tokens=max(one.n_tokens for one in found),
+        width=max(one.width for one in found),
+        notes=[f"{one.name}: {note}" for one in found for note in one.notes],
+    )
+
+
+def _neighbours(reading: Reading) -> Neighbours:
     model, tokenizer, name = reading.model, reading.tokenizer, reading.name
     words = _words(reading)
     table = _unit(model)
@@ -27,9 +59,7 @@ def neighbours(reading: Reading, options: NeighboursOptions) -> Neighbours:
     return _nearest(model, table, table[rows], [[i] for i in own.values()], list(own), name, tokenizer, "neighbours")
 
 
-def analogies(reading: Reading, options: AnalogiesOptions) -> Neighbours:
-    """Of each three words "a b c" the tokens nearest to b − a + c: a is to b as c is to them (Mikolov et al. 2013c, §4;
-    3CosAdd of Levy & Goldberg 2014). The three themselves are left out."""
+def _analogies(reading: Reading) -> Neighbours:
     model, tokenizer, name = reading.model, reading.tokenizer, reading.name
     words = _words(reading)
     if not words or len(words) % 3:

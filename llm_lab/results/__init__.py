@@ -12,11 +12,25 @@ from llm_lab.results.base import Piece, Result, in_notebook, mean
 from llm_lab.results.comparisons import Compared, Comparison, RunComparison, RunFacts
 from llm_lab.results.counterfactual import Counterfactual
 from llm_lab.results.decoding import BeamNode, BeamTree, Fork, Generation, Generations, TokenStatistics
+from llm_lab.results.heads import HeadTable
 from llm_lab.results.lenses import LogitAttribution, LogitLens, TunedLens
+from llm_lab.results.linear import LinearProbe, SiteScore
 from llm_lab.results.maps import Heatmap, Panel, TokenScores
 from llm_lab.results.models import ModelPart, ModelReport, Sample, TrainingReport
+from llm_lab.results.passages import (
+    Autoencoder,
+    FactorPassages,
+    Factors,
+    FactorScores,
+    FeatureScores,
+    Passage,
+    Passages,
+    SparseAutoencoder,
+    Unit,
+)
 from llm_lab.results.playing import Chat, Control, Message, Playground, StrategyControls
 from llm_lab.results.probes import ExpertRouting, Neighbours
+from llm_lab.results.projections import Projection
 from llm_lab.results.prompts import (
     ANSWER_COLUMNS,
     Answer,
@@ -27,14 +41,17 @@ from llm_lab.results.prompts import (
     ratio_interval,
 )
 from llm_lab.results.robustness import NoisePoint, Robustness, Swap
+from llm_lab.results.sides import SideBySide
 from llm_lab.results.tables import Evaluation, Listing, Score
 from llm_lab.results.texts import CorpusReport, Tokenization, TokenizationRow
 from llm_lab.results.walk import Step, Walk
+from llm_lab.results.weights import WeightFacts, WeightRow, WeightTable
 
 __all__ = [
     "ANSWER_COLUMNS",
     "Answer",
     "AttentionMaps",
+    "Autoencoder",
     "BeamNode",
     "BeamTree",
     "Chat",
@@ -45,10 +62,16 @@ __all__ = [
     "Counterfactual",
     "Evaluation",
     "ExpertRouting",
+    "FactorPassages",
+    "FactorScores",
+    "Factors",
+    "FeatureScores",
     "Fork",
     "Generation",
     "Generations",
+    "HeadTable",
     "Heatmap",
+    "LinearProbe",
     "Listing",
     "LogitAttribution",
     "LogitLens",
@@ -58,8 +81,11 @@ __all__ = [
     "Neighbours",
     "NoisePoint",
     "Panel",
+    "Passage",
+    "Passages",
     "Piece",
     "Playground",
+    "Projection",
     "Prompt",
     "PromptResults",
     "PromptScore",
@@ -69,6 +95,9 @@ __all__ = [
     "RunFacts",
     "Sample",
     "Score",
+    "SideBySide",
+    "SiteScore",
+    "SparseAutoencoder",
     "Step",
     "StrategyControls",
     "Swap",
@@ -78,7 +107,11 @@ __all__ = [
     "TokenizationRow",
     "TrainingReport",
     "TunedLens",
+    "Unit",
     "Walk",
+    "WeightFacts",
+    "WeightRow",
+    "WeightTable",
     "in_notebook",
     "mean",
     "mean_interval",

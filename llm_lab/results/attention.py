@@ -115,7 +115,7 @@ class AttentionMaps(Result):
                 "aggregate: rollout multiplies layers that read themselves; for cross attention use mean or max"
             )
         n_layer, heads, queries, keys = self.shape
-        found = np.eye(queries, keys, dtype=np.float32) if how == "rollout" else np.zeros((queries, keys), np.float32)
+        found: np.ndarray = np.eye(queries, keys, dtype=np.float32) if how == "rollout" else np.zeros((queries, keys), np.float32)
         chosen = range(n_layer) if layers is None else layers
         for i in chosen:
             mean = np.zeros_like(found)

@@ -90,6 +90,7 @@ class RunFacts:
     bits_per_byte: float | None
     val: list[tuple[int, float, float]]  # (step, seconds, loss) on the slice that was read while it trained
     options: dict[str, Any]  # all sizes and settings of training
+    watched: dict[str, float] = field(default_factory=dict)  # what was watched while it trained, at last
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -111,7 +112,7 @@ class RunComparison(Result):
 
         rows = []
         for i, one in enumerate(self.models):
-            facts = {key: value for key, value in vars(one).items() if key not in ("val", "options")}
+            facts = {key: value for key, value in vars(one).items() if key not in ("val", "options", "watched")}
             own = {name: values[i] for name, values in self.differ.items()}
-            rows.append({**own, **facts, "tokens_per_second": one.tokens_per_second})
+            rows.append({**own, **facts, **one.watched, "tokens_per_second": one.tokens_per_second})
         return pd.DataFrame(rows)

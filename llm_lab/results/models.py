@@ -72,6 +72,15 @@ class TrainingReport(Result):
     val: list[tuple[int, float, float]] = field(default_factory=list)
     parts: dict[str, list[tuple[int, float, float]]] = field(default_factory=dict)  # by name, where there are several
     val_parts: dict[str, list[tuple[int, float, float]]] = field(default_factory=dict)
+    watched: dict[str, list[tuple[int, float, float]]] = field(
+        default_factory=dict
+    )  # numbers by "watch" or "watch.key"
+    watching: dict[str, str] = field(
+        default_factory=dict
+    )  # what the numbers of a watch are: "bits, the mean over all heads"
+    looks: dict[str, tuple[int, Result]] = field(default_factory=dict)  # the last result of each watch that gives them
+    setup_seconds: float = 0.0  # before the first step
+    watch_seconds: float = 0.0  # of the time after it, what watching took
     val_on: str = ""  # "first 20,480 characters of the validation split"
     by_time: bool = False  # the budget is seconds, so the chart runs over time; else over steps
     budget_steps: int | None = None  # an estimate where by_time
@@ -90,12 +99,20 @@ class TrainingReport(Result):
     notes: list[str] = field(default_factory=list)  # one line each, newest last
     repeat: str = ""  # the line that repeats this run exactly
 
+    @property
+    def slowdown(self) -> float:
+        """The time of training with watching as a multiple of the time without it."""
+        spent = self.seconds - self.setup_seconds
+        return spent / (spent - self.watch_seconds) if spent > self.watch_seconds else 1.0
+
     def to_pandas(self) -> pd.DataFrame:
         import pandas as pd
 
         frame = pd.DataFrame(self.train, columns=["step", "seconds", "train_loss"])
         curves = {"val_loss": self.val} | {f"train_{name}": curve for name, curve in self.parts.items()}
-        for name, curve in (curves | {f"val_{name}": curve for name, curve in self.val_parts.items()}).items():
+        for name, curve in (
+            curves | {f"val_{name}": curve for name, curve in self.val_parts.items()} | self.watched
+        ).items():
             one = pd.DataFrame(curve, columns=["step", "seconds", name])[["step", name]]
             frame = frame.merge(one, on="step", how="outer")
         return frame

@@ -45,7 +45,7 @@ class LM:
     """A language model to work with.
 
     `.model` (an nn.Module), `.tokenizer`, `.run` (its folder, or None), `.history` (a DataFrame: step, tokens, seconds,
-    train_loss, val_loss, lr), `.sites()`, `.save(path)`.
+    train_loss, val_loss, lr), `.checkpoints` (the steps that `bard@500` can name), `.sites()`, `.save(path)`.
     """
 
     name: str
@@ -58,10 +58,15 @@ class LM:
     report: Result | None = field(default=None, repr=False)  # how its training went
     extras: nn.ModuleDict = field(default_factory=nn.ModuleDict, repr=False)  # what its objective added: heads, …
     by_name: bool = field(default=False, repr=False)  # it was found by its name, and may be no variable
+    step: int | None = None  # of a checkpoint: after which step of its run
+    # What watches found to look at while it trained, by name: (step, result).
+    watched: dict[str, list[tuple[int, Result]]] = field(default_factory=dict, repr=False)
 
     @property
     def called(self) -> str:
         """How a line of Python calls it: by its name, or, where that is no variable's, by what makes it."""
+        if self.step is not None and self.run:
+            return repr(f"{self.run.id}@{self.step}")
         if self.by_name:
             return repr(self.name)
         return self.name if self.name.isidentifier() else str(self.model.about.get("code", self.name))
@@ -121,7 +126,13 @@ class LM:
     def history(self) -> pd.DataFrame:
         if self.run is None:
             raise BadValue(f"{self.name} has no run, so no history; a model made by pretrain has")
-        return self.run.history
+        history = self.run.history
+        return history if self.step is None else history[history["step"] <= self.step]
+
+    @property
+    def checkpoints(self) -> list[int]:
+        """The steps of its run whose weights were kept: `lab.load("bard@500")` is the model after step 500."""
+        return self.run.checkpoints if self.run else []
 
     def sites(self) -> dict[str, str]:
         """The names and shapes of the activations that can be read and replaced."""
@@ -161,13 +172,22 @@ class LM:
             from llm_lab.store.hf import save_hf  # which needs this file
 
             return save_hf(self, folder)
+        self.save_weights(folder)
+        self.save_description(folder)
+        return folder
+
+    def save_weights(self, folder: Path) -> None:
+        """Write model.safetensors, and before it the weights of what its objective added."""
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        write_weights(folder / "model.safetensors", self.model)
         if len(self.extras):
             # What an extra shares with the model is the model's, and stored there.
             shared = {tensor.data_ptr() for tensor in self.model.state_dict().values()}
             write_weights(folder / "extras.safetensors", self.extras, shared)
+        write_weights(folder / "model.safetensors", self.model)
+
+    def save_description(self, folder: Path) -> None:
+        """Write model.json and tokenizer.json."""
         config = getattr(self.model, "config", None)
         own = None if isinstance(config, ModelConfig) else type(getattr(self.model, "module", self.model)).__name__
         write_json(
@@ -183,7 +203,6 @@ class LM:
         )
         with writing(folder / "tokenizer.json"):
             self.tokenizer.save(folder / "tokenizer.json")
-        return folder
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         if self.report is not None:
@@ -216,10 +235,15 @@ def words(options: Mapping[str, Any]) -> str:
     )
 
 
-def load_lm(folder: Path, name: str | None = None, model: Any = None, device: str = "cpu") -> LM:
-    """The LM in a folder. `model` is the user's class (or instance) where it was trained with one."""
-    _refuse_failed(Run(folder))
-    file, weights = folder / "model.json", folder / "model.safetensors"
+def load_lm(
+    folder: Path, name: str | None = None, model: Any = None, device: str = "cpu", state: Path | None = None
+) -> LM:
+    """The LM in a folder. `model` is the user's class (or instance) where it was trained with one; `state` the folder of
+    its weights, where it is another."""
+    if state is None:
+        _refuse_failed(Run(folder))
+    state = state or folder
+    file, weights = folder / "model.json", state / "model.safetensors"
     if not file.is_file():
         raise BadValue(
             f"{str(folder)!r} holds no model (model.json is missing); LM.save(path) and training runs write one"
@@ -247,9 +271,9 @@ def load_lm(folder: Path, name: str | None = None, model: Any = None, device: st
         )
     read_weights(weights, module)
     lm = LM(name, module, tokenizer, info=about["info"])
-    if (folder / "extras.safetensors").is_file():
+    if (state / "extras.safetensors").is_file():
         lm.extras = lm.objective().attach(module).extras
-        read_weights(folder / "extras.safetensors", lm.extras, partly=True)
+        read_weights(state / "extras.safetensors", lm.extras, partly=True)
     module.to(device).eval()
     lm.extras.to(device).eval()
     return lm
@@ -263,11 +287,18 @@ def load_run(run: Run, model: Any = None) -> LM:
     return lm
 
 
+def load_checkpoint(run: Run, step: int, model: Any = None) -> LM:
+    """The LM as a step of a run left it. A run that failed or died later has its checkpoints still."""
+    lm = load_lm(run.path, f"{run.name}@{step}", model, state=run.checkpoint(step))
+    lm.run, lm.step = run, step
+    return lm
+
+
 def load_card(run: Run) -> TrainingReport | None:
     """The card of a run; none where its file is missing or damaged."""
     with contextlib.suppress(ValueError):
-        card = build(TrainingReport, run.read("report"), skip=frozenset({"actions", "code"}))
-        curves = [card.train, card.val, *card.parts.values(), *card.val_parts.values()]
+        card = build(TrainingReport, run.read("report"), skip=frozenset({"actions", "code", "looks"}))
+        curves = [card.train, card.val, *card.parts.values(), *card.val_parts.values(), *card.watched.values()]
         if all(math.isfinite(seconds) for curve in curves for _, seconds, _ in curve):
             return card
     return None

@@ -2,6 +2,7 @@
 
 .llm_lab/runs/bard-3f2a9c/   request.json  plan.json  environment.json  status.json  events.jsonl
                              model.safetensors  model.json  tokenizer.json
+                             checkpoints/500/model.safetensors
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from llm_lab.store.folders import stores, writing
 if TYPE_CHECKING:
     import pandas as pd
 
+COLUMNS = ("step", "tokens", "seconds", "train_loss", "val_loss", "lr")
 _NUMBERS = {"step": ("step", "tokens", "seconds", "lr"), "validation": ("step", "tokens", "seconds")}
+_NUMBERS["watch"] = _NUMBERS["validation"]
 
 
 def number(value: object) -> float | None:
@@ -75,6 +78,16 @@ class Run:
         return os.path.isfile(self.path / "model.safetensors") and self.status != "failed"
 
     @property
+    def checkpoints(self) -> list[int]:
+        """The steps whose weights were kept on the way, in order."""
+        found = (self.path / "checkpoints").glob("*/model.safetensors")
+        return sorted(int(file.parent.name) for file in found if file.parent.name.isdecimal())
+
+    def checkpoint(self, step: int) -> Path:
+        """The folder of what is kept of a step."""
+        return self.path / "checkpoints" / str(step)
+
+    @property
     def recent(self) -> float:
         """When it was begun, or last restored by its cell: of one name, the most recent run is the one meant."""
         state = self.read("status")
@@ -117,14 +130,19 @@ class Run:
     @property
     def history(self) -> pd.DataFrame:
         """One row a step: step, tokens, seconds, train_loss, val_loss, lr (the largest of the groups' rates); and where the
-        loss has several parts `train_…` and `val_…` of each."""
+        loss has several parts `train_…` and `val_…` of each; and what was watched."""
         import pandas as pd
 
         peak = number(self.read("plan").get("peak_lr")) or 1.0
 
         rows: dict[int, dict[str, Any]] = {}
-        parts: dict[str, None] = {}  # in the order in which they came
+        parts, watched = dict[str, None](), dict[str, None]()  # in the order in which they came
         for event in self.events():
+            if event.get("kind") == "watch":
+                row = rows.setdefault(event["step"], {key: event[key] for key in ("step", "tokens", "seconds")})
+                values = {name: number(value) for name, value in _table(event, "values").items()}
+                row |= {name: value for name, value in values.items() if name not in COLUMNS}
+                watched |= dict.fromkeys(name for name in values if name not in COLUMNS)
             if event.get("kind") not in ("step", "validation"):
                 continue
             row = rows.setdefault(event["step"], {"step": event["step"]})
@@ -135,9 +153,10 @@ class Run:
             for part, value in _parts(event).items():
                 parts[part] = None
                 row[loss.replace("loss", part)] = value
-        columns = ["step", "tokens", "seconds", "train_loss", "val_loss", "lr"]
+        columns = list(COLUMNS)
         if len(parts) > 1:
             columns += [f"{split}_{part}" for split in ("train", "val") for part in parts]
+        columns += [name for name in watched if name not in columns]
         return pd.DataFrame(list(rows.values()), columns=columns)
 
     def eval_steps(self) -> frozenset[int]:
@@ -162,10 +181,13 @@ def _is_event(value: Any) -> bool:
 
 def _parts(event: dict[str, Any]) -> dict[str, float | None]:
     """The parts of an event's loss, those that are numbers; a damaged file may hold anything in their place."""
-    parts = event.get("parts")
-    if not isinstance(parts, dict):
-        return {}
+    parts = _table(event, "parts")
     return {name: number(value) for name, value in parts.items() if name != "loss"}  # the whole's columns are so called
+
+
+def _table(event: dict[str, Any], key: str) -> dict[str, Any]:
+    value = event.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def _alive(pid: object) -> bool:
@@ -215,10 +237,6 @@ def names() -> list[str]:
 
 def find(name: str) -> Run:
     """The newest run of that name that left a model (finished ones first), or the run of that id, whatever became of it."""
-    if "@" in name:
-        raise BadValue(
-            f"{name!r} names a checkpoint, and this version keeps only the last weights of a run; use {name.partition('@')[0]!r}"
-        )
     runs = all_runs()
     named = [run for run in runs if run.name == name]
     good = [run for run in named if run.loadable]
@@ -231,6 +249,33 @@ def find(name: str) -> Run:
         became = listing((f"{run.id} {run.status}" for run in named), 4)
         raise BadValue(f"no run called {name!r} has left a model ({became}); train it again; {there}")
     raise BadValue(f"no model or run is called {name!r}{suggestion(name, known)}; {there}")
+
+
+def find_checkpoint(name: str) -> tuple[Run, int]:
+    """The run and the step that `bard@500` names: of the runs that are called so the one that `find` takes, or, where that
+    one left no model, the newest that kept checkpoints. BadValue, with the nearest step, where that step was not kept."""
+    base, _, word = name.rpartition("@")
+    try:
+        run = find(base)
+    except BadValue:
+        left = [run for run in all_runs() if run.name == base and run.checkpoints]
+        if not left:
+            raise
+        run = left[0]
+    steps = run.checkpoints
+    if not steps:
+        raise BadValue(
+            f"{name!r} names a checkpoint, and run {run.id} kept none: --checkpoints 8 keeps some on the way; use {base!r}"
+        )
+    word = word if len(word) < 16 else "…"  # no run is that long
+    if word.isdecimal() and int(word) in steps:
+        return run, int(word)
+    if word.isdecimal():
+        step = min(steps, key=lambda kept: abs(kept - int(word)))
+        what = f"step {int(word)} of run {run.id} was not kept; the nearest is {base}@{step}"
+    else:
+        what = f"{word!r} is no step; for example {base}@{steps[-1]}"
+    raise BadValue(f"checkpoint {name!r}: {what}; kept are: {listing(map(str, steps), 12)}")
 
 
 def find_identical(name: str, request: dict[str, Any]) -> Run | None:

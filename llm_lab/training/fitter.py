@@ -36,6 +36,10 @@ class Fitter:
         self.started = time.perf_counter() if started is None else started
         self.optimizers: list[torch.optim.Optimizer] = []
 
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started
+
     def request_stop(self) -> None:
         """One pass has no middle to end at."""
 
@@ -57,4 +61,4 @@ class Fitter:
         )
 
     def _event(self, kind: str, loss: float, reason: str = "") -> TrainEvent:
-        return TrainEvent(kind, 1, len(self.train.ids), time.perf_counter() - self.started, loss, reason=reason)
+        return TrainEvent(kind, 1, len(self.train.ids), self.seconds, loss, reason=reason)

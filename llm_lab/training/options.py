@@ -86,6 +86,26 @@ class TrainOptions(Options):
 
 
 @dataclass(frozen=True)
+class CheckpointOptions(Options):
+    """Which states of the model are kept on the way. One number is how many; several are steps, 0 before the first."""
+
+    room: ClassVar[str] = "checkpoints"
+    checkpoints: tuple[int, ...] = option(
+        (), "weights to keep on the way: how many, or after which steps", ge=0, auto="none", example="8"
+    )
+    checkpoint_spacing: str = option(
+        "even", "how that many lie over the run; log: dense at its beginning", choices=("even", "log")
+    )
+
+    def shares(self, first: float) -> list[float]:
+        """Where that many lie, as shares of the run, the last at its end; of a logarithmic spacing, from `first` on."""
+        n = self.checkpoints[0]
+        if self.checkpoint_spacing == "even":
+            return [(i + 1) / n for i in range(n)]
+        return [first ** (1 - i / (n - 1)) for i in range(n)] if n > 1 else [1.0]
+
+
+@dataclass(frozen=True)
 class SampleOptions(Options):
     """What a run shows of itself while it trains."""
 

@@ -11,9 +11,10 @@ import torch
 
 from llm_lab import machine
 from llm_lab.errors import BadValue
-from llm_lab.training.options import BudgetOptions, TrainOptions
+from llm_lab.training.options import BudgetOptions, CheckpointOptions, TrainOptions
 
 DEFAULT_SECONDS = 60.0
+FIRST_SHARE = 1e-3  # of a time budget: where a logarithmic spacing begins
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Plan:
     precision: str  # fp32 | bf16
     threads: int
     eval_every: int | None  # steps; None: by time, twelve in a run
+    checkpoints: tuple[int, ...] = ()  # steps after which the weights are kept; 0: before the first
+    checkpoint_shares: tuple[float, ...] = ()  # of a time budget, whose steps are not known: after which shares of it
     # Of a replayed run: the factor of the peak learning rate of each step, and the steps it validated at.
     learning_rates: tuple[float, ...] = field(default=(), repr=False)
     eval_steps: frozenset[int] = field(default=frozenset(), repr=False)
@@ -51,6 +54,7 @@ def resolve(
     replay: str | None = None,
     replayed: tuple[tuple[float, ...], frozenset[int]] = ((), frozenset()),
     advance: float | None = None,
+    kept: CheckpointOptions | None = None,
 ) -> Plan:
     """The plan for a budget on this machine. `advance` are the tokens of the text that one row goes on by, a block
     unless told.
@@ -90,8 +94,28 @@ def resolve(
         steps = steps or len(rates)
     seconds = None if steps else budget.seconds or DEFAULT_SECONDS
     return replace(
-        plan, steps=steps, seconds=seconds, eval_every=options.eval_every or (max(1, steps // 12) if steps else None)
+        plan,
+        steps=steps,
+        seconds=seconds,
+        eval_every=options.eval_every or (max(1, steps // 12) if steps else None),
+        **_checkpoints(kept or CheckpointOptions(), steps),
     )
+
+
+def _checkpoints(kept: CheckpointOptions, steps: int | None) -> dict[str, Any]:
+    """The plan's fields of what is kept on the way; BadValue for a step that the run does not have."""
+    if len(kept.checkpoints) == 1:
+        if not kept.checkpoints[0]:
+            return {}
+        shares = kept.shares(1 / steps if steps else FIRST_SHARE)
+        if steps is None:
+            return {"checkpoint_shares": tuple(shares)}
+        return {"checkpoints": tuple(sorted({max(1, round(share * steps)) for share in shares}))}
+    if steps is not None and any(step > steps for step in kept.checkpoints):
+        raise BadValue(
+            f"checkpoints: the run has {steps} steps, and {max(kept.checkpoints)} is beyond them; use for example --checkpoints 0,{steps}"
+        )
+    return {"checkpoints": tuple(sorted(set(kept.checkpoints)))}
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,13 +24,14 @@ from llm_lab.training.validation import autocast, block_losses, mean_losses, pie
 class TrainEvent:
     """Something that happened. `seconds` count from the call; losses are in nats per target."""
 
-    kind: str  # step | validation | end
+    kind: str  # step | validation | checkpoint | end
     step: int  # steps done
     tokens: int
     seconds: float
     loss: float = float("nan")
     lr: float = 0.0  # factor of the peak learning rates that the step used
     parts: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, float] = field(default_factory=dict)  # of a validation: what was asked of its step
     reason: str = ""  # of the end: finished | stopped | diverged
 
 
@@ -38,7 +40,9 @@ class Trainer:
 
         for event in Trainer(trainee, objective, train, val, plan).events(): ...
 
-    The model is usable between any two events. `request_stop()` ends the run after the step in progress. Dropout draws from
+    The model is usable between any two events; at a validation and at a checkpoint it is as the event's step left it.
+    `measure` names what validations tell of their step besides losses: grad_norm (of the whole gradient, before it is
+    clipped), update_ratio (‖Δw‖ / ‖w‖ over all weights). `request_stop()` ends the run after the step in progress. Dropout draws from
     torch's global generators, seeded anew for each step: a thread that draws from them meanwhile changes what is dropped.
     """
 
@@ -50,8 +54,9 @@ class Trainer:
         val: Tokens | None,
         plan: Plan,
         started: float | None = None,
+        measure: frozenset[str] = frozenset(),
     ) -> None:
-        self.trainee, self.objective, self.plan = trainee, objective, plan
+        self.trainee, self.objective, self.plan, self.measure = trainee, objective, plan, measure
         self.started = time.perf_counter() if started is None else started
         self.device = torch.device(plan.device)
         seed = plan.options.seed
@@ -72,6 +77,8 @@ class Trainer:
             None  # the loss, and the state of all that is trained
         )
         self._tokens = 0
+        self._measured: dict[str, Tensor] = {}
+        self._shares = list(plan.checkpoint_shares)  # those still to come
 
     def request_stop(self) -> None:
         """End after the step in progress; the model stays as it is then."""
@@ -87,13 +94,17 @@ class Trainer:
         step, seen, last_eval, eval_time, step_time = 0, 0, 0.0, 0.0, 0.0
         pending: tuple[TrainEvent, Tensor, dict[str, Tensor]] | None = None
         reason = "finished"
+        if 0 in self.plan.checkpoints:
+            yield self._event("checkpoint", 0)
         while not self._done(step, step_time):
             if self._stop:
                 reason = "stopped"
                 break
             began = time.perf_counter()
             factor = self._factor(step)
-            loss, parts = self._step(step, factor)
+            # What a validation soon to come will tell; by time, it may come two steps early.
+            watched = bool(self.measure) and self._eval_due(step + 1, last_eval - 2 * step_time, eval_time)
+            loss, parts = self._step(step, factor, watched)
             step += 1
             if pending:
                 yield (event := _read(*pending))
@@ -103,10 +114,15 @@ class Trainer:
             pending = (TrainEvent("step", step, self._tokens, self.seconds, lr=factor), loss, parts)
             spent = time.perf_counter() - began
             step_time = spent if not step_time else 0.9 * step_time + 0.1 * spent
-            if self._eval_due(step, last_eval, eval_time):
-                before = self.seconds
+            if self._checkpoint_due(step):
                 yield _read(*pending)
                 pending = None
+                yield self._event("checkpoint", step)
+            if self._eval_due(step, last_eval, eval_time):
+                before = self.seconds
+                if pending:
+                    yield _read(*pending)
+                    pending = None
                 yield self._validate(step)
                 seen, last_eval = step, self.seconds
                 eval_time = last_eval - before  # with what the consumer makes of it, such as a sample
@@ -114,12 +130,24 @@ class Trainer:
             yield (event := _read(*pending))
             if not np.isfinite(event.loss):
                 reason = "diverged"
+        if self._shares and step and reason == "finished":  # a time budget ends by the clock, a little before all of it
+            yield self._event("checkpoint", step)
         if self.plan.options.keep == "best":
             if self.val_blocks and seen < step and reason != "diverged":
                 yield self._validate(step)
             self._keep_best()
         self.trainee.train(False)
         yield TrainEvent("end", step, self._tokens, self.seconds, reason=reason)
+
+    def _event(self, kind: str, step: int) -> TrainEvent:
+        return TrainEvent(kind, step, self._tokens, self.seconds)
+
+    def _checkpoint_due(self, step: int) -> bool:
+        if self._shares:
+            passed = len(self._shares)
+            self._shares = [share for share in self._shares if self.seconds < share * (self.plan.seconds or math.inf)]
+            return len(self._shares) < passed
+        return step in self.plan.checkpoints
 
     def _done(self, step: int, step_time: float) -> bool:
         if self.plan.steps is not None:
@@ -138,7 +166,7 @@ class Trainer:
             done = min(1.0, self.seconds / (self.plan.seconds or 1.0))
         return self.schedule(done, self.plan.options.warmup)
 
-    def _step(self, step: int, factor: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def _step(self, step: int, factor: float, watched: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
         options = self.plan.options
         if not self.trainee.model.training:  # whoever looked at the model since the last step may have left it so
             self.trainee.train()
@@ -163,10 +191,20 @@ class Trainer:
                 for name, value in named.items():
                     parts[name] = parts.get(name, torch.zeros((), device=self.device)) + value / options.accumulate
         if options.grad_clip:
-            torch.nn.utils.clip_grad_norm_(self._parameters, options.grad_clip)
+            norm = torch.nn.utils.clip_grad_norm_(self._parameters, options.grad_clip)
+        elif watched:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+        before = [p.detach().clone() for p in self._parameters] if watched and "update_ratio" in self.measure else []
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        if watched:
+            self._measured = {"grad_norm": norm}
+        if before:
+            moved = torch.nn.utils.get_total_norm(
+                [p.detach() - old for p, old in zip(self._parameters, before, strict=True)]
+            )
+            self._measured["update_ratio"] = moved / torch.nn.utils.get_total_norm(before)
         return total, parts
 
     def _eval_due(self, step: int, last: float, cost: float) -> bool:
@@ -195,7 +233,9 @@ class Trainer:
         if self.plan.options.keep == "best" and (self._best is None or loss < self._best[0]):
             states = [module.state_dict() for module in (self.trainee.model, self.trainee.extras)]
             self._best = (loss, [{name: p.detach().clone() for name, p in state.items()} for state in states])
-        return TrainEvent("validation", step, self._tokens, self.seconds, loss, parts=parts)
+        measured = {name: float(value) for name, value in self._measured.items() if name in self.measure}
+        self._measured = {}
+        return TrainEvent("validation", step, self._tokens, self.seconds, loss, parts=parts, measured=measured)
 
     def _keep_best(self) -> None:
         if self._best is not None:

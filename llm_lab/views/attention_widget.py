@@ -58,7 +58,7 @@ def _widget_class() -> type:
                 cells, down, across = attention.layer_bytes(self._result, message["layer"])
                 self.send({"kind": "layer", "layer": message["layer"], "down": down, "across": across}, buffers=[cells])
             elif kind == "products":
-                where = [message.get(name) for name in ("layer", "head", "query")]
+                where: list[Any] = [message.get(name) for name in ("layer", "head", "query")]
                 if inside(self._result, [*where, 0]):
                     told, values = products(self._result, *where)
                     self.send(

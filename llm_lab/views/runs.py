@@ -28,6 +28,7 @@ FACTS: tuple[tuple[str, Callable[[RunFacts], Any], Callable[[Any], str] | None, 
 )
 CURVES = 12  # that are drawn
 LONG = 60  # characters of an option's value
+WATCHED = 60  # numbers that were watched
 
 
 def comparison(result: RunComparison) -> dict[str, str]:
@@ -54,12 +55,18 @@ def comparison(result: RunComparison) -> dict[str, str]:
         ("3 1 400px", small("validation loss, by step", 10) + _chart(drawn[:CURVES]) if drawn else ""),
         ("2 1 320px", small("options that differ", 10) + table(["option", *map(esc, names)], differ) if differ else ""),
     )
+    watched = list(dict.fromkeys(name for one in result.models for name in one.watched))[:WATCHED]
+    seen = [[name, *(number(one.watched.get(name)) for one in result.models)] for name in watched]
+    if seen:
+        cells = [[esc(visible(clip(cell, LONG))) for cell in row] for row in seen]
+        body += small("watched, at last", 10) + table(["", *map(esc, names)], cells)
     caption = "Train loss: of the last step. Val loss and bits per byte: over the whole held-out text. "
     caption += "Curves: on the slice of it that was read meanwhile, in each run's own unit."
     caption += "".join(f"<br>{esc(note)}" for note in result.notes)
     title = clip(", ".join(names), 80)
     plain = [f"{title} · compare · {len(names)} runs", *_lines([[head for head, *_ in FACTS], *shown])]
     plain += _lines([[name, *map(str, each)] for name, each in result.differ.items()])
+    plain += _lines(seen)
     plain += [f"  {note}" for note in result.notes]
     return bundle("\n".join(plain), card(title, ["compare", f"{len(names)} runs"], body, caption=caption))
 

@@ -6,9 +6,11 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from llm_lab.results import TrainingReport
+from llm_lab.views import watched
 from llm_lab.views.bundle import live
 from llm_lab.views.card import (
     BLUE,
+    MOST,
     MUTED,
     ORANGE,
     bundle,
@@ -52,8 +54,11 @@ def report(result: TrainingReport) -> dict[str, str]:
     key = f"Loss in {unit}: {_mark(BLUE, 14, 3)} training (line{'s' * bool(result.parts)}), "
     key += f"{_mark(ORANGE, 8, 8)} validation (dots{where})."
     body = columns(
-        ("5 1 380px", shown + small(key)), ("3 1 280px", figures(_figures(result)) + _samples(result, running))
+        ("5 1 380px", shown + small(key) + watched.charts(result)),
+        ("3 1 280px", figures(_figures(result)) + _samples(result, running)),
     )
+    if not running:
+        body += watched.looks(result, MOST - len(body.encode()) - 20_000)
     facts = [WORD.get(result.status, result.status), *result.facts]
     hint = "■ interrupt saves and stops" if running else ""
     page = card(result.name, facts, body, caption=_foot(result), hint=hint, progress=_share(result))
@@ -157,6 +162,7 @@ def _figures(r: TrainingReport) -> list[tuple[str, str]]:
         rows.append((f"part {clip(name, 40)}", " · ".join(last)))
     if r.lr or r.schedule:
         rows.append(("learning rate", " · ".join(part for part in (number(r.lr, 2), r.schedule) if part)))
+    rows += watched.rows(r)
     if r.memory:
         rows.append(("memory", size(r.memory) + (f" of {size(r.memory_total)}" if r.memory_total else "")))
     return rows
@@ -183,7 +189,7 @@ def _foot(r: TrainingReport) -> str:
     lines = [esc(note) for note in (r.notes[-4:] if r.status == "training" else r.notes)]
     if r.repeat and r.status != "training":
         lines.append(
-            f'Repeats this run exactly: <code style="background:none;white-space:pre-wrap">{esc(r.repeat)}</code>'
+            f'Repeats this run exactly: <code style="background:none;white-space:pre-wrap;overflow-wrap:anywhere">{esc(r.repeat)}</code>'
         )
     return "<br>".join(lines)
 

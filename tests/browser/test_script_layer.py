@@ -52,7 +52,7 @@ def test_every_view_mounts_and_every_image_decodes(visit):
     page = visit(*fakes.everything().values(), *fakes.everything(hostile=True).values())
     page.wait_for_timeout(300)
     assert page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
-    static = "[...document.querySelectorAll('.llm-lab[data-live] img')].filter((one) => !one.closest('.lab-written, .lab-pictured')).length"
+    static = "[...document.querySelectorAll('.llm-lab[data-live] img')].filter((one) => !one.closest('.lab-written, .lab-pictured, .lab-table')).length"
     assert page.evaluate(static) == 0
 
 
@@ -80,6 +80,55 @@ def test_attention_by_pointer_and_keys(visit):
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
     assert "comes later" in page.locator(".lab-value").inner_text()
+
+
+def test_attention_as_lines_products_and_heads_together(visit):
+    maps = fakes.attention()
+    page = visit(maps)
+    page.locator("button.lab-head[data-layer='1'][data-head='2']").click()
+    choose = lambda label, value: page.locator(f"label:has-text('{label}') select").first.select_option(value)  # noqa: E731
+    choose("as", "lines")
+    pattern = maps.pattern(1, 2)
+    lines = page.locator("path.lab-line-of")
+    assert lines.count() == pytest.approx((pattern >= 0.03).sum(), abs=2)
+    page.locator("svg.lab-lines text[data-q='5']").hover()
+    said = page.locator(".lab-value").inner_text()
+    assert said.startswith(f"query 5 “ to” reads most from “{maps.pieces[int(pattern[5].argmax())].text}” 0.69")
+    assert page.locator("path.lab-line-of:not(.lab-dim)").count() == pytest.approx((pattern[5] >= 0.03).sum(), abs=1)
+    choose("query", "5")
+    assert page.locator("path.lab-line-of").count() == pytest.approx((pattern[5] >= 0.03).sum(), abs=1)
+    choose("as", "products")
+    rows = page.locator(".lab-other tbody tr")
+    assert rows.count() == 1 + 6
+    cells = [row.split("\t") for row in rows.all_inner_texts()[1:]]
+    scores = [float(cell[3].replace("−", "-")) for cell in cells]
+    wanted = [maps.products(1, 2, 5, k).sum() * maps.scale for k in range(6)]
+    assert scores == pytest.approx(wanted, abs=0.2)
+    choose("as", "map")
+    for how, expected in (
+        ("layer mean", maps.aggregate("mean", [1])),
+        ("all largest", maps.aggregate("max")),
+        ("rollout", maps.aggregate("rollout")),
+    ):
+        choose("of", how)
+        cells = page.locator(".lab-cells")
+        cells.focus()
+        for key in ("Home", "ArrowDown", "ArrowDown", "ArrowRight"):
+            page.keyboard.press(key)
+        said = page.locator(".lab-value").inner_text()
+        assert float(said.split(": ")[1].split(" ±")[0]) == pytest.approx(expected[2, 1], abs=0.006)
+        page.keyboard.press("Escape")
+
+
+def test_attention_between_two_texts(visit):
+    page = visit(fakes.everything()["two texts"])
+    assert "Of each token's attention: 1→1" in page.locator(".lab-big").inner_text()
+    page.locator("label:has-text('texts') select").select_option("3")
+    cells = page.locator(".lab-cells")
+    cells.focus()
+    for key in ("Home", "ArrowDown", "ArrowDown", "ArrowRight"):
+        page.keyboard.press(key)
+    assert ": 0.000 " in page.locator(".lab-value").inner_text()
 
 
 def test_long_attention_names_tokens_on_hover(visit):
@@ -361,3 +410,67 @@ def test_static_stays_where_the_view_fails(page, tmp_path):
     page.wait_for_timeout(300)
     assert page.locator(".llm-lab[data-live]").count() == 0
     assert page.locator(".llm-lab img").is_visible()
+
+
+def test_a_film_of_tokens_by_keys_and_pointer(visit):
+    film = fakes.projection(frames=3, dims=2)
+    page = visit(film)
+    canvas = page.locator("canvas.lab-cloud")
+    page.locator("input[type=search]").fill("To")
+    assert page.locator(".lab-value").inner_text().startswith("To: capital")
+    near = page.locator(".lab-near dt").all_inner_texts()
+    assert near == ["␣be", "be", ","] and "bard@2" in page.locator(".lab-near").inner_text()
+    canvas.focus()
+    page.keyboard.press("ArrowRight")
+    assert not page.locator(".lab-value").inner_text().startswith("To:")
+    slider = page.locator(".lab-film input")
+    slider.focus()
+    page.keyboard.press("Home")
+    assert page.locator(".lab-film b").inner_text() == "bard@0"
+    page.get_by_role("button", name="play all models").click()
+    page.wait_for_function("document.querySelector('.lab-film b').textContent === 'bard@2'", timeout=5000)
+
+
+def test_a_cloud_turns(visit):
+    page = visit(fakes.projection(dims=3))
+    canvas = page.locator("canvas.lab-cloud")
+    pixels = "canvas => canvas.toDataURL()"
+    before = canvas.evaluate(pixels)
+    canvas.focus()
+    page.keyboard.press("ArrowRight")
+    turned = canvas.evaluate(pixels)
+    assert turned != before
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + 100, box["y"] + 100)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 160, box["y"] + 130)
+    page.mouse.up()
+    assert canvas.evaluate(pixels) != turned
+
+
+def test_weights_sort_and_are_found(visit):
+    page = visit(fakes.weight_table())
+    page.get_by_role("button", name="std").click()
+    names = page.locator("td.lab-mono").all_inner_texts()
+    assert sorted(names) == ["bard.0", "bard.1", "bard.2"]
+    assert names[0] == "bard.1"  # whose spread is infinite
+    page.locator("input[type=search]").fill("d.2")
+    assert page.locator("tbody tr:visible").count() == 1
+    assert "1 of 3 weights" in page.locator(".lab-bar").inner_text()
+
+
+def test_units_are_chosen_by_click_and_keys_and_sorted(visit):
+    page = visit(fakes.units())
+    named = page.locator(".lab-passages b")
+    names = [unit.name for unit in fakes.units().units]
+    assert named.inner_text() == names[0] and page.locator(".lab-passages .lab-sample").count() == 4
+    page.locator("tr.lab-row").nth(1).click()
+    assert named.inner_text() == names[1] and page.locator(".lab-passages mark").count() == 1
+    page.locator(".lab-pick[aria-pressed=true]").focus()
+    page.keyboard.press("ArrowUp")
+    assert named.inner_text() == names[0]
+    page.keyboard.press("End")
+    assert named.inner_text() == names[2] and page.locator(".lab-passages .lab-sample").count() == 0
+    page.get_by_role("button", name="largest").click()
+    page.get_by_role("button", name="largest").click()
+    assert page.locator("tr.lab-row .lab-pick bdi").first.inner_text() == names[2]

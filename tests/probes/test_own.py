@@ -93,5 +93,3 @@ def test_refusals(own):
         lab.probe(lm, "king", kind="experts", live=True)
     with pytest.raises(lab.LabError, match="probe has no option 'lvie'"):
         lab.probe(lm, "1", lvie=True)
-    with pytest.raises(lab.LabError, match="2 models were given, and experts takes one"):
-        lab.probe([lm, lm], "1", kind="experts")

@@ -85,6 +85,23 @@ def test_tokens_that_were_never_read_are_left_out():
     assert f"{len(tokenizer.text_ids) - 3} tokens that the training text does not have" in str(found)
 
 
+@pytest.mark.parametrize("kind", ["neighbours", "analogies"])
+def test_several_models_side_by_side(kind):
+    tokenizer, lms = train([TEXT], "wordpiece"), []
+    for seed, width in ((0, 8), (1, 12)):
+        torch.manual_seed(seed)
+        config = ModelConfig(shape="skipgram", vocab_size=tokenizer.vocab_size, d_model=width, n_head=1)
+        lms.append(LM(f"v{seed}", SHAPES.load("skipgram")(config), tokenizer))
+    words = "king man queen woman left the"
+    options = PROBES[kind].options()
+    both = PROBES.load(kind)(Reading(tuple(lms), (words,)), options)
+    single = [PROBES.load(kind)(Reading((lm,), (words,)), options) for lm in lms]
+    assert both.name == "v0, v1"
+    assert both.asked == [f"{a} · v{i}" for a in single[0].asked for i in (0, 1)]
+    for i, one in enumerate(single):
+        np.testing.assert_array_equal(both.numpy()[i::2], one.numpy())
+
+
 def test_a_word_of_bpe_is_the_token_with_its_space():
     found = look("neighbours", "queen king", "bpe")
     tokenizer = train([TEXT], "bpe")

@@ -24,7 +24,9 @@ from llm_lab.results import (
     Fork,
     Generation,
     Generations,
+    HeadTable,
     Heatmap,
+    LinearProbe,
     Listing,
     LogitAttribution,
     LogitLens,
@@ -34,8 +36,11 @@ from llm_lab.results import (
     Neighbours,
     NoisePoint,
     Panel,
+    Passage,
+    Passages,
     Piece,
     Playground,
+    Projection,
     Prompt,
     PromptResults,
     Robustness,
@@ -43,6 +48,8 @@ from llm_lab.results import (
     RunFacts,
     Sample,
     Score,
+    SideBySide,
+    SiteScore,
     Step,
     StrategyControls,
     Swap,
@@ -52,7 +59,11 @@ from llm_lab.results import (
     TokenStatistics,
     TrainingReport,
     TunedLens,
+    Unit,
     Walk,
+    WeightFacts,
+    WeightRow,
+    WeightTable,
 )
 from llm_lab.templates import Template
 
@@ -324,6 +335,28 @@ def with_parts(report: TrainingReport, names: tuple[str, ...] = ("mlm", "nsp"), 
     return report
 
 
+def with_watches(
+    report: TrainingReport, names: tuple[str, ...] = ("induction_score", "norm", "my_fn")
+) -> TrainingReport:
+    """The report with what was watched: a number with its place, one of several layers, one that stays; and a view."""
+    score, norm, own = names
+    steps = [(step, seconds) for step, seconds, _ in report.val] or [(0, 0.0)]
+    numbers = {score: 0.5, f"{score}.layer": 1.0, f"{score}.head": 3.0, own: 7.0}
+    numbers |= {f"{norm}.layer {i}": float(i) for i in range(12)}
+    for i, (name, value) in enumerate(numbers.items()):
+        moves = 0.0 if name == own or (value == int(value) and not name.startswith(norm)) else 0.1 * (i + 1)
+        report.watched[name] = [(step, seconds, value + moves * n) for n, (step, seconds) in enumerate(steps)]
+    report.watching = {score: f"what {score} is"}
+    report.looks = {own: (steps[-1][0], heatmap(name=own))}
+    report.setup_seconds, report.watch_seconds = 1.0, 0.03 * (report.seconds - 1)
+    return report
+
+
+def sides(name: str = "bard", other: str = "bard@100", waits: bool = False) -> SideBySide:
+    results = [heatmap(name=name), *([] if waits else [heatmap(name=other)])]
+    return SideBySide(kind="logit_lens", names=[name, other], results=results)
+
+
 def corpus(
     name: str = "shakespeare", sample: str = "First Citizen:\nBefore we proceed any further, hear me speak.\n"
 ) -> Any:
@@ -390,6 +423,51 @@ def routing(texts: list[str], layers: int = 4, experts: int = 8, active: int = 2
     chosen = (-probs).argsort(-1)[..., :active].astype(np.int16)
     return ExpertRouting(
         name=name, pieces=pieces(texts), probs=probs.astype(np.float16), chosen=chosen, n_active=active
+    )
+
+
+def weight_table(two: bool = False, name: str = "bard") -> WeightTable:
+    """A matrix, a vector and what is no number, with gradients; of two models, or beside fresh ones."""
+    rng = np.random.default_rng(0)
+
+    def facts(spectrum: int) -> WeightFacts:
+        drawn = rng.random(6).tolist() if spectrum else [math.nan, math.inf, 0.1, 0.0, 1.0, 0.5]
+        known = rng.random(4).tolist() if spectrum else [math.nan] * 4
+        histogram, singular = rng.random(12), np.sort(rng.random(spectrum))[::-1]
+        return WeightFacts(*drawn, 1.0, *known, math.nan, histogram, singular, gradient=0.2, noise_scale=300.0)
+
+    rows = [
+        WeightRow(f"{name}.{i}", (64, 16) if size else (16,), (-1.0, 1.0), [facts(size) for _ in range(1 + two)], None if two else facts(size), 0.3)
+        for i, size in enumerate((16, 0, 90))
+    ]  # fmt: skip
+    models = [name, f"{name}2"][: 1 + two]
+    return WeightTable(models=models, rows=rows, losses=[2.5] * len(models), tokens=[2048] * len(models), notes=[name])
+
+
+def projection(
+    texts: list[str] | None = None, frames: int = 1, dims: int = 2, name: str = "bard", size: int = 1
+) -> Projection:
+    """Tokens somewhere, moving a little."""
+    words = (texts or ["To", " be", "be", ",", " ", "7", "你", "\n"]) * size
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(1, len(words), dims))
+    kinds = ["capital", "lower case", "other letter", "digit", "punctuation", "space", "bytes", "special"]
+    made = pieces(words)
+    return Projection(
+        frames=[f"{name}@{i}" for i in range(frames)],
+        source=f"input vectors {name}",
+        pieces=made,
+        kinds=[kinds[i % len(kinds)] for i in range(len(words))],
+        counts=rng.integers(0, 900, len(words)),
+        points=(start + 0.1 * rng.normal(size=(frames, len(words), dims))).astype(np.float32),
+        projection="pca",
+        explained=np.full((frames, dims), 0.2),
+        align="basis" if frames > 1 else "",
+        width=[64] * frames,
+        near=np.array([[[made[(i + j) % len(made)].id for j in range(1, 4)] for i in range(len(made))]] * frames),
+        cosine=np.full((frames, len(words), 3), 0.5, np.float32),
+        names={piece.id: piece for piece in made},
+        notes=[name],
     )
 
 
@@ -621,6 +699,79 @@ def _lens(words: tuple[str, ...], name: str, layers: int, top: int) -> dict[str,
     )
 
 
+def units(words: tuple[str, ...] = ("To", " be", ",", " "), name: str = "bard", n: int = 3, many: int = 4) -> Passages:
+    """Neurons with passages of all the words; the second one has but one, the last none."""
+    rng = np.random.default_rng(0)
+    text = pieces(list(words))
+    told = [(piece, float(i) - 1) for i, piece in enumerate(text[:8])]
+
+    def passage(rank: int) -> Passage:
+        values = (rng.normal(size=len(text)) * 3).astype(np.float32)
+        return Passage(text, values, int(values.argmax()), 100 * rank)
+
+    counts = [many, 1, *[many] * (n - 3), 0][:n]
+    return Passages(
+        name=name,
+        kind="neurons",
+        facts=[name],
+        units=[
+            Unit(
+                f"layer 1, neuron {i} {name}" if i else name,
+                {"largest": 5.2 - i, "kurtosis": math.nan if i else 1234.5},
+                [passage(rank) for rank in range(count)],
+                told,
+                told if i else [],
+                told if i else [],
+            )
+            for i, count in enumerate(counts)
+        ],
+        columns={"largest": f"activation {name}", "kurtosis": "of all"},
+        figures=[(name, "93.8")],
+        caption=name,
+        notes=[name],
+    )
+
+
+def heads(layers: int = 2, count: int = 4, name: str = "bard") -> HeadTable:
+    """Scores of every head; the first of the last layer is an induction head."""
+    rng = np.random.default_rng(0)
+    shares = ("near", "previous_token", "first_token", "self", "duplicate_token", "induction")
+    found = {one: rng.beta(1, 9, (layers, count)).astype(np.float32) for one in shares}
+    found["induction"][-1, 0] = 0.81
+    found |= {one: rng.uniform(1, 5, (layers, count)).astype(np.float32) for one in ("entropy", "distance")}
+    roles = [[["mixed"] for _ in range(count)] for _ in range(layers)]
+    roles[-1][0] = ["induction", "first token"] if name == "bard" else ["induction", name]
+    return HeadTable(
+        name=name,
+        facts=[f"2,048 tokens of {name}"],
+        scores=found,
+        chance={one: 5.1 if one in ("entropy", "distance") else 0.06 for one in found},
+        roles=roles,
+        caption=f"Means over the queries. {name}",
+        notes=[name],
+    )
+
+
+def linear(names: tuple[str, ...] = ("space", "letter"), name: str = "bard", n: int = 4) -> LinearProbe:
+    """A classifier for the embedding and some layers, the first of which is always right."""
+    sites = ["embed", *(f"blocks.{i}.resid_post" for i in range(n - 1))] if name == "bard" else [name] * n
+    return LinearProbe(
+        name=name,
+        label=name if name != "bard" else "next_class",
+        facts=[name],
+        classes=list(names),
+        counts=[100 + i for i in range(len(names))],
+        scores=[
+            SiteScore(site, 0.9 + 0.1 / (i + 1), 0.02 if i else None, 0.8, 0.03, 0.6, 0.02, 0.3 + 0.1 / (i + 1), 0.03)
+            for i, site in enumerate(sites)
+        ],
+        directions={},
+        intercepts={},
+        control=name,
+        notes=[name],
+    )
+
+
 def attributed(name: str = "bard", token: str = " be") -> LogitAttribution:
     """A logit by head and MLP."""
     panel = Panel(
@@ -695,6 +846,10 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         return {
             "live": training("training", steps=412),
             "training": training(),
+            "watched": with_watches(training()),
+            "watching": with_watches(training("training", steps=412, by_time=False)),
+            "sides": sides(),
+            "sides to come": sides(waits=True),
             "steps": training("stopped", steps=300, by_time=False),
             "generation": generation(),
             "samples": generation(n=3),
@@ -727,14 +882,22 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "runs": runs(),
             "routing": routing(["To", " be", ",", " or", " not"]),
             "heatmap": heatmap(),
+            "heads": heads(),
             "scores": scores(),
             "walk": walk(),
+            "weights": weight_table(),
+            "weights of two": weight_table(two=True),
+            "map": projection(),
+            "film": projection(frames=3, dims=3),
             "counterfactual": counterfactual(),
             "robustness": robustness(),
             "lens": lens(),
             "tuned lens": tuned(),
             "live lens": tuned(done=False),
             "attributed": attributed(),
+            "units": units(),
+            "units growing": units(n=0),
+            "linear": linear(),
         }
     evil = "".join(HOSTILE)
     live, done = training("training", evil), training("finished", evil)
@@ -747,6 +910,7 @@ def everything(hostile: bool = False) -> dict[str, Any]:
     done.repeat = evil
     for report in (live, done):
         with_parts(report, (evil, EVIL, "loss"))
+        with_watches(report, (evil, EVIL, "loss"))
     written = generation(HOSTILE, n=2, name=evil)
     written.logprob[0][3] = -math.inf
     written.prompt, written.notes = evil, [evil]
@@ -761,6 +925,7 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         "playground": playground(HOSTILE, evil),
         "attention": attention(HOSTILE, name=evil),
         "cross": cross(HOSTILE, HOSTILE[:9], evil),
+        "sides": sides(evil, EVIL),
         "tokenization": tokenization(evil, hostile=True),
         "model": model(evil, evil),
         "pair": model(evil, evil, ("encoder", "decoder"), {"n_head": evil, "attention": EVIL, "position": evil}),
@@ -776,11 +941,16 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         "runs": runs(evil, EVIL),
         "routing": routing(HOSTILE, name=evil),
         "heatmap": heatmap(tuple(HOSTILE), evil),
+        "heads": heads(name=evil),
         "scores": scores(tuple(HOSTILE), evil),
         "walk": walk(tuple(HOSTILE), evil),
+        "weights": weight_table(True, evil),
+        "map": projection(HOSTILE, 2, 3, evil),
         "counterfactual": counterfactual(HOSTILE, evil),
         "robustness": robustness(HOSTILE, evil, (evil, EVIL)),
         "lens": lens(tuple(HOSTILE), evil),
         "tuned lens": tuned(tuple(HOSTILE), evil),
         "attributed": attributed(evil, evil),
+        "units": units(tuple(HOSTILE), evil),
+        "linear": linear(tuple(HOSTILE), evil),
     }
