@@ -55,6 +55,9 @@ CASES = {
     "sae": Case((), {"corpus": CORPUS, "max_tokens": 48, "steps": 2, "n_features": 8, "k": 2}),
     "neighbours": Case(("a b c",)),
     "analogies": Case(("a b c",)),
+    "attribution": Case(options={"method": "integrated_gradients,rollout", "path_steps": 4}),
+    "counterfactual": Case(options={"edits": 1, "candidates": 4}),
+    "robustness": Case((), {"corpus": CORPUS, "max_tokens": 48, "rates": "0.1", "draws": 2}),
 }
 
 
