@@ -32,12 +32,12 @@ class Maps:
     """All heads as bytes (0–255 for 0–1): (L, H, t, s), where a cell is the largest of T/t × S/s weights."""
 
     cells: np.ndarray
-    levels: int  # distinct values, 255 or 15
+    levels: int  # steps between 0 and 1: 255 even ones, or 15 that are even in their roots
 
 
 def maps(result: AttentionMaps) -> dict[str, str]:
     """The grid of heads, and the most telling one enlarged."""
-    layers, heads, tokens, keys = result.shape
+    _, heads, tokens, keys = result.shape
     layer, head = opening(result)
     title = ["attention", *facts(result)]
     says = describe(result, layer, head)
@@ -183,7 +183,7 @@ def reduced(result: AttentionMaps, budget: int) -> Maps:
             break
         cells = pooled(cells, (max(cells.shape[-2:]) + 1) // 2)
     for cells, levels in steps:
-        kept = cells if levels == 255 else (np.round(cells / 17) * 17).astype(np.uint8)
+        kept = cells if levels == 255 else coarse(cells)
         if cells.size <= 8 * EXACT and len(zlib.compress(kept.tobytes(), 6)) <= budget:
             break
     return Maps(kept, levels)
@@ -194,6 +194,14 @@ def quantised(weights: np.ndarray) -> np.ndarray:
     import numpy as np
 
     return np.round(weights * 255).astype(np.uint8)
+
+
+def coarse(cells: np.ndarray) -> np.ndarray:
+    """Bytes of 16 values, evenly apart in their roots: the weights of a long text are small, and are to be seen."""
+    import numpy as np
+
+    values = np.arange(256) / 255
+    return np.round((np.round(values**0.5 * 15) / 15) ** 2 * 255).astype(np.uint8)[cells]
 
 
 def pooled(cells: np.ndarray, side: int) -> np.ndarray:

@@ -146,6 +146,14 @@ def test_maps_are_exact_while_they_fit_and_reduced_beyond():
     assert len(zlib.compress(less.cells.tobytes(), 6)) <= 3000
 
 
+def test_sixteen_values_are_as_near_as_the_page_says():
+    cells = np.arange(256, dtype=np.uint8)
+    kept = attention.coarse(cells) / 255
+    assert len(set(kept)) == 16 and kept[0] == 0 and kept[-1] == 1
+    assert (np.abs(kept - cells / 255) <= (2 * np.sqrt(kept) + 1 / 30) / 30 + 0.002).all()
+    assert kept[2] > 0  # 0.8 % of a query's attention is seen
+
+
 def test_answers_are_of_q_and_k_and_refuse_what_is_not_there():
     maps = fakes.attention().select(layers=[3, 1], heads=[5, 2])
     where = {"layer": 1, "head": 1, "query": 5, "key": 1}

@@ -232,9 +232,10 @@ function render({ model, el: root }) {
 
   /** … and how far it may be off. @param {Cells} shown @param {number} q @param {number} k */
   function roughly(shown, q, k) {
-    const off = shown.fine ? 0.002 : 0.033;
+    const weight = weightIn(shown, q, k);
+    const off = shown.fine ? 0.002 : Number(((2 * Math.sqrt(weight) + 1 / 30) / 30 + 0.002).toFixed(3)); // of 16 values, even in their roots
     const exact = shown.down === T && shown.across === S;
-    return weightIn(shown, q, k).toFixed(shown.fine ? 3 : 2) + (exact ? ` ± ${off}` : ` at most, of ${Math.ceil(T / shown.down)} × ${Math.ceil(S / shown.across)} cells`);
+    return weight.toFixed(3) + (exact ? ` ± ${off}` : ` at most, of ${Math.ceil(T / shown.down)} × ${Math.ceil(S / shown.across)} cells`);
   }
 
   /** @param {[number, number] | null} to */
