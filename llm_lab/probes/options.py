@@ -115,7 +115,7 @@ class LearnOptions(CorpusReading, SeedOptions):
 
 
 @dataclass(frozen=True)
-class AttentionOptions(KindOptions):
+class AttentionOptions(HeadOptions):
     room: ClassVar[str] = "attention"
     texts: ClassVar[tuple[int, int]] = (1, 2)
     stack: str | None = option(
@@ -124,6 +124,8 @@ class AttentionOptions(KindOptions):
         choices=("encoder", "decoder", "cross"),
         auto="cross where the decoder was given a text, else the encoder's",
     )
+    layers: tuple[int, ...] = option((), "only these layers, and not all", ge=0, example="0,3")
+    heads: tuple[int, ...] = option((), "only these heads of each layer, and not all", ge=0, example="1,2")
     live: bool = option(
         False, "keep the kernel in the loop: the value under the pointer is exact (a widget while the kernel lives)"
     )
