@@ -151,16 +151,20 @@ def repeat_line(request: Request, tokenizer: Tokenizer, plan: Plan, run: Run, st
     # Learning rates that followed the clock, or an interrupted run, are repeated from the run's own trace.
     traced = plan.steps is None or plan.learning_rates or status != "finished"
     budget = {"replay": run.id} if traced else {"steps": plan.steps}
-    words = [f"--{key} {_word(value)}" for key, value in {**budget, **given, **fixed}.items()]
+    words = [f"--{key} {_option(value)}" for key, value in {**budget, **given, **fixed}.items()]
     return f"%%pretrain {request.name} {_word(request.corpus)} {' '.join(words)} --fresh"
+
+
+def _option(value: Any) -> str:
+    """An option as a line has it, one that is a list with commas."""
+    if not isinstance(value, list | tuple):
+        return _word(value)
+    joined = ",".join(one if isinstance(one, str) else _word(one) for one in value)
+    return joined if "@" in joined else _word(joined)  # within quotes @ would be text
 
 
 def _word(value: Any) -> str:
     """A value as it stands on a line; an object by a variable's name that its reader must supply."""
-    if isinstance(value, list | tuple):
-        value = ",".join(one if isinstance(one, str) else _word(one) for one in value)
-        if "@" in value:  # which would be a text within quotes
-            return value
     if isinstance(value, str | Path):
         text = str(value)
         bare = re.fullmatch(r"[A-Za-z0-9_./][A-Za-z0-9_.,/-]*", text) and text.lower() not in ("none", "true", "false")

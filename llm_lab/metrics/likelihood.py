@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llm_lab.results import Score
-
-_Z95 = 1.959963984540054
+from llm_lab.results import Score, ratio_interval
 
 
 @dataclass(frozen=True)
@@ -34,11 +32,7 @@ class Likelihood:
     def interval(self) -> float | None:
         """Half of the 95 % confidence interval of the mean. Blocks, not tokens, are taken as independent: tokens of
         one text are not (ratio estimator; Cochran 1977, §2.11)."""
-        n = len(self.sums)
-        if n < 2:
-            return None
-        residual = self.sums - self.mean * self.counts
-        return float(_Z95 * math.sqrt((residual**2).sum() / (n - 1) / n) / self.counts.mean())
+        return ratio_interval(self.sums.tolist(), self.counts.tolist())[1]
 
     def score(self, metric: str, value: float, slope: float, unit: str) -> Score:
         """A metric that is a function of the mean, with that function's slope for its interval (delta method)."""

@@ -310,6 +310,7 @@ def ablate(reading: Reading, options: AblateOptions) -> Iterator[Heatmap | Token
         quantity="change",
         axes=("layer", "head"),
         signed=True,
+        one_scale=False,
         figures=setup.before(),
         caption=f"Each cell is one run with one part {_WITH[options.ablation]}{setup.source}; the number is what that changes, "
         "blue up and orange down. A layer is all that it adds to the stream.",
@@ -440,7 +441,7 @@ def _together(reading: Reading, options: AblateOptions, setup: _Setup, parts: Se
         pieces=setup.asked.pieces,
         scores={"rise of −log p": _rise(lm, setup.asked.batch, replacements)},
         quantity="nats",
-        about=f"without {names}",
+        about=f"each token, without {names}",
         figures=[*figures, ("likeliest token", " → ".join(said))],
         caption=f"How much less likely each token is with {names} {_WITH[options.ablation]}{setup.source}; "
         "beside it what was measured before → after.",

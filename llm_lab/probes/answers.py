@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from llm_lab.data.batch import Batch
@@ -117,11 +117,18 @@ def token(argument: str, text: str, tokenizer: Tokenizer) -> Piece:
     )
 
 
+def sayable(model: LanguageModel, tokenizer: Tokenizer) -> Bool[Tensor, " V"]:
+    """The tokens that a text can have, its end included."""
+    found = torch.ones(model.vocab_size, dtype=torch.bool, device=model.device)
+    found[tokenizer.vocab_size :] = False
+    found[sorted(tokenizer.special_ids - {tokenizer.end})] = False
+    return found
+
+
 def _likeliest(logits: Tensor, model: LanguageModel, tokenizer: Tokenizer, but: Piece | None) -> Piece:
     """The token of the largest logit among those that a text can have."""
-    banned = set(tokenizer.special_ids) - {tokenizer.end}
-    banned |= set(range(tokenizer.vocab_size, model.vocab_size)) | ({but.id} if but is not None else set())
-    known = logits.detach().clone()
-    known[torch.tensor(sorted(banned), dtype=torch.long, device=logits.device)] = -torch.inf
+    known = logits.detach().masked_fill(~sayable(model, tokenizer).to(logits.device), -torch.inf)
+    if but is not None:
+        known[but.id] = -torch.inf
     (found,) = tokenizer.pieces([int(known.argmax())])
     return found

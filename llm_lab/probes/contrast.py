@@ -171,7 +171,7 @@ def contrast(reading: Reading, options: ContrastOptions) -> Contrast:
             f"text: the two do not differ in the {quantity} ({at_clean:.4g} in both), so that nothing can be restored; use texts with different answers, or another --target, --other or --metric"
         )
     chances = [logits.double().softmax(dim=-1) for logits in (first, second)]
-    facts = [(f"clean: {quantity}", f"{at_clean:.3f}"), (f"corrupted: {quantity}", f"{at_corrupted:.3f}")]
+    facts = [(f"clean: {quantity}", _number(at_clean)), (f"corrupted: {quantity}", _number(at_corrupted))]
     for piece in (wanted.target, wanted.other):
         if piece is not None:
             both = " → ".join(f"{float(p[piece.id]):.3f}" for p in chances)
@@ -190,6 +190,10 @@ def _metric(name: str, wanted: Answer, clean: Tensor) -> tuple[Callable[[Tensor]
         return (log_p.exp() * (log_p - logits.double().log_softmax(dim=-1))).sum(dim=-1)
 
     return divergence, "KL divergence from the clean prediction, nats"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}".replace("-", "−")
 
 
 def _cut(pieces: list[Piece]) -> str:

@@ -24,7 +24,7 @@ BLOCK = 512  # tokens of a corpus that are read at a time, at most
 REPEATED = 64  # tokens of a random block, at most
 ROWS = 8  # repeated sequences in one pass
 SHOWS = 0.4  # attention from which on a head is named by where it goes
-LOCAL, BROAD = 0.7, 0.85
+LOCAL, BROAD = 0.7, 0.8
 
 # By what a head is named where the score is SHOWS or more; how it acts on repeats tells more than where it rests without.
 ROLES = {
@@ -137,7 +137,7 @@ def heads(reading: Reading, options: HeadsOptions) -> Iterator[HeadTable]:
 def roles(scores: Mapping[str, Float[np.ndarray, "L H"]], chance: Mapping[str, float]) -> list[list[list[str]]]:
     """The names of every head, by layer, the most telling first. A head is named by each score of ROLES that is 0.4 or
     more and twice what even attention would have; where there is none, it is local with 0.7 of its attention on the 4
-    nearest tokens on each side (and twice chance), broad with an entropy of 0.85 of an even head's or more, else mixed."""
+    nearest tokens on each side (and twice chance), broad with an entropy of 0.8 of an even head's or more, else mixed."""
     layers, heads = next(iter(scores.values())).shape
     return [
         [_named({name: float(values[i, j]) for name, values in scores.items()}, chance) for j in range(heads)]

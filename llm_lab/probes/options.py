@@ -247,6 +247,71 @@ class AblateOptions(RepeatOptions, AnswerOptions):
 
 # --- attribution ----------------------------------------------------------------------------------------------------
 
+ATTRIBUTIONS = ("integrated_gradients", "gradient_x_input", "gradient", "occlusion", "shapley", "rollout")
+BASELINES = ("mean", "zero", "mask", "pad", "space", "remove")
+
+
+@dataclass(frozen=True)
+class AttributionOptions(AnswerOptions, SeedOptions):
+    room: ClassVar[str] = "attribution"
+    texts: ClassVar[tuple[int, int]] = (1, 2)
+    method: tuple[str, ...] = option(
+        ("integrated_gradients", "occlusion"), "how the tokens' shares are found", choices=ATTRIBUTIONS
+    )
+    explain: str = option(
+        "log_prob",
+        "what of the answer is explained; beside another answer it is the difference of logits",
+        choices=("log_prob", "logit", "prob"),
+    )
+    each: str | None = option(
+        None, "explain each token of the text: all, or those of the positions a:b", example="all", auto="one answer"
+    )
+    baseline: str | None = option(
+        None,
+        "what stands for a token that is not there",
+        choices=BASELINES,
+        auto="<mask> where the model learned to fill it, else the mean of all tokens' vectors",
+    )
+    path_steps: int | None = option(
+        None,
+        "points on the path of integrated gradients",
+        ge=1,
+        auto="as many as bring their sum within 1 % of the difference",
+        example="64",
+    )
+    samples: int = option(25, "orders of the tokens that Shapley values are the mean of", ge=2)
+
+
+@dataclass(frozen=True)
+class EditOptions(KindOptions):
+    """Options of the kinds that change tokens where a gradient says so."""
+
+    room: ClassVar[str] = "edits"
+    candidates: int = option(128, "edits that are tried of each text: those that the gradient holds for best", ge=1)
+
+
+@dataclass(frozen=True)
+class CounterfactualOptions(AnswerOptions, EditOptions):
+    room: ClassVar[str] = "counterfactual"
+    texts: ClassVar[tuple[int, int]] = (1, 2)
+    edits: int = option(3, "tokens that may be changed at most", unit="tokens", ge=1)
+    beam: int = option(4, "changed texts that are gone on with after each edit", ge=1)
+    retokenize: bool = option(True, "only texts that are cut into the same tokens when they are read again")
+
+
+NOISES = ("swap", "delete", "insert", "keyboard")
+
+
+@dataclass(frozen=True)
+class RobustnessOptions(CorpusReading, EditOptions, SeedOptions):
+    room: ClassVar[str] = "robustness"
+    texts: ClassVar[tuple[int, int]] = (0, 1)
+    noise: tuple[str, ...] = option(
+        NOISES, "what happens to characters: swapped with the next, left out, one put in, a key beside", choices=NOISES
+    )
+    rates: tuple[float, ...] = option((0.02, 0.05, 0.1, 0.2), "shares of the characters that are changed", gt=0, le=1)
+    draws: int = option(3, "times that each noise is drawn", ge=1)
+
 
 # --- neurons and directions -----------------------------------------------------------------------------------------
 
@@ -412,6 +477,27 @@ PROBES = Table(
             "llm_lab.probes.heads:heads",
             "what every head does, by numbers and a name: previous token, induction, …",
             HeadsOptions,
+            SITES,
+        ),
+        Entry(
+            "attribution",
+            "llm_lab.probes.attribution:attribution",
+            "which tokens of the text an answer rests on",
+            AttributionOptions,
+            SITES,
+        ),
+        Entry(
+            "counterfactual",
+            "llm_lab.probes.counterfactual:counterfactual",
+            "the fewest changed tokens that change the answer",
+            CounterfactualOptions,
+            SITES,
+        ),
+        Entry(
+            "robustness",
+            "llm_lab.probes.robustness:robustness",
+            "what typing errors and one wrong token cost",
+            RobustnessOptions,
             SITES,
         ),
         Entry(

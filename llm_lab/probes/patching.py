@@ -74,7 +74,7 @@ def patch(reading: Reading, options: PatchOptions) -> Iterator[Heatmap]:
     """
     made = plan(contrast(reading, options), options)
     if made.by == "head_position" and options.layer is None:
-        made = _most_telling(made)
+        made = _narrowed(made, measured(Plan(made.contrast, made.site, made.layers, "head", made.heads)))
     values = _empty(made)
     result = _map(made, [values], "patch")
     yield from growing(result, _patched(made, values), result.notes.append)
@@ -184,16 +184,16 @@ def _checked(made: Plan, values: np.ndarray, true: np.ndarray, result: Heatmap) 
     result.figures.append(("largest difference from patching", f"{float(np.abs(values - true).max()):.3f}"))
 
 
-def _most_telling(made: Plan) -> Plan:
-    """The plan for the layer of the head that alone makes the largest difference."""
-    coarse = Plan(made.contrast, made.site, made.layers, "head", made.heads)
-    values = _empty(coarse)
-    for _ in _patched(coarse, values):
+def measured(made: Plan) -> np.ndarray:
+    """The whole map, (L, R) float32."""
+    values = _empty(made)
+    for _ in _patched(made, values):
         pass
-    return _narrowed(made, values)
+    return values
 
 
 def _narrowed(made: Plan, by_head: np.ndarray) -> Plan:
+    """The plan for the layer of the head that alone makes the largest difference."""
     layer = made.layers[int(np.abs(by_head).max(axis=1).argmax())]
     return Plan(made.contrast, made.site, [layer], made.by, made.heads)
 

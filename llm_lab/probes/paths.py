@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from llm_lab.errors import BadValue
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.models.options import ModelConfig
+from llm_lab.models.sites import Replacement
 from llm_lab.probes.contrast import Contrast, contrast, growing, reading_prefix, run
 from llm_lab.probes.options import PathsOptions
+from llm_lab.probes.patching import Plan, measured
 from llm_lab.probes.reading import Reading
 from llm_lab.results import Heatmap, Panel
 
@@ -64,31 +66,32 @@ def _followed(compared: Contrast, layer: int, head: int, values: np.ndarray, con
     parts = [f"{block}.{part}" for block in blocks for part in ("attn.z", "attn.out", "mlp.out")]
     base = compared.read(parts, compared.base)
     source = compared.read([f"{block}.attn.z" for block in blocks], compared.source)
-    rows = config.n_head
-    each = torch.eye(rows, dtype=torch.bool, device=compared.model.device)[:, :, None, None]
     for i, block in enumerate(blocks):
-        z = torch.where(each, source[f"{block}.attn.z"], base[f"{block}.attn.z"])  # (H, H, T, d)
         # Everything else that writes into the stream writes what it wrote: the direct path alone is left.
         kept = {site: _held(base[site]) for site in parts if site.endswith("out") and site != f"{block}.attn.out"}
-        received = _received(compared, {**kept, f"{block}.attn.z": _held(z)}, list(own.values()), rows)
-        for j, (name, site) in enumerate(own.items()):
-            index, new = of_group[name], received[site]
-
-            def put(x: Tensor, index: int = index, new: Tensor = new) -> Tensor:
-                x[:, index] = new[:, index]
-                return x
-
-            metric = compared.measure(compared.run(rows, {site: put}))
-            values[j, i] = compared.share(metric).float().cpu().numpy()
+        for heads in torch.arange(config.n_head, device=compared.model.device).split(compared.rows):
+            each = torch.arange(config.n_head, device=heads.device) == heads[:, None]
+            z = torch.where(each[:, :, None, None], source[f"{block}.attn.z"], base[f"{block}.attn.z"])  # (R, H, T, d)
+            held = {**kept, f"{block}.attn.z": _held(z)}
+            received = run(compared.lm, compared.base, len(heads), held, list(own.values()))[1]
+            for j, (name, site) in enumerate(own.items()):
+                metric = compared.measure(compared.run(len(heads), {site: _put(received[site], of_group[name])}))
+                values[j, i, heads.cpu().numpy()] = compared.share(metric).float().cpu().numpy()
         yield
 
 
-def _held(own: Tensor) -> Any:
+def _held(own: Tensor) -> Replacement:
     return lambda x: own.expand_as(x)
 
 
-def _received(compared: Contrast, replacements: Any, sites: list[str], rows: int) -> dict[str, Tensor]:
-    return run(compared.lm, compared.base, rows, replacements, sites)[1]
+def _put(new: Tensor, head: int) -> Replacement:
+    """One head of the site is new."""
+
+    def put(x: Tensor) -> Tensor:
+        x[:, head] = new[:, head]
+        return x
+
+    return put
 
 
 def _receiver(compared: Contrast, options: PathsOptions, config: ModelConfig) -> tuple[int, int]:
@@ -96,13 +99,7 @@ def _receiver(compared: Contrast, options: PathsOptions, config: ModelConfig) ->
     layers = range(1, config.n_layer) if options.layer is None else [options.layer]
     if len(layers) == 1 and options.head is not None:
         return layers[0], options.head
-    sites = {layer: f"{compared.prefix}blocks.{layer}.attn.z" for layer in layers}
-    source = compared.read(list(sites.values()), compared.source)
-    each = torch.eye(config.n_head, dtype=torch.bool, device=compared.model.device)[:, :, None, None]
-    effects = torch.zeros(len(layers), config.n_head)
-    for row, site in enumerate(sites.values()):
-        logits = compared.run(config.n_head, {site: lambda x, own=source[site]: torch.where(each, own, x)})
-        effects[row] = compared.share(compared.measure(logits)).abs().float().cpu()
+    effects = np.abs(measured(Plan(compared, "attn.z", list(layers), "head", config.n_head)))
     if options.head is not None:
         return layers[int(effects[:, options.head].argmax())], options.head
     best = int(effects.argmax())

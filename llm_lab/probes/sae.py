@@ -27,7 +27,7 @@ from llm_lab.probes.activations import (
 from llm_lab.probes.neurons import Moments
 from llm_lab.probes.options import SAEOptions
 from llm_lab.probes.passages import unit
-from llm_lab.probes.reading import Reading
+from llm_lab.probes.reading import Reading, fills
 from llm_lab.probes.recording import replace
 from llm_lab.results import Autoencoder, FeatureScores, SparseAutoencoder
 from llm_lab.store.lm import LM
@@ -356,9 +356,8 @@ def replaced_loss(lm: LM, blocks: Sequence[Tensor], site: str, way: Callable[[Te
     """The model's mean loss, nats per token, on blocks while `way` of the vectors at a site stands for them: of the next token, or of a
     model that fills in of 15 % masked ones, always the same. None where it does neither."""
     total = count = 0.0
-    mask = lm.tokenizer.specials.get("mask") if "fill" in lm.supports else None
-    fills = "next_token" not in lm.supports
-    if fills and mask is None:
+    gaps = fills(lm)
+    if not gaps and "next_token" not in lm.supports:
         return None
     generator = torch.Generator().manual_seed(0)
 
@@ -368,9 +367,9 @@ def replaced_loss(lm: LM, blocks: Sequence[Tensor], site: str, way: Callable[[Te
     with evaluating(lm.model), torch.no_grad():
         for ids in blocks:
             given, targets = ids, F.pad(ids[:, 1:], (0, 1), value=-100)
-            if fills and mask is not None:
+            if gaps:
                 hidden = (torch.rand(ids.shape, generator=generator) < MASKED).to(ids.device)
-                given, targets = ids.masked_fill(hidden, mask), ids.masked_fill(~hidden, -100)
+                given, targets = ids.masked_fill(hidden, lm.tokenizer.special("mask")), ids.masked_fill(~hidden, -100)
             with replace(lm.model, {site: putting(ids.shape[1])}):
                 logits = lm.model(**lm.batch(given).inputs()).logits
             total += float(F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum"))

@@ -13,8 +13,7 @@ from llm_lab.data.batch import Batch
 from llm_lab.errors import BadValue
 from llm_lab.models.stack import Stack
 from llm_lab.models.transformer import Transformer
-from llm_lab.probes.answers import text_ids
-from llm_lab.probes.reading import Reading, read_ids
+from llm_lab.probes.reading import Reading, read_ids, text_ids
 from llm_lab.probes.recording import record
 
 

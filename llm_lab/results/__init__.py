@@ -10,6 +10,7 @@ from __future__ import annotations
 from llm_lab.results.attention import AttentionMaps
 from llm_lab.results.base import Piece, Result, in_notebook, mean
 from llm_lab.results.comparisons import Compared, Comparison, RunComparison, RunFacts
+from llm_lab.results.counterfactual import Counterfactual
 from llm_lab.results.decoding import BeamNode, BeamTree, Fork, Generation, Generations, TokenStatistics
 from llm_lab.results.heads import HeadTable
 from llm_lab.results.lenses import LogitAttribution, LogitLens, TunedLens
@@ -30,7 +31,16 @@ from llm_lab.results.passages import (
 from llm_lab.results.playing import Chat, Control, Message, Playground, StrategyControls
 from llm_lab.results.probes import ExpertRouting, Neighbours
 from llm_lab.results.projections import Projection
-from llm_lab.results.prompts import ANSWER_COLUMNS, Answer, Prompt, PromptResults, PromptScore, mean_interval
+from llm_lab.results.prompts import (
+    ANSWER_COLUMNS,
+    Answer,
+    Prompt,
+    PromptResults,
+    PromptScore,
+    mean_interval,
+    ratio_interval,
+)
+from llm_lab.results.robustness import NoisePoint, Robustness, Swap
 from llm_lab.results.sides import SideBySide
 from llm_lab.results.tables import Evaluation, Listing, Score
 from llm_lab.results.texts import CorpusReport, Tokenization, TokenizationRow
@@ -49,6 +59,7 @@ __all__ = [
     "Comparison",
     "Control",
     "CorpusReport",
+    "Counterfactual",
     "Evaluation",
     "ExpertRouting",
     "FactorPassages",
@@ -68,6 +79,7 @@ __all__ = [
     "ModelPart",
     "ModelReport",
     "Neighbours",
+    "NoisePoint",
     "Panel",
     "Passage",
     "Passages",
@@ -78,6 +90,7 @@ __all__ = [
     "PromptResults",
     "PromptScore",
     "Result",
+    "Robustness",
     "RunComparison",
     "RunFacts",
     "Sample",
@@ -87,6 +100,7 @@ __all__ = [
     "SparseAutoencoder",
     "Step",
     "StrategyControls",
+    "Swap",
     "TokenScores",
     "TokenStatistics",
     "Tokenization",
@@ -101,4 +115,5 @@ __all__ = [
     "in_notebook",
     "mean",
     "mean_interval",
+    "ratio_interval",
 ]

@@ -173,7 +173,9 @@ class AttentionMaps(Result):
                 "aggregate: rollout multiplies layers that read themselves; for cross attention use mean or max"
             )
         _, _, queries, keys = self.shape
-        found = np.eye(queries, keys, dtype=np.float32) if how == "rollout" else np.zeros((queries, keys), np.float32)
+        found: np.ndarray = (
+            np.eye(queries, keys, dtype=np.float32) if how == "rollout" else np.zeros((queries, keys), np.float32)
+        )
         for layer in self.layers:
             total = np.zeros_like(found) if how == "rollout" else found
             for head in self.heads:

@@ -39,6 +39,7 @@ class Heatmap(Result):
     axes: tuple[str, str] = ("", "")  # what rows and columns are: ("layer", "head")
     signed: bool = False  # blue above and orange below zero; otherwise one blue from the lowest
     bounds: tuple[float, float] | None = None  # of the colours; from the numbers themselves where there are none
+    one_scale: bool = True  # all panels have the same colours for the same numbers; else each has its own
     figures: list[tuple[str, str]] = field(default_factory=list)  # names and numbers that stand beside the map
     pieces: list[Piece] = field(default_factory=list)  # the text that was read, where the axes do not show it
     caption: str = ""
@@ -86,6 +87,7 @@ class TokenScores(Result):
     facts: list[str] = field(default_factory=list)
     pieces: list[Piece]  # T tokens
     scores: Mapping[str, np.ndarray]  # by what computed them, (T,) float32
+    errors: Mapping[str, np.ndarray] = field(default_factory=dict)  # standard errors of those that were drawn, (T,)
     quantity: str = "value"
     signed: bool = True
     about: str = ""  # what is explained: the token ⏎ at position 12
@@ -108,7 +110,7 @@ class TokenScores(Result):
         return torch.from_numpy(self.numpy())
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row for each token: position, token, id, and a column for each method."""
+        """A row for each token: position, token, id, and a column for each method; `…_error` is a standard error."""
         import pandas as pd
 
         found = {
@@ -116,4 +118,5 @@ class TokenScores(Result):
             "token": [p.text for p in self.pieces],
             "id": [p.id for p in self.pieces],
         }
-        return pd.DataFrame(found | {name: values.astype(float) for name, values in self.scores.items()})
+        errors = {f"{name}_error": values for name, values in self.errors.items()}
+        return pd.DataFrame(found | {name: values.astype(float) for name, values in {**self.scores, **errors}.items()})

@@ -195,6 +195,17 @@ ANSWER_COLUMNS = ("template", "model", "sample", "prompt", "text", "logprob")
 _Z95 = 1.959963984540054
 
 
+def ratio_interval(sums: Sequence[float], counts: Sequence[float]) -> tuple[float, float | None]:
+    """A sum over a count, as of nats over tokens, and half of its 95 % confidence interval where its parts are
+    independent (ratio estimator; Cochran 1977, §2.11); None where there is but one."""
+    n, total = len(sums), sum(counts)
+    found = sum(sums) / total if total else math.nan
+    if n < 2 or not math.isfinite(found):
+        return found, None
+    apart = sum((s - found * c) ** 2 for s, c in zip(sums, counts, strict=True))
+    return found, _Z95 * math.sqrt(apart / (n - 1) / n) / (total / n)
+
+
 def mean_interval(values: Sequence[float], share: bool = False) -> tuple[float, float | None]:
     """The mean and half of its 95 % confidence interval, values being independent; None where it cannot be told.
 

@@ -113,7 +113,7 @@ def chart(r: TrainingReport) -> str:
         place = (x(now), TOP + 10.0) if running else (x(val[-1][at]), max(y(val[-1][2]) - 9, 12))
         dx, anchor = (-6, "end") if place[0] > right - 66 else (6, "start") if running else (0, "middle")
         body += svg.text(place[0] + dx, place[1], f"val {number(val[-1][2], 3)}", "t", anchor)
-    return svg.document(WIDTH, HEIGHT, body + _named(ends, right))
+    return svg.document(WIDTH, HEIGHT, body + named(ends, right))
 
 
 def validations(curves: Sequence[tuple[str, Curve]]) -> str:
@@ -145,16 +145,16 @@ def validations(curves: Sequence[tuple[str, Curve]]) -> str:
         if len(curve) == 1:
             body += f'<circle class="of" cx="{x(curve[0][0]):.1f}" cy="{y(curve[0][2]):.1f}" r="3"/>'
         ends.append((y(curve[-1][2]), name, look))
-    return svg.document(WIDTH, HEIGHT, body + _named(ends, right, "o"))
+    return svg.document(WIDTH, HEIGHT, body + named(ends, right, "o"))
 
 
-def _named(ends: list[tuple[float, str, str]], right: float, hue: str = "b") -> str:
+def named(ends: list[tuple[float, str, str]], right: float, hue: str = "b", height: float = HEIGHT) -> str:
     """The names of curves, each with a piece of its line, at their right ends; moved apart where they would lie upon
     each other."""
     places: list[float] = []
     for wanted, *_ in sorted(ends):
         places.append(max(wanted, places[-1] + 12 if places else TOP))
-    over = max(0.0, places[-1] - (HEIGHT - BOTTOM)) if places else 0.0
+    over = max(0.0, places[-1] - (height - BOTTOM)) if places else 0.0
     body = ""
     for place, (_, name, look) in zip(places, sorted(ends), strict=True):
         y = max(place - over, 8)

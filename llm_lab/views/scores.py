@@ -109,7 +109,10 @@ def _method(result: TokenScores, name: str, values: np.ndarray, room: int) -> st
         [
             f'<span dir="auto" style="font-family:monospace">{esc(alone(result.pieces[t].text))}</span>',
             str(t),
-            (number(float(values[t]), 3), bar(abs(float(values[t])) / (scale_of(values) or 1.0))),
+            (
+                number(float(values[t]), 3) + _error(result, name, t),
+                bar(abs(float(values[t])) / (scale_of(values) or 1.0)),
+            ),
         ]
         for t in largest(values, result.signed)
     ]
@@ -117,6 +120,11 @@ def _method(result: TokenScores, name: str, values: np.ndarray, room: int) -> st
     more = "…" if len(result.pieces) > room else ""
     left = f'<pre style="{PRE}">\n{text}{more}</pre>'
     return head + columns(("3 1 360px", left), ("1 1 200px", table(["token", "position", esc(result.quantity)], rows)))
+
+
+def _error(result: TokenScores, name: str, t: int) -> str:
+    """A number's standard error, where it was drawn."""
+    return f" ± {number(float(result.errors[name][t]), 2)}" if name in result.errors else ""
 
 
 def _legend(result: TokenScores) -> str:

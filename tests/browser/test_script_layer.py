@@ -581,3 +581,20 @@ def test_weights_sort_and_are_found(visit):
     page.locator("input[type=search]").fill("d.2")
     assert page.locator("tbody tr:visible").count() == 1
     assert "1 of 3 weights" in page.locator(".lab-bar").inner_text()
+
+
+def test_units_are_chosen_by_click_and_keys_and_sorted(visit):
+    page = visit(fakes.units())
+    named = page.locator(".lab-passages b")
+    names = [unit.name for unit in fakes.units().units]
+    assert named.inner_text() == names[0] and page.locator(".lab-passages .lab-sample").count() == 4
+    page.locator("tr.lab-row").nth(1).click()
+    assert named.inner_text() == names[1] and page.locator(".lab-passages mark").count() == 1
+    page.locator(".lab-pick[aria-pressed=true]").focus()
+    page.keyboard.press("ArrowUp")
+    assert named.inner_text() == names[0]
+    page.keyboard.press("End")
+    assert named.inner_text() == names[2] and page.locator(".lab-passages .lab-sample").count() == 0
+    page.get_by_role("button", name="largest").click()
+    page.get_by_role("button", name="largest").click()
+    assert page.locator("tr.lab-row .lab-pick bdi").first.inner_text() == names[2]

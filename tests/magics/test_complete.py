@@ -10,6 +10,7 @@ from IPython.core.completer import provisionalcompleter
 from llm_lab.corpora.options import CORPORA
 from llm_lab.magics.complete import complete
 from llm_lab.models.presets import PRESETS
+from llm_lab.probes.options import PROBES
 from llm_lab.tokenizers.options import TOKENIZERS
 from tests.magics.conftest import Model
 
@@ -42,10 +43,10 @@ def at(cell, namespace=NAMES):
         ("%generate ba|", "ba", ["bard"]),
         ("%evaluate bard,cr|", "cr", ["critic"]),
         ("%evaluate bard sh|", "sh", ["shakespeare"]),
-        ("%probe bard at|", "at", ["attention"]),
-        ("%probe at|", "at", ["attention"]),
+        ("%probe bard atte|", "atte", ["attention"]),
+        ("%probe atte|", "atte", ["attention"]),
         ("%pretrain bard --model @N|", "@N", ["@Net"]),
-        ("%probe bard a|", "a", ["attention", "analogies"]),
+        ("%probe bard a|", "a", [kind for kind in PROBES if kind.startswith("a")]),
         ("%pretrain bard --objective mlm,n|", "n", ["nsp"]),
         ("%pretrain bard stories --part eng|", "eng", ["english-french", "english-chinese"]),
         ('%%pretrain bard\nposition = "al|', '"al', ['"alibi"']),

@@ -63,6 +63,13 @@ def test_a_path_adds_what_its_head_writes_to_what_the_other_reads(kind, noising)
                 assert found[i, layer, head] == pytest.approx(wanted, abs=2e-3, rel=2e-3)
 
 
+def test_chunks_change_nothing(monkeypatch):
+    whole = last(paths(reading(made(n_layer=3)), PathsOptions(layer=2, head=1))).numpy()
+    monkeypatch.setattr("llm_lab.probes.contrast._TOKENS", 21)
+    parts = last(paths(reading(made(n_layer=3)), PathsOptions(layer=2, head=1))).numpy()
+    np.testing.assert_allclose(whole, parts, atol=1e-4)
+
+
 def test_the_head_that_is_shown_is_the_most_telling():
     lm = made(n_layer=3)
     by_head = lab.probe(lm, list(reading(lm).texts), kind="patch", site="attn.z").numpy()[1:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from typing import Any
@@ -18,6 +19,7 @@ from llm_lab.results import (
     Comparison,
     Control,
     CorpusReport,
+    Counterfactual,
     Evaluation,
     ExpertRouting,
     Fork,
@@ -33,6 +35,7 @@ from llm_lab.results import (
     ModelPart,
     ModelReport,
     Neighbours,
+    NoisePoint,
     Panel,
     Passage,
     Passages,
@@ -41,6 +44,7 @@ from llm_lab.results import (
     Projection,
     Prompt,
     PromptResults,
+    Robustness,
     RunComparison,
     RunFacts,
     Sample,
@@ -49,6 +53,7 @@ from llm_lab.results import (
     SiteScore,
     Step,
     StrategyControls,
+    Swap,
     Tokenization,
     TokenizationRow,
     TokenScores,
@@ -791,6 +796,51 @@ def attributed(name: str = "bard", token: str = " be") -> LogitAttribution:
     return made
 
 
+def counterfactual(texts: list[str] | None = None, name: str = "bard") -> Counterfactual:
+    before = pieces(texts or [" To", " be", ",", " or", " not"])
+    after = [
+        Piece(" me" if i % 3 == 1 else piece.text, 900 + i if i % 3 == 1 else piece.id)
+        for i, piece in enumerate(before)
+    ]
+    return Counterfactual(
+        name=name,
+        facts=[name],
+        pieces=before,
+        edited=after,
+        about=f"after position {len(before) - 1}",
+        flipped=True,
+        before=before[0],
+        after=before[1],
+        wanted=before[1],
+        answers=[(piece, 0.5 / (i + 1), 0.7 / (i + 1)) for i, piece in enumerate(before[:5])],
+        edited_text="".join(piece.text for piece in after),
+        passes=1234,
+        notes=[name],
+    )
+
+
+def robustness(
+    texts: list[str] | None = None, name: str = "bard", noises: tuple[str, ...] = ("swap", "delete"), done: bool = True
+) -> Robustness:
+    read = pieces(texts or [" To", " be", ",", " or", " not"])
+    points = [
+        NoisePoint(noise, rate, rate, 2 + (5 + i) * rate, 0.1 if i else None, 1 - rate, 0.01 if i else None, 400)
+        for i, noise in enumerate(noises)
+        for rate in (0.02, 0.05, 0.2)
+    ]
+    return Robustness(
+        name=name,
+        facts=[name],
+        clean=(2.0, 0.05),
+        points=points,
+        worst=(1.4, 0.2),
+        random=(-0.01, 0.1),
+        swaps=[Swap(read[:3], read[3], piece, 1.4) for piece in read[:5]],
+        done=done,
+        notes=[name],
+    )
+
+
 def everything(hostile: bool = False) -> dict[str, Any]:
     """One result of each kind, by a short name."""
     if not hostile:
@@ -834,12 +884,15 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "routing": routing(["To", " be", ",", " or", " not"]),
             "heatmap": heatmap(),
             "heads": heads(),
+            "scales": dataclasses.replace(heatmap(), one_scale=False),
             "scores": scores(),
             "walk": walk(),
             "weights": weight_table(),
             "weights of two": weight_table(two=True),
             "map": projection(),
             "film": projection(frames=3, dims=3),
+            "counterfactual": counterfactual(),
+            "robustness": robustness(),
             "lens": lens(),
             "tuned lens": tuned(),
             "live lens": tuned(done=False),
@@ -895,6 +948,8 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         "walk": walk(tuple(HOSTILE), evil),
         "weights": weight_table(True, evil),
         "map": projection(HOSTILE, 2, 3, evil),
+        "counterfactual": counterfactual(HOSTILE, evil),
+        "robustness": robustness(HOSTILE, evil, (evil, EVIL)),
         "lens": lens(tuple(HOSTILE), evil),
         "tuned lens": tuned(tuple(HOSTILE), evil),
         "attributed": attributed(evil, evil),
