@@ -1,4 +1,6 @@
-import { number, paint, step, ink, el, svg, freezeButton } from "./shared.js";
+import { number, paint, step, ink, el, freezeButton } from "./shared.js";
+import { linesOf, quote, TOGETHER } from "./lines.js";
+import { productsOf } from "./products.js";
 
 /**
  * All heads as small maps; one of them, or several as one, enlarged as a map, as lines between tokens, or as q·k number by
@@ -10,15 +12,8 @@ import { number, paint, step, ink, el, svg, freezeButton } from "./shared.js";
  */
 
 const SIDE = 360;
-const LINE = 17; // pixels of a row of tokens with lines between them
-const SEEN = 0.03; // of attention, from which on a line is drawn
 const LISTED = 12; // keys whose products are shown
-const MOST = 24; // keys that a long text's query is joined to
-const TOGETHER = 6; // heads whose lines are drawn beside each other
-const DASHES = ["", "7 3", "2 3", "9 3 2 3", "14 4", "1 5"]; // by which heads differ, beside their hue
 const FILTERS = ["all tokens", "within the first text", "first reads second", "second reads first", "within the second text"];
-const BLUE = "rgb(61, 125, 230)";
-const ORANGE = "rgb(224, 123, 26)";
 
 /** @param {Cells} cells */
 function canvasOf({ bytes, down, across }) {
@@ -27,21 +22,6 @@ function canvasOf({ bytes, down, across }) {
   const image = context.createImageData(across, down);
   paint(bytes, image.data);
   context.putImageData(image, 0, 0);
-  return canvas;
-}
-
-/** Signed numbers as bars: up and blue, or down and orange. @param {number[]} values @param {number} far */
-function barsOf(values, far) {
-  const [thick, half] = [Math.max(Math.floor(300 / values.length), 3), 22];
-  const canvas = /** @type {HTMLCanvasElement} */ (el("canvas", { class: "lab-bars", width: thick * values.length, height: 2 * half + 2, "aria-hidden": "true" }));
-  const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
-  context.fillStyle = "rgba(128, 128, 128, 0.6)";
-  context.fillRect(0, half, canvas.width, 1);
-  values.forEach((value, i) => {
-    const tall = Math.round((half * Math.abs(value)) / far);
-    context.fillStyle = value >= 0 ? BLUE : ORANGE;
-    context.fillRect(thick * i, value >= 0 ? half - tall : half + 1, thick - 1, tall);
-  });
   return canvas;
 }
 
@@ -217,7 +197,6 @@ function render({ model, el: root }) {
   const title = el("div", { class: "lab-small" });
   const says = el("div", { class: "lab-value", "aria-live": "polite" });
   const hint = (/** @type {string} */ text) => says.replaceChildren(el("span", { class: "lab-muted" }, text));
-  const quote = (/** @type {string} */ name) => el("bdi", { class: "lab-mono" }, name);
 
   /** @param {number} q @param {number} k @param {string} value */
   function tell(q, k, value) {
@@ -304,77 +283,13 @@ function render({ model, el: root }) {
     return found.every(Boolean) ? found : null;
   }
 
-  function linesOf() {
+  function lines() {
     const every = strands();
     if (!every) return el("div", { class: "lab-muted" }, "asking the kernel …");
-    const top = (/** @type {number} */ q, /** @type {number} */ k) => hides(q, k) ? 0 : Math.max(...every.map((one) => one.weight(q, k)));
-    const all = (/** @type {number} */ n) => Array.from({ length: n }, (_, i) => i);
-    const left = query < 0 ? all(T) : many ? [query] : all(T);
-    const right = many ? all(S).filter((k) => top(query, k) >= SEEN / 3).sort((a, b) => top(query, b) - top(query, a)).slice(0, MOST).sort((a, b) => a - b) : all(S);
-    const [width, tall] = [360, Math.max(left.length, right.length) * LINE + 6];
-    const [from, to] = [130, width - 130];
-    const y = (/** @type {number[]} */ side, /** @type {number} */ i) => (side.indexOf(i) + 0.5) * LINE + 3 + (side.length === 1 ? (tall - LINE) / 2 - 3 : 0);
-    const picture = svg("svg", { class: "lab-chart lab-lines", width, height: tall, viewBox: `0 0 ${width} ${tall}` });
-    const lines = svg("g");
-    every.forEach(({ weight }, n) => {
-      const aside = every.length > 1 ? (n - (every.length - 1) / 2) * 2.4 : 0;
-      for (const q of left)
-        for (const k of right) {
-          const w = weight(q, k);
-          if (w < SEEN || (query >= 0 && q !== query) || hides(q, k)) continue;
-          const line = svg("path", { class: "lab-line-of", d: `M${from} ${(y(left, q) + aside).toFixed(1)}L${to} ${(y(right, k) + aside).toFixed(1)}`, "stroke-opacity": ink(w).toFixed(2), "stroke-width": (0.6 + 2.4 * w).toFixed(1), "data-q": q, "data-k": k, "stroke-dasharray": DASHES[n] });
-          if (n % 2) line.classList.add("lab-second");
-          lines.append(line);
-        }
-    });
-    picture.append(lines);
-    const label = (/** @type {string} */ name, /** @type {number} */ i) => (many ? `${i} ` : "") + (name.length > 13 ? `${name.slice(0, 12)}…` : name);
-    /** @type {SVGElement[]} */ const words = [];
-    /** @type {[string, number] | null} */ let lit = null;
-    /** @param {string | null} side @param {number} i */
-    function light(side, i) {
-      lit = side ? [side, i] : null;
-      for (const line of lines.children) line.classList.toggle("lab-dim", Boolean(side) && line.getAttribute(`data-${side}`) !== String(i));
-      for (const word of words) word.classList.toggle("lab-lit", side ? word.getAttribute(`data-${side}`) === String(i) : word.getAttribute("data-q") === String(query));
-      if (!side) return hint("Point at a token, or focus the lines and use the arrow keys, to see its own. Choose a query to keep them.");
-      const weight = (/** @type {number} */ j) => (side === "q" ? top(i, j) : top(j, i));
-      const most = (side === "q" ? right : left).slice().sort((a, b) => weight(b) - weight(a)).slice(0, 3);
-      const others = side === "q" ? keyNames : names;
-      const listed = most.flatMap((j, n) => [n ? ", “" : "“", quote(others[j]), `” ${weight(j).toFixed(3)}`]);
-      if (side === "q") says.replaceChildren(`query ${i} “`, quote(names[i]), "” reads most from ", ...listed);
-      else says.replaceChildren(`key ${i} “`, quote(keyNames[i]), "” is read most by ", ...listed);
-    }
-    for (const [side, some, texts, x, anchor] of /** @type {[string, number[], string[], number, string][]} */ ([["q", left, names, from - 6, "end"], ["k", right, keyNames, to + 6, "start"]]))
-      for (const i of some) {
-        const word = svg("text", { class: "lab-mono", x, y: y(some, i) + 4, "text-anchor": anchor, [`data-${side}`]: i }, label(texts[i], i));
-        word.addEventListener("pointerenter", () => light(side, i));
-        word.addEventListener("pointerleave", () => light(null, 0));
-        words.push(word);
-      }
-    picture.append(...words);
-    const box = el("div", { class: "lab-tall", tabindex: 0, role: "group", "aria-label": `Lines from ${left.length} queries at the left to ${right.length} keys at the right, the stronger the more attention. Up and down choose a token, left and right the side.` }, picture);
-    box.addEventListener("keydown", (event) => {
-      const side = event.key === "ArrowLeft" ? "q" : event.key === "ArrowRight" ? "k" : (lit?.[0] ?? "q");
-      const some = side === "q" ? left : right;
-      const to = step(event.key, lit && lit[0] === side ? some.indexOf(lit[1]) : lit ? Math.min((lit[0] === "q" ? left : right).indexOf(lit[1]), some.length - 1) : -1, 0, some.length, 1);
-      if (!to && event.key !== "Escape") return;
-      event.preventDefault();
-      event.stopPropagation();
-      if (to) light(side, some[Math.max(to[0], 0)]);
-      else light(null, 0);
-    });
-    light(null, 0);
-    const legend = el("div", { class: "lab-small" });
-    if (every.length > 1)
-      every.forEach(({ name }, n) => {
-        const sample = svg("svg", { width: 34, height: 8, "aria-hidden": "true" });
-        const line = svg("path", { class: "lab-line-of", d: "M0 4H34", "stroke-width": 2, "stroke-dasharray": DASHES[n] });
-        if (n % 2) line.classList.add("lab-second");
-        sample.append(line);
-        legend.append(el("span", { class: "lab-strand" }, sample, ` ${name}`));
-      });
-    if (what === "mean" && chosen().length > TOGETHER) legend.append(el("span", { class: "lab-muted" }, `and ${chosen().length - TOGETHER} more that are chosen`));
-    return el("div", {}, box, legend);
+    const made = linesOf({ strands: every, names, keyNames, query, many, hides, says });
+    const left = what === "mean" ? chosen().length - every.length : 0;
+    if (left > 0) made.append(el("div", { class: "lab-muted lab-small" }, `and ${left} more that are chosen`));
+    return made;
   }
 
   // q · k, number by number
@@ -391,7 +306,7 @@ function render({ model, el: root }) {
     return Array.from(/** @type {Int8Array} */ (vectors).subarray(first, first + width), (v) => v * scale);
   }
 
-  function productsOf() {
+  function products() {
     /** @type {{ key: number, weight: number, k: number[] }[]} */ let listed = [];
     /** @type {number[]} */ let own = [];
     if (vectors) {
@@ -406,43 +321,7 @@ function render({ model, el: root }) {
       own = told.values.slice(0, width);
       listed = told.keys.map((/** @type {number} */ key, /** @type {number} */ i) => ({ key, weight: told.weights[i], k: told.values.slice((i + 1) * width, (i + 2) * width) }));
     }
-    const farthest = (/** @type {number[][]} */ some) => Math.max(...some.flat().map(Math.abs), 1e-9);
-    const products = listed.map(({ k }) => k.map((v, i) => v * own[i]));
-    const [far, farProduct] = [farthest([own, ...listed.map(({ k }) => k)]), farthest(products)];
-    /** @type {HTMLElement[]} */ const lines = listed.map(({ key, weight, k }, n) => {
-      const share = el("td", {}, weight.toFixed(3));
-      const end = `${100 * weight}%`;
-      share.style.background = `linear-gradient(to right, rgba(61, 125, 230, 0.22) ${end}, transparent ${end})`;
-      const score = products[n].reduce((a, b) => a + b, 0) * model.get("scale");
-      return el("tr", {}, el("td", { class: "lab-left lab-mono lab-clip" }, el("bdi", {}, keyNames[key])), el("td", {}, String(key)), el("td", {}, barsOf(k, far)), el("td", {}, barsOf(products[n], farProduct)), el("td", {}, number(score, 3)), share);
-    });
-    const scope = (/** @type {string} */ name, /** @type {number} */ i) => el("th", { scope: "col", class: i === 0 || i === 2 || i === 3 ? "lab-left" : false }, name);
-    const head = el("tr", {}, ...["key", "", "k", "q × k", "score", "attention"].map(scope));
-    const first = el("tr", {}, el("td", { class: "lab-left lab-mono lab-clip" }, el("bdi", {}, names[query])), el("td", {}, "q"), el("td", {}, barsOf(own, far)), el("td"), el("td"), el("td"));
-    const table = el("table", { class: "lab-table lab-products", tabindex: 0, "aria-label": `Query ${query} times each key, ${width} numbers. Arrow keys read single ones.` }, el("thead", {}, head), el("tbody", {}, first, ...lines));
-    /** @type {[number, number] | null} */ let read = null;
-    /** @param {number} n @param {number} i */
-    function spell(n, i) {
-      read = [n, i];
-      lines.forEach((line, m) => line.classList.toggle("lab-lit", m === n));
-      const { key, k } = listed[n];
-      says.replaceChildren(`number ${i} of key ${key} “`, quote(keyNames[key]), `”: q ${number(own[i], 3)} × k ${number(k[i], 3)} = `, el("b", {}, number(products[n][i], 3)));
-    }
-    table.addEventListener("pointermove", (event) => {
-      const target = /** @type {HTMLElement} */ (event.target);
-      const n = lines.findIndex((line) => line.contains(target));
-      if (n < 0 || target.tagName !== "CANVAS") return;
-      const box = target.getBoundingClientRect();
-      spell(n, Math.min(Math.max(Math.floor(((event.clientX - box.left) / box.width) * width), 0), width - 1));
-    });
-    table.addEventListener("keydown", (event) => {
-      const to = step(event.key, read?.[0] ?? 0, read?.[1] ?? -1, lines.length, width);
-      if (!to) return;
-      event.preventDefault();
-      event.stopPropagation();
-      spell(to[0], Math.max(to[1], 0));
-    });
-    return table;
+    return productsOf({ own, listed, names, keyNames, query, scale: model.get("scale"), says });
   }
 
   /** @type {Cells} */ let drawn = mapOf(at.layer, at.head);
@@ -465,7 +344,7 @@ function render({ model, el: root }) {
       point(cell);
     } else {
       if (mode === "products") hint(`Each row multiplies the query's numbers with a key's, up and blue above zero; their sum × ${number(model.get("scale"), 3)} is the score, before any bias of position. Point at a number, or use the arrow keys.`);
-      other.replaceChildren(mode === "lines" ? linesOf() : productsOf());
+      other.replaceChildren(mode === "lines" ? lines() : products());
     }
     const [entropy, before, first, itself] = facts[at.layer][at.head];
     const shares = model.get("cross") ? `to the first ${number(first, 2)}` : `to the previous token ${number(before, 2)}, to the first ${number(first, 2)}, to itself ${number(itself, 2)}`;
