@@ -152,7 +152,8 @@ def repeat_line(request: Request, tokenizer: Tokenizer, plan: Plan, run: Run, st
     traced = plan.steps is None or plan.learning_rates or status != "finished"
     budget = {"replay": run.id} if traced else {"steps": plan.steps}
     words = [f"--{key} {_word(value)}" for key, value in {**budget, **given, **fixed}.items()]
-    return f"%%pretrain {request.name} {_word(request.corpus)} {' '.join(words)} --fresh"
+    corpus = STANDS_FOR["corpus"] if isinstance(request.corpus, list | tuple) else _word(request.corpus)  # of texts
+    return f"%%pretrain {request.name} {corpus} {' '.join(words)} --fresh"
 
 
 def _word(value: Any) -> str:
