@@ -206,8 +206,8 @@ assert len(many) == 10 and mixed.info["soup"]
 assert one.to_pandas()["exact_match"].between(0, 1).all() and len(one.to_pandas()) == sum(numbers["number"] != numbers["number"][0])
 """,
     "05_induction_heads": """
-assert (layer, head) == (1, 0) and ratio > 3, (layer, head, ratio)
-assert surprise[:15].mean() > 3 and surprise[16:].mean() < 0.6, surprise
+assert (layer, head) == (1, 0) and rise[1, 0] > 3 * max(others), rise
+assert surprise[:15].mean() > 2.8 and surprise[16:].mean() < 0.6, surprise
 """,
     "06_look_inside": """
 assert len(teller.checkpoints) == 6 and len(states) == 6
