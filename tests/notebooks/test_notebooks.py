@@ -148,7 +148,7 @@ EXPECTED = {
         "tuned": ["tuned_lens", "60 of 60 steps"],
         "dla": ["sum of all parts", "token embedding"],
         "ablate": ["loss, nats/token", "32 repeated random sequences"],
-        "patch": ["share of the way from corrupted to clean", "Rosa / Adam"],
+        "patch": ["share of the way from corrupted to clean", "clean: logit of"],
         "attribution-patching": ["by gradients", "by patching", "correlation with patching"],
         "steer": ["strength", "log p"],
         "attribution": ["sum of integrated gradients", "Shapley", "difference from the baseline"],
