@@ -120,16 +120,19 @@ def payload(
         "labelled": LABELLED,
         "width": result.q.shape[-1],
         "shared": heads // result.k.shape[1],
+        "rolls": result.source is None and result.numel <= ASKED,
     }
     buffers = {"maps": kept.cells.tobytes()}
     if result.source is None and whole:
         buffers["rolled"] = pooled(quantised(result.aggregate("rollout")), kept.cells.shape[-1]).tobytes()
     finest = max(result.thumbnails.shape[-2:])
     if max(kept.cells.shape[-2:]) < max(result.shape[2:]):
-        fine = pooled(result.pattern(result.layers[layer], result.heads[head]), SENT)
-        while len(zlib.compress(quantised(fine).tobytes(), 6)) > FINE_BYTES and max(fine.shape) > finest:
-            fine = pooled(fine, max(fine.shape) * 3 // 4)
-        buffers["fine"], data["fine_shape"] = quantised(fine).tobytes(), list(fine.shape)
+        large = result.pattern(result.layers[layer], result.heads[head])
+        for side in (SENT, SENT * 3 // 4, SENT // 2, finest):
+            fine = quantised(pooled(large, side))
+            if len(zlib.compress(fine.tobytes(), 6)) <= FINE_BYTES:
+                break
+        buffers["fine"], data["fine_shape"] = fine.tobytes(), list(fine.shape)
     vectors = _vectors(result)
     if vectors is not None:
         data["scales"] = [_rounded(scale, 6) for scale in vectors[1]]
@@ -176,12 +179,13 @@ def reduced(result: AttentionMaps, budget: int) -> Maps:
     if result.numel <= EXACT and max(tokens, keys) > max(result.thumbnails.shape[-2:]):
         full = np.stack([[quantised(result.pattern(i, j)) for j in result.heads] for i in result.layers])
         steps.append((full, 255))
-    cells = np.ascontiguousarray(result.thumbnails)
+    side = max(result.thumbnails.shape[-2:])
     while True:
+        cells = pooled(np.ascontiguousarray(result.thumbnails), side)  # at once: edges of edges would be others
         steps += [(cells, 255), (cells, 15)]
-        if max(cells.shape[-2:]) <= 8:
+        if side <= 8:
             break
-        cells = pooled(cells, (max(cells.shape[-2:]) + 1) // 2)
+        side = (side + 1) // 2
     for cells, levels in steps:
         kept = cells if levels == 255 else coarse(cells)
         if cells.size <= 8 * EXACT and len(zlib.compress(kept.tobytes(), 6)) <= budget:

@@ -30,7 +30,7 @@ def _widget_class() -> type:
     class AttentionWidget(kernel_widget()):  # type: ignore[misc]
         _esm = esm("attention")
         down, across, levels, layer, head, labelled, width, shared = (t.Int().tag(sync=True) for _ in range(8))
-        causal, cross = (t.Bool().tag(sync=True) for _ in range(2))
+        causal, cross, rolls = (t.Bool().tag(sync=True) for _ in range(3))
         asks = t.Bool(True).tag(sync=True)
         scale = t.Float().tag(sync=True)
         title = t.Unicode().tag(sync=True)

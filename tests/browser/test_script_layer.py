@@ -214,7 +214,8 @@ MOUNT = """async ([esm, css, state, packed, kernel]) => {
 }"""
 
 
-def test_attention_asks_the_kernel_for_what_it_shows(live):
+def test_attention_asks_the_kernel_for_what_it_shows(live, monkeypatch):
+    monkeypatch.setattr(attention, "EXACT", 1000)
     maps = fakes.attention([f"w{i}" for i in range(300)], 4, 8)
     page, asked = live(maps)
     says = page.locator(".lab-value")
@@ -230,6 +231,12 @@ def test_attention_asks_the_kernel_for_what_it_shows(live):
     choose("of", "rollout")
     page.wait_for_timeout(600)
     assert {"kind": "together", "how": "rollout", "layer": None} in asked
+    page.locator(".lab-cells").focus()
+    for key in ("Home", "ArrowDown", "ArrowDown"):
+        page.keyboard.press(key)
+    assert says.inner_text().startswith("query 4 “w4” reads from key 0 “w0”: ")
+    found = float(says.inner_text().split(": ")[1].split(" at most")[0])
+    assert found == pytest.approx(maps.aggregate("rollout")[4, 0], abs=0.003)  # no other query shares its row
     choose("as", "lines")
     page.wait_for_selector(".lab-lines")
     assert {"kind": "row", "layer": 2, "head": 3, "query": 299} in asked
@@ -253,6 +260,26 @@ def test_attention_between_two_texts(visit):
     for key in ("Home", "ArrowDown", "ArrowDown", "ArrowRight"):
         page.keyboard.press(key)
     assert ": 0.000 " in page.locator(".lab-value").inner_text()
+
+
+def test_a_reduced_map_tells_the_largest_of_the_cell_that_is_pointed_at(visit):
+    maps = fakes.attention([f"w{i}" for i in range(90)], 2, 2)
+    maps.thumbnails = attention.pooled(attention.quantised(maps.numpy()), 7)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "EXACT", 1000)
+        page = visit(maps)
+    layer, head = 1 - attention.opening(maps)[0], 0
+    page.locator(f"button.lab-head[data-layer='{layer}'][data-head='{head}']").click()
+    cells = page.locator(".lab-cells")
+    cells.focus()
+    edges = [i * 90 // 7 for i in range(8)]
+    page.keyboard.press("Home")
+    for query in range(1, 90):
+        page.keyboard.press("ArrowDown")
+        said = float(page.locator(".lab-value").inner_text().split(": ")[1].split(" at most")[0])
+        row = max(r for r in range(7) if edges[r] <= query)
+        largest = maps.pattern(layer, head)[edges[row] : edges[row + 1], : edges[1]].max()
+        assert said == pytest.approx(largest, abs=0.003), query
 
 
 def test_long_attention_names_tokens_on_hover(visit):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -220,6 +222,24 @@ def test_two_texts_of_one_stack_are_read_one_after_the_other():
         lab.probe(lm, "1 green").between()
     with pytest.raises(lab.LabError, match="text: it is empty"):
         lab.probe(lm, ["1 green", ""])
+
+
+def test_models_of_pairs_read_pairs_as_they_learned_to():
+    pair = ["1 green", " bottles"]
+    sizes = dict(preset="bert", steps=2)
+    taught, plain = train(objective="mlm_nsp", **sizes), train("plain", objective="mlm", **sizes)
+    maps = lab.probe(taught, pair)
+    cls, sep = (taught.tokenizer.special(name) for name in ("cls", "sep"))
+    one, other = (taught.tokenizer.encode(text) for text in pair)
+    assert [piece.id for piece in maps.pieces] == [cls, *one, sep, *other, sep]
+    assert list(maps.parts) == [0] + [1] * len(one) + [0] + [2] * len(other) + [0]
+    ids = torch.tensor([[cls, *one, sep, *other, sep]])
+    types = torch.tensor([[0] * (len(one) + 2) + [1] * (len(other) + 1)])
+    batch = replace(taught.batch(ids), token_type_ids=types)
+    for i in range(2):
+        site = f"blocks.{i}.attn.pattern"
+        np.testing.assert_allclose(maps.numpy()[i], record(taught.model, batch, site)[site][0], atol=1e-6)
+    assert [piece.id for piece in lab.probe(plain, pair).pieces] == [*one, *other]
 
 
 def test_long_maps_are_small_and_exact():

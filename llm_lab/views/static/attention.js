@@ -115,8 +115,9 @@ function render({ model, el: root }) {
     const every = () => Array.from({ length: layers * heads }, (_, i) => /** @type {Head} */ ([Math.floor(i / heads), i % heads]));
     const found =
       told ? told
-      : what === "rollout" ? { bytes: bytesOf("rolled"), down, across, fine: true }
+      : what === "rollout" ? (sent.includes("rolled") ? { bytes: bytesOf("rolled"), down, across, fine: true } : null)
       : joined(wide ? every().filter(([i]) => layer === null || i === layer) : chosen(), largest());
+    if (!found) return { bytes: new Uint8Array(1), down: 1, across: 1 }; // blank while the kernel is asked
     if (!filter || !parts) return found;
     const kept = new Uint8Array(found.bytes);
     for (let r = 0; r < found.down; r++)
@@ -203,10 +204,10 @@ function render({ model, el: root }) {
     says.replaceChildren(`query ${q} “`, quote(names[q]), `” reads from key ${k} “`, quote(keyNames[k]), "”: ", el("b", {}, value));
   }
 
-  /** A weight as a map has it. @param {Cells} shown @param {number} q @param {number} k */
+  /** A weight as a map has it: row r of it holds the queries from ⌊r T / rows⌋ on. @param {Cells} shown @param {number} q @param {number} k */
   function weightIn(shown, q, k) {
-    const r = Math.min(Math.floor((q * shown.down) / T), shown.down - 1);
-    return shown.bytes[r * shown.across + Math.min(Math.floor((k * shown.across) / S), shown.across - 1)] / 255;
+    const [r, c] = [Math.ceil(((q + 1) * shown.down) / T) - 1, Math.ceil(((k + 1) * shown.across) / S) - 1];
+    return shown.bytes[r * shown.across + c] / 255;
   }
 
   /** … and how far it may be off. @param {Cells} shown @param {number} q @param {number} k */
@@ -350,7 +351,7 @@ function render({ model, el: root }) {
     const shares = model.get("cross") ? `to the first ${number(first, 2)}` : `to the previous token ${number(before, 2)}, to the first ${number(first, 2)}, to itself ${number(itself, 2)}`;
     let text = `${titleOf(at.layer, at.head)}: entropy ${number(entropy, 2)} bits, ${shares}`;
     const how = largest() ? "largest" : "mean";
-    if (what === "rollout") text = "attention rollout through all layers";
+    if (what === "rollout") text = `attention rollout through all layers${drawn.down > 1 || T === 1 ? "" : ": asking the kernel …"}`;
     else if (what.startsWith("layer")) text = `layer ${layerNumbers[at.layer]}: the ${how} of its heads`;
     else if (what.startsWith("all")) text = `the ${how} of all heads`;
     else if (mode !== "products" && more.length) text = `${chosen().map(([i, j]) => titleOf(i, j)).join(", ")}${mode === "map" || largest() ? `: their ${how}` : ""}`;
@@ -399,7 +400,7 @@ function render({ model, el: root }) {
     return el("label", {}, label, select);
   }
   const modes = /** @type {[string, string][]} */ ([["map", "map"], ...(whole || asks ? [["lines", "lines"]] : []), ...(vectors || asks ? [["products", "q · k"]] : [])]);
-  const rolled = sent.includes("rolled") || (asks && !model.get("source") && !model.get("cross"));
+  const rolled = sent.includes("rolled") || (asks && model.get("rolls"));
   const how = /** @type {[string, string][]} */ ([["mean", "what is chosen"], ["largest", "largest of what is chosen"], ["layer mean", "mean of the layer"], ["layer largest", "largest of the layer"], ["all mean", "mean of all heads"], ["all largest", "largest of all heads"], ...(rolled ? [["rollout", "rollout"]] : [])]);
   const aggregate = choice("of", how, (value) => (what = value));
   const each = names.map((name, i) => /** @type {[string, string]} */ ([String(i), `${i} ${name.length > 16 ? `${name.slice(0, 15)}…` : name}`]));
