@@ -228,6 +228,12 @@ class SteerOptions(AnswerOptions, SiteOptions, SeedOptions):
 
 
 @dataclass(frozen=True)
+class ReplaceOptions(AnswerOptions, SiteOptions):
+    room: ClassVar[str] = "replace"
+    function: object = option(None, "what becomes of an activation: a function of it", auto="needed", example="@halve")
+
+
+@dataclass(frozen=True)
 class AblateOptions(RepeatOptions, AnswerOptions):
     room: ClassVar[str] = "ablate"
     parts: tuple[str, ...] = option(
@@ -547,6 +553,13 @@ PROBES = Table(
             "llm_lab.probes.steering:steer",
             "what is written with a direction added to the stream",
             SteerOptions,
+            SITES,
+        ),
+        Entry(
+            "replace",
+            "llm_lab.probes.replacing:replacing",
+            "what a function of yours makes of the answer, put in the place of an activation",
+            ReplaceOptions,
             SITES,
         ),
         Entry(

@@ -44,6 +44,7 @@ CASES = {
     "attribution_patching": Case(PAIR, {"check": True, "n_steps": 2}),
     "paths": Case(PAIR),
     "steer": Case(options={"toward": "abc", "away": "def", "max_new_tokens": 3}),
+    "replace": Case(options={"site": "blocks.*.attn.z", "function": torch.zeros_like}),
     "heads": Case(options={"repeats": 2}),
     "ablate": Case(),
     "embeddings": Case(()),
