@@ -41,7 +41,7 @@ def visit(page, tmp_path):
         path.write_text(path.read_text("utf-8").replace("</body>", more + "</body>"), "utf-8")
         page.set_viewport_size({"width": width, "height": 900})
         page.goto(path.as_uri())
-        count = page.locator("body > .llm-lab-card script").count()
+        count = page.locator(".llm-lab-card script").count()
         page.wait_for_function(f"document.querySelectorAll('.llm-lab[data-live]').length === {count}")
         assert not said
         return page
@@ -55,7 +55,7 @@ def test_every_view_mounts_and_every_image_decodes(visit):
     page = visit(*fakes.everything().values(), *fakes.everything(hostile=True).values())
     page.wait_for_timeout(300)
     assert page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
-    static = "[...document.querySelectorAll('.llm-lab[data-live] img')].filter((one) => !one.closest('.lab-written, .lab-pictured, .lab-table')).length"
+    static = "[...document.querySelectorAll('.llm-lab[data-live] img')].filter((one) => !one.closest('.lab-written, .lab-pictured, .lab-table, .lab-still')).length"
     assert page.evaluate(static) == 0
 
 

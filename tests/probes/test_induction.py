@@ -11,16 +11,16 @@ import torch
 
 import llm_lab as lab
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
+LETTERS = "abcdefghijklmnopqrst"
 
 
 @pytest.fixture(scope="module")
 def copier(tmp_path_factory):
-    """As the tutorial makes it: one live head in layer 1, and four in layer 0 that begin almost alike."""
+    """As the tutorial makes it: one live head in layer 1, and in layer 0 four that begin as copies of one."""
     rng = random.Random(0)
     documents = []
     for _ in range(6000):
-        block = "".join(rng.choices(LETTERS, k=rng.randint(4, 20)))
+        block = "".join(rng.choices(LETTERS, k=rng.randint(4, 24)))
         documents.append((block * 64)[:64])
     letters = lab.tokenizer(documents, kind="char")
     torch.manual_seed(0)
@@ -39,9 +39,8 @@ def copier(tmp_path_factory):
     with torch.no_grad():
         below, above = (block.attn for block in first.blocks)
         for weight in below.qkv.weight.split(below.qkv.splits):
-            weight.copy_(weight[:d].repeat(4, 1) + 0.05 * weight.std() * torch.randn_like(weight))
-        weight = below.out.weight
-        weight.copy_(weight[:, :d].repeat(1, 4) + 0.05 * weight.std() * torch.randn_like(weight))
+            weight.copy_(weight[:d].repeat(4, 1))
+        below.out.weight.copy_(below.out.weight[:, :d].repeat(1, 4))
         above.qkv.weight.split(above.qkv.splits)[2][d:] = 0
         above.out.weight[:, d:] = 0
     with pytest.MonkeyPatch.context() as patch:
@@ -51,7 +50,7 @@ def copier(tmp_path_factory):
             name="copier",
             model=first,
             tokenizer=letters,
-            steps=500,
+            steps=600,
             batch_size=32,
             threads=1,
             display=False,
@@ -64,8 +63,7 @@ def test_the_table_names_it(copier):
     assert table.named("induction") == [(1, 0)]
     assert table.scores["induction"][1, 0] > 0.6 > 10 * table.chance["induction"]
     assert table.scores["induction"][0].max() < 0.2
-    near = table.scores["previous_token"][0]
-    assert near.max() > 3 * table.chance["previous_token"]
+    assert table.scores["previous_token"][0].min() > 0.3
 
 
 def test_the_loss_on_repeats_rests_on_it(copier):
@@ -81,4 +79,4 @@ def test_it_needs_what_the_layer_below_writes(copier):
     names = [f"0.{j}" for j in range(4)]
     found = dict(lab.probe(copier, "abcabc", kind="ablate", together=names).figures)
     before, after = (float(number) for number in found["loss on repeats, nats/char"].split(" → "))
-    assert before < 0.6 and after > before + 2
+    assert before < 0.5 and after > before + 2
