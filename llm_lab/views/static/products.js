@@ -28,17 +28,18 @@ function productsOf({ own, listed, names, keyNames, query, scale, says }) {
   const width = own.length;
   const farthest = (/** @type {number[][]} */ some) => Math.max(...some.flat().map(Math.abs), 1e-9);
   const products = listed.map(({ k }) => k.map((v, i) => v * own[i]));
-  const [far, farProduct] = [farthest([own, ...listed.map(({ k }) => k)]), farthest(products)];
+  const [farQuery, farKey, farProduct] = [[own], listed.map(({ k }) => k), products].map(farthest);
+  const bars = (/** @type {number[]} */ values, /** @type {number} */ far) => el("td", { class: "lab-left" }, barsOf(values, far));
   /** @type {HTMLElement[]} */ const lines = listed.map(({ key, weight, k }, n) => {
     const share = el("td", {}, weight.toFixed(3));
     const end = `${100 * weight}%`;
     share.style.background = `linear-gradient(to right, rgba(61, 125, 230, 0.22) ${end}, transparent ${end})`;
     const score = products[n].reduce((a, b) => a + b, 0) * scale;
-    return el("tr", {}, el("td", { class: "lab-left lab-mono lab-clip" }, el("bdi", {}, keyNames[key])), el("td", {}, String(key)), el("td", {}, barsOf(k, far)), el("td", {}, barsOf(products[n], farProduct)), el("td", {}, number(score, 3)), share);
+    return el("tr", {}, el("td", { class: "lab-left lab-mono lab-clip" }, el("bdi", {}, keyNames[key])), el("td", {}, String(key)), bars(k, farKey), bars(products[n], farProduct), el("td", {}, number(score, 3)), share);
   });
   const scope = (/** @type {string} */ name, /** @type {number} */ i) => el("th", { scope: "col", class: i === 0 || i === 2 || i === 3 ? "lab-left" : false }, name);
   const head = el("tr", {}, ...["key", "", "k", "q × k", "score", "attention"].map(scope));
-  const first = el("tr", {}, el("td", { class: "lab-left lab-mono lab-clip" }, el("bdi", {}, names[query])), el("td", {}, "q"), el("td", {}, barsOf(own, far)), el("td"), el("td"), el("td"));
+  const first = el("tr", {}, el("td", { class: "lab-left lab-mono lab-clip" }, el("bdi", {}, names[query])), el("td", {}, "q"), bars(own, farQuery), el("td"), el("td"), el("td"));
   const table = el("table", { class: "lab-table lab-products", tabindex: 0, "aria-label": `Query ${query} times each key, ${width} numbers. Arrow keys read single ones.` }, el("thead", {}, head), el("tbody", {}, first, ...lines));
   /** @type {[number, number] | null} */ let read = null;
   /** @param {number} n @param {number} i */
