@@ -151,17 +151,16 @@ def repeat_line(request: Request, tokenizer: Tokenizer, plan: Plan, run: Run, st
     # Learning rates that followed the clock, or an interrupted run, are repeated from the run's own trace.
     traced = plan.steps is None or plan.learning_rates or status != "finished"
     budget = {"replay": run.id} if traced else {"steps": plan.steps}
-    words = [f"--{key} {_words(value)}" for key, value in {**budget, **given, **fixed}.items()]
+    words = [f"--{key} {_option(value)}" for key, value in {**budget, **given, **fixed}.items()]
     return f"%%pretrain {request.name} {_word(request.corpus)} {' '.join(words)} --fresh"
 
 
-def _words(value: Any) -> str:
-    """The value of an option; of a list the items with commas between, where a function is @its_name."""
+def _option(value: Any) -> str:
+    """An option as a line has it, one that is a list with commas."""
     if not isinstance(value, list | tuple):
         return _word(value)
-    if all(isinstance(one, str) for one in value):
-        return _word(",".join(value))
-    return ",".join(_word(one) for one in value)
+    joined = ",".join(one if isinstance(one, str) else _word(one) for one in value)
+    return joined if "@" in joined else _word(joined)  # within quotes @ would be text
 
 
 def _word(value: Any) -> str:

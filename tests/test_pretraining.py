@@ -64,6 +64,7 @@ def test_an_interrupted_run_repeats_to_where_it_stopped(monkeypatch):
         patch.setattr(pretraining._Session, "_update", stop)
         lm = train("cut", steps=40, keep="best", eval_every=2)
     assert lm.report.status == "stopped"
+    assert lm.report.repeat.startswith("%%pretrain cut @your_text --replay")
     assert same(lm, repeat(lm, your_text=[TEXT]))
 
 

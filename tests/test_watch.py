@@ -260,3 +260,10 @@ def test_what_watching_costs_is_counted_and_printed(monkeypatch):
     assert compared.models[0].watched["weight_norm"] == pytest.approx(rows(lm)["weight_norm"].iloc[-1])
     assert compared.models[1].watched == {}
     assert "watched, at last" in compared._repr_mimebundle_()["text/html"]
+
+
+def test_the_line_that_repeats_names_what_was_given():
+    lm = train("named", watch=["head_entropy", "weight_norm"], checkpoints=[4, 8])
+    line = lm.report.repeat
+    assert "--watch head_entropy,weight_norm" in line and "--checkpoints 4,8" in line
+    assert "@your_text" in line and "green bottles" not in line

@@ -310,9 +310,10 @@ def ablate(reading: Reading, options: AblateOptions) -> Iterator[Heatmap | Token
         quantity="change",
         axes=("layer", "head"),
         signed=True,
+        one_scale=False,
         figures=setup.before(),
         caption=f"Each cell is one run with one part {_WITH[options.ablation]}{setup.source}; the number is what that changes, "
-        "blue up and orange down. A layer is all that it adds to the stream.",
+        f"blue up and orange down.{' A layer is all that it adds to the stream.' * ('layers' in options.parts)}",
     )
     done, first = 0, 0
     try:

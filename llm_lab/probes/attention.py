@@ -18,7 +18,7 @@ from llm_lab.probes.options import AttentionOptions
 from llm_lab.probes.reading import Reading
 from llm_lab.probes.recording import record
 from llm_lab.results import AttentionMaps
-from llm_lab.results.attention import BLOCK
+from llm_lab.results.attention import BLOCK, telling
 
 THUMBNAIL = 64  # pixels a side at most
 
@@ -51,7 +51,7 @@ def attention(reading: Reading, options: AttentionOptions) -> AttentionMaps:
     if not (np.isfinite(q).all() and np.isfinite(k).all()):
         raise BadValue(f"{name}'s {DIVERGED}")
     causal, bias, mask = (False, None, None) if stack == "cross" else _who_reads_whom(model, half, batch, len(queries))
-    return AttentionMaps(
+    maps = AttentionMaps(
         name=name,
         pieces=queries,
         source=source,
@@ -67,6 +67,19 @@ def attention(reading: Reading, options: AttentionOptions) -> AttentionMaps:
         measures=np.stack([seen.measures[f"{path}.pattern"] for path in paths]),
         live=options.live,
     )
+    if options.layers or options.heads:
+        maps = maps.select(options.layers or None, options.heads or None)
+    maps.opens = _opens(maps, options)
+    return maps
+
+
+def _opens(maps: AttentionMaps, options: AttentionOptions) -> tuple[int, int] | None:
+    """The head that is shown large: the one asked for, of what is left open the most telling."""
+    if options.layer is None and options.head is None:
+        return None
+    some = maps.select(*(None if one is None else [one] for one in (options.layer, options.head)))
+    i, j = telling(some.measures)
+    return some.layers[i], some.heads[j]
 
 
 def _stack(asked: str | None, two: bool, several: bool, name: str) -> str:

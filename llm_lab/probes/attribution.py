@@ -21,7 +21,9 @@ from llm_lab.probes.recording import record
 from llm_lab.results import Heatmap, Panel, Result, TokenScores
 
 GAP = 0.01  # of the difference of the output: how far the sum of integrated gradients may be from it
+LEAST = 1e-3  # a difference below which single precision tells no percents
 NODES, MOST_STEPS = 4, 1024  # points in a part of the path, and in all
+SHORTEST = 2.0**-22  # part of the path, against its end, that is halved no further: what single precision tells apart
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)  # of the tokens that are taken away (DeYoung et al. 2020, §4.2)
 RANDOM = 10  # orders at random that a method's order is weighed against
 SIGNED = ("integrated_gradients", "gradient_x_input", "occlusion", "shapley")
@@ -303,22 +305,50 @@ def gradient_x_input(explained: Explained, options: AttributionOptions) -> Share
 
 def integrated_gradients(explained: Explained, options: AttributionOptions) -> Shares:
     """The gradient along the straight path from the baseline, integrated (Sundararajan et al. 2017, §3)."""
-    shares, difference, steps = integrate(
-        explained.of, explained.x, explained.base, options.path_steps, explained.inputs.rows
-    )
-    total = float(shares.sum())
-    gap = abs(total - difference) / max(abs(difference), 1e-12)
-    figures = (("sum of integrated gradients", _figure(total)), (_DIFFERENCE, _figure(difference)))
-    figures += (("gap between the two", f"{gap:.2%}, {steps} steps"),)
+    found = integrate(explained.of, explained.x, explained.base, options.path_steps, explained.inputs.rows)
+    total = float(found.shares.sum())
+    gap = abs(total - found.difference) / max(abs(found.difference), LEAST)
+    figures = [("sum of integrated gradients", _figure(total)), (_DIFFERENCE, _figure(found.difference))]
+    figures.append(("gap between the two", f"{gap:.2%}, {found.steps} steps"))
     notes = []
     if gap > GAP:
-        how = (
-            f"more than {MOST_STEPS} steps did not close it: the output jumps on the path, as it does where a router changes experts"
-            if options.path_steps is None
-            else "leave out --path_steps, and as many are taken as close it"
-        )
-        notes.append(f"The sum of integrated gradients is {gap:.1%} from the difference; {how}.")
-    return Shares(_known(shares, explained), figures=figures, notes=tuple(notes))
+        why = f"{MOST_STEPS} steps did not close it; --path_steps takes more"
+        if options.path_steps is not None:
+            why = "leave out --path_steps, and as many are taken as close it"
+        elif abs(found.jumps) > abs(total - found.difference) / 2:
+            why = f"the output jumps on the path, by {_figure(found.jumps)} in all, as where a router changes experts, and no gradient sees a jump; --method occlusion or shapley does"
+        notes.append(f"The sum of integrated gradients is {gap:.1%} from the difference: {why}.")
+    return Shares(_known(found.shares, explained), figures=tuple(figures), notes=tuple(notes))
+
+
+@dataclass(frozen=True, eq=False)
+class Integral:
+    """What came of a path: a share for each token, the output's difference, the points that were taken, and by how much
+    the output jumped on the way, which is in no share."""
+
+    shares: Float[Tensor, " N"]
+    difference: float
+    steps: int
+    jumps: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """A part of a path, with its own shares and difference."""
+
+    start: float
+    end: float
+    shares: Float[Tensor, " N"]
+    difference: float
+
+    @property
+    def apart(self) -> float:
+        return self.difference - float(self.shares.sum())
+
+    @property
+    def jumps(self) -> bool:
+        """Whether it is so short that what it lacks is no slope."""
+        return self.end - self.start <= max(SHORTEST * self.end, SHORTEST**3)
 
 
 def integrate(
@@ -327,10 +357,9 @@ def integrate(
     base: Float[Tensor, "N D"],
     steps: int | None = None,
     rows: int = 64,
-) -> tuple[Float[Tensor, " N"], float, int]:
-    """(shares, difference of the output, steps): by Gauss and Legendre's rule with `steps` points; without them in parts
-    of the path, of which those are halved whose own sums are farthest from the output's difference over them. `rows` are
-    computed at a time."""
+) -> Integral:
+    """By Gauss and Legendre's rule with `steps` points; without them in parts of the path, of which those are halved
+    whose own sums are farthest from the output's difference over them. `rows` are computed at a time."""
     way = x - base
 
     def along(points: np.ndarray) -> Tensor:
@@ -344,34 +373,31 @@ def integrate(
             parts = [of(base + a * way) for a in at.split(rows)]
         return torch.cat(parts).double().cpu().numpy()
 
-    if steps is not None:
-        nodes, weights = np.polynomial.legendre.leggauss(steps)
-        shares = torch.tensor(weights / 2, dtype=x.dtype, device=x.device) @ along((nodes + 1) / 2)
-        low, high = output(np.array([0.0, 1.0]))
-        return shares, float(high - low), steps
-    nodes, weights = np.polynomial.legendre.leggauss(NODES)
+    nodes, weights = np.polynomial.legendre.leggauss(NODES if steps is None else steps)
     rule = torch.tensor(weights / 2, dtype=x.dtype, device=x.device)
 
-    def parts(edges: list[tuple[float, float]]) -> list[tuple[float, float, Tensor, float, float]]:
-        """(from, to, shares of that part, its difference, how far they are apart)."""
-        points = np.concatenate([a + (b - a) * (nodes + 1) / 2 for a, b in edges])
-        found = along(points).view(len(edges), NODES, -1)
+    def parts(edges: list[tuple[float, float]]) -> list[_Part]:
+        found = along(np.concatenate([a + (b - a) * (nodes + 1) / 2 for a, b in edges])).view(
+            len(edges), len(nodes), -1
+        )
         ends = output(np.array(edges).ravel()).reshape(-1, 2)
-        made = []
-        for (a, b), gradients, (low, high) in zip(edges, found, ends, strict=True):
-            share = (b - a) * (rule @ gradients)
-            made.append((a, b, share, float(high - low), abs(float(share.sum()) - float(high - low))))
-        return made
+        return [
+            _Part(a, b, (b - a) * (rule @ slopes), float(high - low))
+            for (a, b), slopes, (low, high) in zip(edges, found, ends, strict=True)
+        ]
 
-    done = parts([(i / 4, (i + 1) / 4) for i in range(4)])
+    done = parts([(0.0, 1.0)] if steps is not None else [(i / 4, (i + 1) / 4) for i in range(4)])
     while True:
-        steps = NODES * len(done)
-        difference, apart = sum(part[3] for part in done), sum(part[4] for part in done)
-        if apart <= GAP * abs(difference) / 2 or apart < 1e-6 or steps >= MOST_STEPS:
-            return torch.stack([part[2] for part in done]).sum(dim=0), difference, steps
-        worst = max(part[4] for part in done) / 4
-        poor = [part for part in done if part[4] >= worst][: (MOST_STEPS - steps) // NODES + 1]
-        halves = [half for a, b, *_ in poor for half in ((a, (a + b) / 2), ((a + b) / 2, b))]
+        taken, difference = len(nodes) * len(done), math.fsum(part.difference for part in done)
+        long = [part for part in done if not part.jumps]
+        apart = sum(abs(part.apart) for part in long)
+        if steps is not None or apart <= max(GAP * abs(difference) / 2, 1e-6) or taken >= MOST_STEPS:
+            jumps = math.fsum(part.apart for part in done if part.jumps)
+            return Integral(torch.stack([part.shares for part in done]).sum(dim=0), difference, taken, jumps)
+        worst = max(abs(part.apart) for part in long) / 4
+        poor = [part for part in long if abs(part.apart) >= worst][: (MOST_STEPS - taken) // NODES + 1]
+        middles = [(part.start + part.end) / 2 for part in poor]
+        halves = [half for part, m in zip(poor, middles, strict=True) for half in ((part.start, m), (m, part.end))]
         done = [part for part in done if not any(part is one for one in poor)] + parts(halves)
 
 
@@ -464,7 +490,7 @@ def rollout(explained: Explained, options: AttributionOptions) -> Shares:
         for i in range(config.n_layer):
             state = half(maps[f"blocks.{i}.attn.pattern"] @ state, state)
         # Of two streams in one, the second is the one that is asked, and what it keeps of itself is no token's.
-        return Shares(_array(state[rows - n + inputs.position, :n]))
+        return Shares(_array(state[rows - n + inputs.at, :n]))
     source = batch.input_ids.shape[1]
     both = torch.eye(n, dtype=torch.float64)
     memory, state = both[:source], both[source:]
@@ -473,7 +499,7 @@ def rollout(explained: Explained, options: AttributionOptions) -> Shares:
     for i in range(config.decoder_layers):
         state = half(maps[f"decoder.blocks.{i}.attn.pattern"] @ state, state)
         state = half(maps[f"decoder.blocks.{i}.cross.pattern"] @ memory, state)
-    return Shares(_array(state[inputs.position]))
+    return Shares(_array(state[inputs.at]))
 
 
 METHODS: Mapping[str, Callable[[Explained, AttributionOptions], Shares]] = {

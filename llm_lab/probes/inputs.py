@@ -42,6 +42,12 @@ class Inputs:
         return torch.cat([batch.input_ids[0], *([] if batch.decoder_ids is None else [batch.decoder_ids[0]])])
 
     @property
+    def at(self) -> int:
+        """The place that is asked, where it is one."""
+        assert isinstance(self.position, int)
+        return self.position
+
+    @property
     def free(self) -> Bool[Tensor, " N"]:
         """The tokens that can be hidden or changed: all but reserved ones, such as a `<mask>` or what a decoder begins
         with."""
@@ -82,10 +88,9 @@ class Inputs:
 
     def without(self, keep: Bool[Tensor, " N"]) -> Inputs | None:
         """The same with only some of the tokens; None where nothing would be left to read, or to be asked at."""
-        kept, at = [part.nonzero()[:, 0] for part in keep.split(self._lengths)], self.position
+        kept, at = [part.nonzero()[:, 0] for part in keep.split(self._lengths)], self.at
         two = self.batch.decoder_ids is not None
         asked = kept[-1]
-        assert isinstance(at, int)
         both_ways = not two and not _one_way(self.batch, self.model)
         if not all(len(part) for part in kept) or (both_ways and at not in asked.tolist()):
             return None
@@ -170,8 +175,8 @@ def cut(model: Any, asked: Asked, tokenizer: Tokenizer) -> Inputs:
     """What is asked, without what stands behind it where that is not read."""
     batch, pieces, end = asked.batch, asked.pieces, asked.position + 1
     if batch.decoder_ids is not None:
-        batch = replace(batch, decoder_ids=batch.decoder_ids[:, :end])
-        pieces = [*pieces, *tokenizer.pieces(batch.decoder_ids[0])]
+        written = batch.decoder_ids[:, :end]
+        batch, pieces = replace(batch, decoder_ids=written), [*pieces, *tokenizer.pieces(written[0])]
     elif _one_way(batch, model):
         batch, pieces = replace(batch, input_ids=batch.input_ids[:, :end]), pieces[:end]
     return Inputs(model, batch, pieces, asked.position)
@@ -180,11 +185,11 @@ def cut(model: Any, asked: Asked, tokenizer: Tokenizer) -> Inputs:
 def place(inputs: Inputs, tokenizer: Tokenizer) -> str:
     """Where it is asked, in words."""
     if inputs.batch.decoder_ids is not None:
-        return f"as token {inputs.position} of what the decoder writes"
-    piece = inputs.pieces[inputs.position]
+        return f"as token {inputs.at} of what the decoder writes"
+    piece = inputs.pieces[inputs.at]
     if piece.id == tokenizer.specials.get("mask"):
-        return f"at the <mask>, position {inputs.position}"
-    return f"{'after' if _one_way(inputs.batch, inputs.model) else 'at'} position {inputs.position}"
+        return f"at the <mask>, position {inputs.at}"
+    return f"{'after' if _one_way(inputs.batch, inputs.model) else 'at'} position {inputs.at}"
 
 
 def _two(reading: Reading) -> bool:

@@ -115,7 +115,7 @@ class LearnOptions(CorpusReading, SeedOptions):
 
 
 @dataclass(frozen=True)
-class AttentionOptions(KindOptions):
+class AttentionOptions(HeadOptions):
     room: ClassVar[str] = "attention"
     texts: ClassVar[tuple[int, int]] = (1, 2)
     stack: str | None = option(
@@ -124,6 +124,8 @@ class AttentionOptions(KindOptions):
         choices=("encoder", "decoder", "cross"),
         auto="cross where the decoder was given a text, else the encoder's",
     )
+    layers: tuple[int, ...] = option((), "only these layers, and not all", ge=0, example="0,3")
+    heads: tuple[int, ...] = option((), "only these heads of each layer, and not all", ge=0, example="1,2")
     live: bool = option(
         False, "keep the kernel in the loop: the value under the pointer is exact (a widget while the kernel lives)"
     )
@@ -223,6 +225,12 @@ class SteerOptions(AnswerOptions, SiteOptions, SeedOptions):
     vector: object = option(None, "the direction itself, (D,), or its two ends, (2, D): to, from", example="@direction")
     strengths: tuple[float, ...] = option((-2.0, 0.0, 2.0), "how many times the direction is added", example="0,1,2")
     max_new_tokens: int = option(40, "tokens to write", ge=1)
+
+
+@dataclass(frozen=True)
+class ReplaceOptions(AnswerOptions, SiteOptions):
+    room: ClassVar[str] = "replace"
+    function: object = option(None, "what becomes of an activation: a function of it", auto="needed", example="@halve")
 
 
 @dataclass(frozen=True)
@@ -545,6 +553,13 @@ PROBES = Table(
             "llm_lab.probes.steering:steer",
             "what is written with a direction added to the stream",
             SteerOptions,
+            SITES,
+        ),
+        Entry(
+            "replace",
+            "llm_lab.probes.replacing:replacing",
+            "what a function of yours makes of the answer, put in the place of an activation",
+            ReplaceOptions,
             SITES,
         ),
         Entry(

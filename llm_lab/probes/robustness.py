@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -86,13 +87,15 @@ def robustness(reading: Reading, options: RobustnessOptions) -> Iterator[Robustn
                 result, points=[*result.points, _point(lm, passages, clean, noise, rate, options.draws, rng)]
             )
             yield result
-    found = [_swapped(lm, passage, options, k) for k, passage in enumerate(passages[:SWAPPED])]
-    result = replace(
-        result,
-        worst=mean_interval([swap.rise for swap, _ in found]),
-        random=mean_interval([rise for _, rise in found]),
-        swaps=sorted((swap for swap, _ in found), key=lambda swap: -swap.rise)[:SHOWN],
-    )
+    tried = (_swapped(lm, passage, options, k) for k, passage in enumerate(passages[:SWAPPED]))
+    found = [one for one in tried if one is not None]
+    if found:
+        result = replace(
+            result,
+            worst=mean_interval([swap.rise for swap, _ in found]),
+            random=mean_interval([rise for _, rise in found]),
+            swaps=sorted((swap for swap, _ in found), key=lambda swap: -swap.rise)[:SHOWN],
+        )
     notes = ["One passage alone: its intervals are over the draws of the noise."] if len(passages) == 1 else []
     yield replace(result, notes=notes, done=True)
 
@@ -198,12 +201,15 @@ def _passages(reading: Reading, options: RobustnessOptions) -> Iterator[Passage]
     lm, tokenizer = reading.lm, reading.tokenizer
     length = max(lm.max_seq_len // 2, 2)
     if reading.texts:
-        ids = tokenizer.encode(reading.texts[0])[: options.max_tokens]
-        blocks = [ids[i : i + length] for i in range(0, len(ids), length)]
+        text = reading.texts[0]
+        spans = passage_of(text, tokenizer, options.max_tokens).spans
+        edges = [*(start for start, _ in spans[::length]), spans[-1][1] if spans else 0]
+        texts = [text[a:b] for a, b in itertools.pairwise(edges)]
     else:
-        blocks = [block[0].tolist() for block in reading.blocks(options.corpus, options.max_tokens, length=length)]
-    for block in blocks:
-        yield passage_of(tokenizer.decode(block), tokenizer, lm.max_seq_len)
+        blocks = reading.blocks(options.corpus, options.max_tokens, length=length)
+        texts = [tokenizer.decode(block[0].tolist()) for block in blocks]
+    for text in texts:
+        yield passage_of(text, tokenizer, lm.max_seq_len)
 
 
 def passage_of(text: str, tokenizer: Tokenizer, most: int) -> Passage:
@@ -257,10 +263,12 @@ def _bits(grouped: Sequence[Sequence[Guesses]]) -> tuple[float, float | None]:
     return ratio_interval(sums, [sum(one.n_bytes for one in group) for group in grouped])
 
 
-def _swapped(lm: LM, passage: Passage, options: RobustnessOptions, k: int) -> tuple[Swap, float]:
+def _swapped(lm: LM, passage: Passage, options: RobustnessOptions, k: int) -> tuple[Swap, float] | None:
     """(the worst swap of one token that was found, the mean rise of random ones). What is predicted stays the passage's
-    own tokens: only what is read changes."""
+    own tokens: only what is read changes. None where it has but reserved tokens."""
     inputs, wanted, cost = _costing(lm, passage)
+    if not bool(inputs.free.any()):
+        return None
     tokens = torch.from_numpy(lm.tokenizer.text_ids).to(lm.device)
     gains = swaps(inputs, cost, inputs.ids, tokens)
     most = min(options.candidates, int(gains.isfinite().sum()))

@@ -39,6 +39,7 @@ class Heatmap(Result):
     axes: tuple[str, str] = ("", "")  # what rows and columns are: ("layer", "head")
     signed: bool = False  # blue above and orange below zero; otherwise one blue from the lowest
     bounds: tuple[float, float] | None = None  # of the colours; from the numbers themselves where there are none
+    one_scale: bool = True  # all panels have the same colours for the same numbers; else each has its own
     figures: list[tuple[str, str]] = field(default_factory=list)  # names and numbers that stand beside the map
     pieces: list[Piece] = field(default_factory=list)  # the text that was read, where the axes do not show it
     caption: str = ""

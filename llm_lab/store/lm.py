@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 import os
 import weakref
@@ -229,10 +230,24 @@ def called(lms: Sequence[LM]) -> str:
 
 
 def words(options: Mapping[str, Any]) -> str:
-    """Options as they stand in a line of Python, each after a comma; a model as it is called."""
-    return "".join(
-        f", {key}={value.called if isinstance(value, LM) else repr(value)}" for key, value in options.items()
-    )
+    """Options as they stand in a line of Python, each after a comma; a model as it is called, a function by its name, and
+    what cannot be written down by the option's own name, for a variable."""
+    return "".join(f", {key}={_written(key, value)}" for key, value in options.items())
+
+
+def _written(key: str, value: Any) -> str:
+    if isinstance(value, LM):
+        return value.called
+    if isinstance(value, list | tuple):
+        inner = [_written(key, one) for one in value]
+        return key if key in inner else repr(value) if all(map(_plain, value)) else f"[{', '.join(inner)}]"
+    if isinstance(value, dict) or _plain(value):
+        return repr(value)
+    return getattr(value, "__name__", "") if inspect.isfunction(value) and value.__name__.isidentifier() else key
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float)
 
 
 def load_lm(

@@ -1,4 +1,4 @@
-"""Attention: all heads of all layers as small maps, one of them enlarged with its tokens; it computes no model."""
+"""Attention: all heads of all layers as small maps, one of them enlarged with its tokens; it runs no model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llm_lab.results import AttentionMaps
+from llm_lab.results.attention import telling
 from llm_lab.views import svg
 from llm_lab.views.bundle import live
 from llm_lab.views.card import alone, bundle, card, columns, esc, fitting, number, picture, small
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
 
 LABELLED = 64  # tokens up to which every row and column is named
 EXACT = 2**23  # weights up to which every head is computed in full to draw a view
-DATA_BYTES = 120_000  # deflated maps that the script may carry; the whole view stays under 300 KB
+DATA_BYTES = 100_000  # deflated maps that the script may carry; the whole view stays under 300 KB
 GRID_BYTES = 36_000
 VECTOR_BYTES = 70_000  # of q and k that the script may carry
-SENT = 256  # cells a side of what a page is sent while a kernel answers
+SENT = 256  # cells a side of what a page is sent of single heads
+ASKED = 2**26  # weights up to which heads are put together while a page waits
+FINE_BYTES = 36_000  # deflated, of the head that opens
 SIDE = 340
 
 
@@ -29,13 +32,13 @@ class Maps:
     """All heads as bytes (0–255 for 0–1): (L, H, t, s), where a cell is the largest of T/t × S/s weights."""
 
     cells: np.ndarray
-    levels: int  # distinct values, 255 or 15
+    levels: int  # steps between 0 and 1: 255 even ones, or 15 that are even in their roots
 
 
 def maps(result: AttentionMaps) -> dict[str, str]:
     """The grid of heads, and the most telling one enlarged."""
-    layers, heads, tokens, keys = result.shape
-    layer, head = telling(result.measures)
+    _, heads, tokens, keys = result.shape
+    layer, head = opening(result)
     title = ["attention", *facts(result)]
     says = describe(result, layer, head)
     how = "Each square is one head: queries down, keys across; the framed one is enlarged."
@@ -45,7 +48,7 @@ def maps(result: AttentionMaps) -> dict[str, str]:
         "A row is one token that reads (query), a column the token it reads from (key); the darker, the more of its "
         "attention. Each row sums to 1."
     )
-    if layers * heads * tokens * keys > layers * heads * result.thumbnails[0, 0].size:
+    if tokens * keys > result.thumbnails[0, 0].size:
         caption += " Maps may be reduced to maxima of their cells; .pattern(layer, head) is exact."
     caption += "".join(f"<br>{esc(note)}" for note in result.notes)
 
@@ -61,9 +64,23 @@ def maps(result: AttentionMaps) -> dict[str, str]:
         if result.stack == "cross" and index != 2:
             continue
         i, j = divmod(int(result.measures[..., index].argmax()), heads)
-        plain.append(f"  most to {name}: layer {i} head {j}, {number(float(result.measures[i, j, index]), 2)}")
+        where, share = named(result, i, j), number(float(result.measures[i, j, index]), 2)
+        plain.append(f"  most to {name}: {where}, {share}")
     plain += [f"  {note}" for note in result.notes]
     return bundle("\n".join(plain), fitting(pages()))
+
+
+def opening(result: AttentionMaps) -> tuple[int, int]:
+    """Where the layer and the head are held that are shown large."""
+    if result.opens is None:
+        return telling(result.measures)
+    layer, head = result.opens
+    return result.layers.index(layer), result.heads.index(head)
+
+
+def named(result: AttentionMaps, i: int, j: int) -> str:
+    """A head by its numbers in the model, from where it is held."""
+    return f"layer {result.layers[i]} head {result.heads[j]}"
 
 
 def facts(result: AttentionMaps) -> list[str]:
@@ -77,15 +94,16 @@ def facts(result: AttentionMaps) -> list[str]:
 def payload(
     result: AttentionMaps, at: tuple[int, int] | None = None, budget: int = DATA_BYTES
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """What the module in static/attention.js needs: small data, the maps as bytes, and where there is room q and k."""
+    """What the module in static/attention.js needs: small data, the maps as bytes, the head that opens as finely as it is
+    shown, and where there is room q and k."""
     layers, heads, *_ = result.shape
-    layer, head = at or telling(result.measures)
+    layer, head = at or opening(result)
     kept = reduced(result, budget)
-    between = result.between() if result.parts is not None and result.numel <= EXACT else None
-    rolled = result.source is None and result.numel <= EXACT
+    whole = result.numel <= EXACT
+    between = result.between() if result.parts is not None and whole else None
     data = {
-        "layers": layers,
-        "heads": heads,
+        "layers": list(result.layers),
+        "heads": list(result.heads),
         "down": kept.cells.shape[-2],
         "across": kept.cells.shape[-1],
         "levels": kept.levels,
@@ -102,15 +120,24 @@ def payload(
         "labelled": LABELLED,
         "width": result.q.shape[-1],
         "shared": heads // result.k.shape[1],
+        "rolls": result.source is None and result.numel <= ASKED,
     }
     buffers = {"maps": kept.cells.tobytes()}
-    if rolled:
+    if result.source is None and whole:
         buffers["rolled"] = pooled(quantised(result.aggregate("rollout")), kept.cells.shape[-1]).tobytes()
+    finest = max(result.thumbnails.shape[-2:])
+    if max(kept.cells.shape[-2:]) < max(result.shape[2:]):
+        large = result.pattern(result.layers[layer], result.heads[head])
+        for side in (SENT, SENT * 3 // 4, SENT // 2, finest):
+            fine = quantised(pooled(large, side))
+            if len(zlib.compress(fine.tobytes(), 6)) <= FINE_BYTES:
+                break
+        buffers["fine"], data["fine_shape"] = fine.tobytes(), list(fine.shape)
     vectors = _vectors(result)
     if vectors is not None:
         data["scales"] = [_rounded(scale, 6) for scale in vectors[1]]
         buffers["vectors"] = vectors[0]
-    return data | {"rolled_in": rolled, "vectors_in": vectors is not None}, buffers
+    return data | {"sent": list(buffers)}, buffers
 
 
 def _rounded(values: np.ndarray, places: int) -> Any:
@@ -134,40 +161,33 @@ def _vectors(result: AttentionMaps) -> tuple[bytes, list[np.ndarray]] | None:
     return b"".join(parts), scales
 
 
-def telling(measures: np.ndarray) -> tuple[int, int]:
-    """The head to open with, of measures (L, H, 4): the sharpest that does not merely look at the previous token, the
-    first, or itself."""
-    import numpy as np
-
-    plain = measures[..., 1:].max(axis=-1) > 0.5
-    return divmod(int(np.argmin(measures[..., 0] + 1e3 * plain)), measures.shape[1])
-
-
 def describe(result: AttentionMaps, layer: int, head: int) -> str:
     """A head's measures in words."""
     entropy, *shares = (number(float(v), 2) for v in result.measures[layer, head])
     named = zip(("the previous token", "the first", "itself"), shares, strict=True)
     places = [f"to {where} {v}" for where, v in named if result.stack != "cross" or where == "the first"]
-    return f"layer {layer} · head {head}: entropy {entropy} bits, {', '.join(places)}."
+    at = f"layer {result.layers[layer]} · head {result.heads[head]}"
+    return f"{at}: entropy {entropy} bits, {', '.join(places)}."
 
 
 def reduced(result: AttentionMaps, budget: int) -> Maps:
     """All heads at the finest resolution whose deflated bytes fit the budget."""
     import numpy as np
 
-    layers, heads, tokens, keys = result.shape
+    *_, tokens, keys = result.shape
     steps: list[tuple[np.ndarray, int]] = []
     if result.numel <= EXACT and max(tokens, keys) > max(result.thumbnails.shape[-2:]):
-        full = np.stack([[quantised(result.pattern(i, j)) for j in range(heads)] for i in range(layers)])
+        full = np.stack([[quantised(result.pattern(i, j)) for j in result.heads] for i in result.layers])
         steps.append((full, 255))
-    cells = np.ascontiguousarray(result.thumbnails)
+    side = max(result.thumbnails.shape[-2:])
     while True:
+        cells = pooled(np.ascontiguousarray(result.thumbnails), side)  # at once: edges of edges would be others
         steps += [(cells, 255), (cells, 15)]
-        if max(cells.shape[-2:]) <= 8:
+        if side <= 8:
             break
-        cells = pooled(cells, (max(cells.shape[-2:]) + 1) // 2)
+        side = (side + 1) // 2
     for cells, levels in steps:
-        kept = cells if levels == 255 else (np.round(cells / 17) * 17).astype(np.uint8)
+        kept = cells if levels == 255 else coarse(cells)
         if cells.size <= 8 * EXACT and len(zlib.compress(kept.tobytes(), 6)) <= budget:
             break
     return Maps(kept, levels)
@@ -180,23 +200,38 @@ def quantised(weights: np.ndarray) -> np.ndarray:
     return np.round(weights * 255).astype(np.uint8)
 
 
+def coarse(cells: np.ndarray) -> np.ndarray:
+    """Bytes of 16 values, evenly apart in their roots: the weights of a long text are small, and are to be seen."""
+    import numpy as np
+
+    values = np.arange(256) / 255
+    return np.round((np.round(values**0.5 * 15) / 15) ** 2 * 255).astype(np.uint8)[cells]
+
+
 def pooled(cells: np.ndarray, side: int) -> np.ndarray:
     """Maps (…, T, S) reduced to at most `side` each way by taking maxima."""
     import numpy as np
 
-    for axis in (-1, -2):
+    for axis in (-2, -1):  # rows first: they lie one after the other
         if (size := cells.shape[axis]) > side:
             cells = np.maximum.reduceat(cells, np.arange(side) * size // side, axis=axis)
     return cells
 
 
-def layer_bytes(result: AttentionMaps, layer: int) -> tuple[bytes, int, int]:
-    """One layer's heads as bytes at up to SENT cells a side, and their (rows, columns): what a page is sent when the layer is
-    looked at."""
+def layer_cells(result: AttentionMaps, layer: int) -> np.ndarray:
+    """One layer's heads as bytes at up to SENT cells a side, (H, t, s): what a page is sent when the layer is looked at."""
     import numpy as np
 
-    cells = np.stack([pooled(quantised(result.pattern(layer, j)), SENT) for j in range(result.shape[1])])
-    return cells.tobytes(), *cells.shape[1:]
+    return np.stack([quantised(pooled(result.pattern(result.layers[layer], j), SENT)) for j in result.heads])
+
+
+def together(result: AttentionMaps, how: str, layer: int | None) -> np.ndarray | None:
+    """Heads as one map, of a layer or of all, as bytes at up to SENT cells a side, (t, s); None where that takes too long
+    to wait for."""
+    some = result if layer is None else result.select(layers=[result.layers[layer]])
+    if some.numel > ASKED or (how == "rollout" and some.source is not None):
+        return None
+    return quantised(pooled(some.aggregate(how), SENT))
 
 
 def tile_size(heads: int) -> int:
@@ -215,7 +250,7 @@ def _grid(result: AttentionMaps, layer: int, head: int) -> str:
     image = svg.shades(atlas, 0, 0, heads * side, layers * rows, more='id="a"')
     body = f"<defs>{image}</defs>"
     for i in range(layers):
-        body += svg.text(left - 7, top + i * (tile + gap) + tile / 2 + 4, f"layer {i}", anchor="end")
+        body += svg.text(left - 7, top + i * (tile + gap) + tile / 2 + 4, f"layer {result.layers[i]}", anchor="end")
         for j in range(heads):
             x, y = left + j * (tile + gap), top + i * (tile + gap)
             body += (
@@ -224,18 +259,19 @@ def _grid(result: AttentionMaps, layer: int, head: int) -> str:
                 f'<rect class="l" x="{x - 0.5}" y="{y - 0.5}" width="{tile + 1}" height="{tile + 1}"/>'
             )
     for j in range(heads):
-        body += svg.text(left + j * (tile + gap) + tile / 2, top - 6, f"head {j}" if tile > 44 else j, anchor="middle")
+        name = f"head {result.heads[j]}" if tile > 44 else result.heads[j]
+        body += svg.text(left + j * (tile + gap) + tile / 2, top - 6, name, anchor="middle")
     x, y = left + head * (tile + gap), top + layer * (tile + gap)
     body += f'<rect class="o" stroke-width="2.5" x="{x - 2}" y="{y - 2}" width="{tile + 4}" height="{tile + 4}"/>'
     width, height = left + heads * (tile + gap) + 2, top + layers * (tile + gap) + 2
-    alt = f"Attention of {layers} layers × {heads} heads as small maps; layer {layer} head {head} is framed"
+    alt = f"Attention of {layers} layers × {heads} heads as small maps; {named(result, layer, head)} is framed"
     return picture(svg.document(width, height, body), alt, width, height)
 
 
 def _big(result: AttentionMaps, layer: int, head: int) -> str:
-    weights = result.pattern(layer, head)
+    weights = result.pattern(result.layers[layer], result.heads[head])
     tokens, keys = weights.shape
-    cells = pooled(quantised(weights), 256)
+    cells = quantised(pooled(weights, SENT))
     labelled = max(tokens, keys) <= LABELLED
     cell = min(SIDE / max(tokens, keys, 1), 26)
     queries, read = ([svg.short(alone(piece.text)) for piece in one] for one in (result.pieces, result.keys))
@@ -256,5 +292,5 @@ def _big(result: AttentionMaps, layer: int, head: int) -> str:
         body += svg.text(left, top - 7, f"keys: {keys:,} tokens →")
         body += svg.text(left - 6, top, "← queries", "m", "end", f'transform="rotate(-90 {left - 6:g} {top:g})"')
     width, height = round(left + wide + 8), round(top + tall + 8)
-    alt = f"Attention of layer {layer} head {head}, {tokens} queries down, {keys} keys across"
+    alt = f"Attention of {named(result, layer, head)}, {tokens} queries down, {keys} keys across"
     return picture(svg.document(width, height, body), alt, width, height)

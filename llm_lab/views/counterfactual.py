@@ -24,27 +24,31 @@ from llm_lab.views.card import (
 
 PRE = f"{MONO};font-size:13px;line-height:1.75;margin:2px 0 6px;padding:0"
 AROUND = (2000, 300, 60, 10)  # tokens beside a change that are drawn, in pages that get smaller
+CHANGES = 40  # that are drawn; .to_pandas() has the rest
 MARK = "background:rgba(224,123,26,.25);outline:1px solid rgba(224,123,26,.9);border-radius:2px"
 
 
 def counterfactual(result: Counterfactual) -> dict[str, str]:
     """Both texts with the changed tokens marked, the changes as a list, and the answers before and after."""
     facts = ["counterfactual", *result.facts]
+    drawn = result.changes[:CHANGES]
     changes = table(
         ["position", "token", "becomes"],
-        [[str(t), _token(result.pieces[t]), _token(result.edited[t])] for t in result.changes],
+        [[str(t), _token(result.pieces[t]), _token(result.edited[t])] for t in drawn],
     )
     answers = table(
         [f"answer {esc(result.about)}", "before", "after"],
         [[_token(piece), (f"{old:.2%}", bar(old)), (f"{new:.2%}", bar(new))] for piece, old, new in result.answers],
     )
     verdict = _verdict(result)
-    caption = "<br>".join(map(esc, [_caption(result), *result.notes]))
+    cut = len(result.changes) - len(drawn)
+    left = [f"Drawn are the first {CHANGES} changes; .to_pandas() has the other {cut:,}."] if cut else []
+    caption = "<br>".join(map(esc, [_caption(result), *left, *result.notes]))
 
     def pages() -> Iterator[str]:
         for around in AROUND:
-            texts = small("as it was") + _text(result.pieces, result.changes, around)
-            texts += small("changed", 4) + _text(result.edited, result.changes, around)
+            texts = small("as it was") + _text(result.pieces, drawn, around)
+            texts += small("changed", 4) + _text(result.edited, drawn, around)
             right = small(f"<b>{esc(verdict)}</b>") + answers
             yield card(
                 result.name, facts, columns(("2 1 380px", texts + changes), ("1 1 260px", right)), caption=caption

@@ -35,6 +35,7 @@ FAINT = 0.45  # of the ink's scale that cells with something written in them use
 TALLEST = 620.0
 NAMED = 10.0  # pixels of a row or column from which on each is named
 EXTREMES = 5
+NOTHING = 1e-3  # of the largest number, below which a cell says 0
 
 
 @dataclass(frozen=True)
@@ -54,19 +55,20 @@ class Drawn:
 def heatmap(result: Heatmap) -> dict[str, str]:
     """The maps side by side where there is room, the largest numbers in words, and what was found beside them."""
     facts = [result.kind, *result.facts]
-    low, high = bounds(result)
+    ends = bounds(result)
     room = BESIDE if result.figures else WIDTH
-    drawn = [draw(panel, result, (low, high), room) for panel in result.panels]
+    drawn = [draw(panel, result, own, room) for panel, own in zip(result.panels, ends, strict=True)]
     most = _extremes(result)
-    key = _legend(low, high, result)
+    key = _legend(*ends[0], result) if result.one_scale else ""
     shown = columns(
         *(
             (
                 "0 1 auto",
                 (small(f"<b>{esc(panel.title)}</b>") if panel.title else "")
-                + picture(one.svg, one.alt, one.width, one.height),
+                + picture(one.svg, one.alt, one.width, one.height)
+                + ("" if result.one_scale else _legend(*own, result)),
             )
-            for panel, one in zip(result.panels, drawn, strict=True)
+            for panel, one, own in zip(result.panels, drawn, ends, strict=True)
         )
     )
     words = small("Largest: " + "; ".join(f"{esc(where)} <b>{number(value, 3)}</b>" for where, value in most), 4)
@@ -91,16 +93,22 @@ def heatmap(result: Heatmap) -> dict[str, str]:
     return bundle("\n".join(plain), fitting(pages()))
 
 
-def bounds(result: Heatmap) -> tuple[float, float]:
-    """The numbers that the ends of the colours stand for; around zero where they are signed."""
+def bounds(result: Heatmap) -> list[tuple[float, float]]:
+    """The numbers that the ends of each panel's colours stand for; around zero where they are signed."""
+    if result.bounds is not None:
+        return [result.bounds] * len(result.panels)
+    if result.one_scale:
+        return [_ends(result.panels, result.signed)] * len(result.panels)
+    return [_ends([panel], result.signed) for panel in result.panels]
+
+
+def _ends(panels: Sequence[Panel], signed: bool) -> tuple[float, float]:
     import numpy as np
 
-    if result.bounds is not None:
-        return result.bounds
-    known = np.concatenate([panel.values[np.isfinite(panel.values)].ravel() for panel in result.panels])
+    known = np.concatenate([panel.values[np.isfinite(panel.values)].ravel() for panel in panels])
     if not len(known):
         return 0.0, 1.0
-    if result.signed:
+    if signed:
         far = float(np.abs(known).max()) or 1.0
         return -far, far
     low, high = min(float(known.min()), 0.0), float(known.max())
@@ -146,11 +154,16 @@ def draw(panel: Panel, result: Heatmap, ends: tuple[float, float], room: float) 
             for c in range(across):
                 x, y = left + (c + 0.5) * wide, top + (r + 0.5) * tall + 3.5
                 value = float(panel.values[r, c])
-                shown = svg.short(alone(texts[r][c]), 10) if texts is not None else number(value, 2)
+                shown = svg.short(alone(texts[r][c]), 10) if texts is not None else _written(value, ends)
                 body += svg.text(x, y, shown, "t k", "middle", 'style="font-size:10px"')
     what = f"{result.kind}{': ' + panel.title if panel.title else ''}"
     alt = f"{what}, {result.quantity}: {rows} × {across} cells, {result.axes[0] or 'rows'} down, {result.axes[1] or 'columns'} across"
     return Drawn(svg.document(width, height, body), alt, round(width), round(height), left, top, wide, tall)
+
+
+def _written(value: float, ends: tuple[float, float]) -> str:
+    """A number in its cell: 0 where it is too small to be seen against the largest; pointing at it says more."""
+    return "0" if abs(value) < NOTHING * max(map(abs, ends)) else number(value, 2)
 
 
 def shade(values: np.ndarray, ends: tuple[float, float], signed: bool, most: float = 1.0) -> np.ndarray:
@@ -236,8 +249,8 @@ def _payload(result: Heatmap, drawn: Sequence[Drawn], notes: bool) -> tuple[dict
         }
         for panel, one in zip(result.panels, drawn, strict=True)
     ]
-    low, high = bounds(result)
     values = np.concatenate([panel.values.astype("<f4").ravel() for panel in result.panels])
     most = [[where, number(value, 3)] for where, value in _extremes(result)]
     data = {"panels": panels, "quantity": result.quantity, "signed": result.signed, "most": most}
-    return data | {"ends": [number(low, 2), number(high, 2)]}, {"values": values.tobytes()}
+    ends = [[number(low, 2), number(high, 2)] for low, high in bounds(result)]
+    return data | {"ends": ends[:1] if result.one_scale else ends}, {"values": values.tobytes()}

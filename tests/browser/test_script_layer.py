@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import math
 
 import numpy as np
 import pytest
 
+from llm_lab.views import attention, attention_widget
+from llm_lab.views.bundle import css, esm
 from tests.views import fakes
 
 pytestmark = pytest.mark.browser
@@ -38,7 +41,7 @@ def visit(page, tmp_path):
         path.write_text(path.read_text("utf-8").replace("</body>", more + "</body>"), "utf-8")
         page.set_viewport_size({"width": width, "height": 900})
         page.goto(path.as_uri())
-        count = page.locator("body > .llm-lab-card script").count()
+        count = page.locator(".llm-lab-card script").count()
         page.wait_for_function(f"document.querySelectorAll('.llm-lab[data-live]').length === {count}")
         assert not said
         return page
@@ -52,7 +55,7 @@ def test_every_view_mounts_and_every_image_decodes(visit):
     page = visit(*fakes.everything().values(), *fakes.everything(hostile=True).values())
     page.wait_for_timeout(300)
     assert page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
-    static = "[...document.querySelectorAll('.llm-lab[data-live] img')].filter((one) => !one.closest('.lab-written, .lab-pictured, .lab-table')).length"
+    static = "[...document.querySelectorAll('.llm-lab[data-live] img')].filter((one) => !one.closest('.lab-written, .lab-pictured, .lab-table, .lab-still')).length"
     assert page.evaluate(static) == 0
 
 
@@ -98,15 +101,22 @@ def test_attention_as_lines_products_and_heads_together(visit):
     choose("query", "5")
     assert page.locator("path.lab-line-of").count() == pytest.approx((pattern[5] >= 0.03).sum(), abs=1)
     choose("as", "products")
-    rows = page.locator(".lab-other tbody tr")
+    rows = page.locator(".lab-products tbody tr")
     assert rows.count() == 1 + 6
     cells = [row.split("\t") for row in rows.all_inner_texts()[1:]]
-    scores = [float(cell[3].replace("−", "-")) for cell in cells]
+    scores = [float(cell[4].replace("−", "-")) for cell in cells]
     wanted = [maps.products(1, 2, 5, k).sum() * maps.scale for k in range(6)]
     assert scores == pytest.approx(wanted, abs=0.2)
+    page.locator(".lab-products").focus()
+    for key in ("ArrowDown", "ArrowRight", "ArrowRight"):
+        page.keyboard.press(key)
+    said = page.locator(".lab-value").inner_text()
+    assert said.startswith("number 2 of key 1 “ be”: q ")
+    product = float(said.split(" = ")[1].replace("−", "-"))
+    assert product == pytest.approx(maps.products(1, 2, 5, 1)[2], abs=0.05)
     choose("as", "map")
     for how, expected in (
-        ("layer mean", maps.aggregate("mean", [1])),
+        ("layer mean", maps.select(layers=[1]).aggregate("mean")),
         ("all largest", maps.aggregate("max")),
         ("rollout", maps.aggregate("rollout")),
     ):
@@ -120,6 +130,127 @@ def test_attention_as_lines_products_and_heads_together(visit):
         page.keyboard.press("Escape")
 
 
+def test_attention_of_several_heads_together(visit):
+    maps = fakes.attention()
+    page = visit(maps)
+    head = "button.lab-head[data-layer='{}'][data-head='{}']".format
+    page.locator(head(1, 2)).click()
+    page.locator(head(2, 3)).click(modifiers=["Shift"])
+    page.locator(head(1, 2)).focus()
+    page.keyboard.press("Shift+ArrowLeft")
+    page.keyboard.press("Shift+Enter")
+    pressed = [one.get_attribute("title") for one in page.locator("button.lab-head[aria-pressed=true]").all()]
+    assert pressed == ["layer 1 · head 1", "layer 1 · head 2", "layer 2 · head 3"]
+    patterns = [maps.pattern(1, 2), maps.pattern(2, 3), maps.pattern(1, 1)]
+    of = page.locator("label:has-text('of') select").first
+    for how, expected in (("mean", np.mean(patterns, axis=0)), ("largest", np.max(patterns, axis=0))):
+        of.select_option(how)
+        page.locator(".lab-cells").focus()
+        for key in ("Home", "ArrowDown", "ArrowDown", "ArrowRight"):
+            page.keyboard.press(key)
+        said = page.locator(".lab-value").inner_text()
+        assert float(said.split(": ")[1].split(" ±")[0]) == pytest.approx(expected[2, 1], abs=0.006)
+        page.keyboard.press("Escape")
+    of.select_option("mean")
+    page.locator("label:has-text('as') select").select_option("lines")
+    assert page.locator("path.lab-line-of[data-q]").count() == pytest.approx(
+        sum((p >= 0.03).sum() for p in patterns), abs=3
+    )
+    dashes = page.locator(".lab-strand path").evaluate_all(
+        "all => all.map((one) => one.getAttribute('stroke-dasharray'))"
+    )
+    assert len(set(dashes)) == 3
+    page.locator(head(2, 3)).click(modifiers=["Shift"])
+    assert page.locator(".lab-strand").count() == 2
+    page.locator(".lab-tall").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    assert page.locator(".lab-value").inner_text().startswith("query 1 “ be” reads most from ")
+    page.keyboard.press("ArrowRight")
+    assert page.locator(".lab-value").inner_text().startswith("key ")
+    page.keyboard.press("Escape")
+    assert page.locator("path.lab-dim").count() == 0
+    page.locator(head(0, 0)).click()
+    assert page.locator("button.lab-head[aria-pressed=true]").count() == 1
+
+
+@pytest.fixture
+def live(page, tmp_path):
+    """Mounts the widget's module with a kernel that answers; gives the page and what was asked."""
+    asked: list[dict] = []
+
+    def go(maps):
+        data, buffers = attention.payload(maps)
+
+        def answer(message):
+            asked.append(message)
+            told, values = attention_widget.ANSWERS[message["kind"]](maps, message)
+            packed = [] if values is None else [base64.b64encode(values.tobytes()).decode()]
+            return {**message, **told, "packed": packed}
+
+        page.goto("about:blank")
+        if not asked:
+            page.expose_function(f"kernel{id(asked)}", answer)
+        state = data | {"asks": True, "title": "bard", "subtitle": "attention"}
+        bytes_of = {name: base64.b64encode(value).decode() for name, value in buffers.items()}
+        page.evaluate(MOUNT, [esm("attention"), css(), state, bytes_of, f"kernel{id(asked)}"])
+        page.wait_for_selector("button.lab-head")
+        return page, asked
+
+    return go
+
+
+MOUNT = """async ([esm, css, state, packed, kernel]) => {
+  const unpack = (text) => new DataView(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
+  for (const [name, text] of Object.entries(packed)) state[name] = unpack(text);
+  const url = URL.createObjectURL(new Blob([esm], { type: "text/javascript" }));
+  const view = (await import(url)).default;
+  let hear = () => {};
+  const model = { get: (name) => state[name], set() {}, on: (_, f) => (hear = f), off() {}, save_changes() {},
+    send: (message) => window[kernel](message).then(({ packed, ...told }) => hear(told, packed.map(unpack))) };
+  document.body.replaceChildren(Object.assign(document.createElement("style"), { textContent: css }));
+  const el = document.body.appendChild(document.createElement("div"));
+  view.render({ model, el });
+}"""
+
+
+def test_attention_asks_the_kernel_for_what_it_shows(live, monkeypatch):
+    monkeypatch.setattr(attention, "EXACT", 1000)
+    maps = fakes.attention([f"w{i}" for i in range(300)], 4, 8)
+    page, asked = live(maps)
+    says = page.locator(".lab-value")
+    page.locator("button.lab-head[data-layer='2'][data-head='3']").click()
+    page.wait_for_timeout(400)
+    assert {"kind": "layer", "layer": 2} in asked
+    page.locator(".lab-cells").focus()
+    for key in ("Home", "ArrowDown", "ArrowDown", "ArrowRight"):
+        page.keyboard.press(key)
+    page.wait_for_function("!/cells|±/.test(document.querySelector('.lab-value').textContent)")
+    assert float(says.inner_text().split(": ")[1]) == pytest.approx(maps.pattern(2, 3)[2, 1], abs=1e-4)
+    choose = lambda label, value: page.locator(f"label:has-text('{label}') select").first.select_option(value)  # noqa: E731
+    choose("of", "rollout")
+    page.wait_for_timeout(600)
+    assert {"kind": "together", "how": "rollout", "layer": None} in asked
+    page.locator(".lab-cells").focus()
+    for key in ("Home", "ArrowDown", "ArrowDown"):
+        page.keyboard.press(key)
+    assert says.inner_text().startswith("query 4 “w4” reads from key 0 “w0”: ")
+    found = float(says.inner_text().split(": ")[1].split(" at most")[0])
+    assert found == pytest.approx(maps.aggregate("rollout")[4, 0], abs=0.003)  # no other query shares its row
+    choose("as", "lines")
+    page.wait_for_selector(".lab-lines")
+    assert {"kind": "row", "layer": 2, "head": 3, "query": 299} in asked
+    row = maps.row(2, 3, 299)
+    assert page.locator("svg.lab-lines text[data-k]").count() == min((row >= 0.01).sum(), 24)
+    assert page.locator("path.lab-line-of").count() == (row >= 0.03).sum()
+    choose("as", "products")
+    page.wait_for_selector(".lab-products")
+    assert page.locator(".lab-products tbody tr").count() == 1 + 12
+    cells = [line.split("\t") for line in page.locator(".lab-products tbody tr").all_inner_texts()[1:]]
+    wanted = [maps.products(2, 3, 299, int(cell[1])).sum() * maps.scale for cell in cells]
+    assert [float(cell[4].replace("−", "-")) for cell in cells] == pytest.approx(wanted, rel=6e-3, abs=6e-3)
+
+
 def test_attention_between_two_texts(visit):
     page = visit(fakes.everything()["two texts"])
     assert "Of each token's attention: 1→1" in page.locator(".lab-big").inner_text()
@@ -129,6 +260,26 @@ def test_attention_between_two_texts(visit):
     for key in ("Home", "ArrowDown", "ArrowDown", "ArrowRight"):
         page.keyboard.press(key)
     assert ": 0.000 " in page.locator(".lab-value").inner_text()
+
+
+def test_a_reduced_map_tells_the_largest_of_the_cell_that_is_pointed_at(visit):
+    maps = fakes.attention([f"w{i}" for i in range(90)], 2, 2)
+    maps.thumbnails = attention.pooled(attention.quantised(maps.numpy()), 7)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "EXACT", 1000)
+        page = visit(maps)
+    layer, head = 1 - attention.opening(maps)[0], 0
+    page.locator(f"button.lab-head[data-layer='{layer}'][data-head='{head}']").click()
+    cells = page.locator(".lab-cells")
+    cells.focus()
+    edges = [i * 90 // 7 for i in range(8)]
+    page.keyboard.press("Home")
+    for query in range(1, 90):
+        page.keyboard.press("ArrowDown")
+        said = float(page.locator(".lab-value").inner_text().split(": ")[1].split(" at most")[0])
+        row = max(r for r in range(7) if edges[r] <= query)
+        largest = maps.pattern(layer, head)[edges[row] : edges[row + 1], : edges[1]].max()
+        assert said == pytest.approx(largest, abs=0.003), query
 
 
 def test_long_attention_names_tokens_on_hover(visit):

@@ -37,7 +37,7 @@ def kwargs(verb, line, body=None, namespace=ONE, **more):
         ("generate", 'bard --prompt "a b"', None, {"model": BARD, "prompt": "a b"}),
         ("generate", 'bard --prompt="a b" --seed None', None, {"model": BARD, "prompt": "a b", "seed": None}),
         ("generate", '@bard "中文"', None, {"model": BARD, "prompt": "中文"}),
-        ("generate", 'poet@500 "x"', None, {"model": "poet@500", "prompt": "x"}),
+        ("generate", 'other@500 "x"', None, {"model": "other@500", "prompt": "x"}),
         ("generate", 'other "x"', None, {"model": "other", "prompt": "x"}),
         ("generate", '"x"', None, {"model": BARD, "prompt": "x"}),
         ("generate", "bard", "a\n b\n\n", {"model": BARD, "prompt": "a\n b\n"}),

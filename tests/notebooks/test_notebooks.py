@@ -131,10 +131,44 @@ EXPECTED = {
         "soup-evaluate": ["mixed", "bits per byte"],
         "many": ["In Rome Simon"],
     },
+    # Its claims are assertions of its own, so its training is not shortened: about twenty seconds of one core.
+    "05_induction_heads": {
+        "train": ["copier", "trained", "<img"],
+        "heads": ["copier", "2 layers × 4 heads", "induction", "previous", "<img"],
+        "maps": ["copier", "attention", "2 layers × 4 heads", "<img"],
+        "ablate": ["copier", "ablate", "loss on repeats", "<img"],
+        "together": ["before", "after", "loss on repeats"],
+        "pairs": ["all four", "head 1.0"],
+    },
+    "06_look_inside": {
+        "train": ["teller", "trained", "head entropy", "6 checkpoints kept", "<img"],
+        "attention": ["teller", "attention", "3 layers × 4 heads", "<img"],
+        "heads": ["previous", "induction", "chance"],
+        "lens": ["logit_lens", "KL", "<img"],
+        "tuned": ["tuned_lens", "60 of 60 steps"],
+        "dla": ["sum of all parts", "token embedding"],
+        "ablate": ["loss, nats/token", "32 repeated random sequences"],
+        "patch": ["share of the way from corrupted to clean", "clean: logit of"],
+        "attribution-patching": ["by gradients", "by patching", "correlation with patching"],
+        "steer": ["strength", "log p"],
+        "attribution": ["sum of integrated gradients", "Shapley", "difference from the baseline"],
+        "counterfactual": ["as it was", "texts were run"],
+        "robustness": ["keyboard", "agreement", "±"],
+        "neurons": ["most active at", "raises"],
+        "linear": ["control", "selectivity"],
+        "sae": ["variance explained", "loss recovered"],
+        "embeddings": ["6 models", "<img"],
+        "similarity": ["CKA", "mean of the diagonal"],
+        "weights": ["singular values", "stable rank"],
+        "walk": ["q · k, number by number", "W_in n", "probabilities"],
+        "own-probe": ["gender"],
+        "replace": ["In Rome Rosa bought a hat."],
+    },
 }
 CHARTS = {  # cells that show a chart of plotly's
     "01_build_a_transformer": ("positions", "mlp", "bias", "sparse"),
     "02_six_ways_to_pretrain": ("curves",),
+    "05_induction_heads": ("curve",),
 }
 
 # Asked of the kernel after the last cell.
@@ -170,6 +204,14 @@ assert len(story.texts) == 4 and story.tokens[1][:place] == story.tokens[0][:pla
 assert list(wording.to_pandas()["template"].unique()) == [1, 2, 3] and len(wording.to_pandas()) == 30
 assert len(many) == 10 and mixed.info["soup"]
 assert one.to_pandas()["exact_match"].between(0, 1).all() and len(one.to_pandas()) == sum(numbers["number"] != numbers["number"][0])
+""",
+    "05_induction_heads": """
+assert (layer, head) == (1, 0) and rise[1, 0] > 3 * max(others), rise
+assert surprise[:15].mean() > 2.8 and surprise[16:].mean() < 0.6, surprise
+""",
+    "06_look_inside": """
+assert len(teller.checkpoints) == 6 and len(states) == 6
+assert teller.history["head_entropy"].notna().sum() > 1
 """,
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -161,7 +163,7 @@ def test_aggregates_by_plain_loops():
     maps = lab.probe(train(), TEXT[:14])
     every = maps.numpy().astype(np.float64)
     np.testing.assert_allclose(maps.aggregate("mean"), every.mean((0, 1)), atol=1e-6)
-    np.testing.assert_allclose(maps.aggregate("max", [1]), every[1].max(0), atol=1e-6)
+    np.testing.assert_allclose(maps.select(layers=[1]).aggregate("max"), every[1].max(0), atol=1e-6)
     rolled = np.eye(14)
     for layer in every:
         rolled = (layer.mean(0) + np.eye(14)) / 2 @ rolled
@@ -171,6 +173,41 @@ def test_aggregates_by_plain_loops():
     scores = (maps.products(1, 0, 9, 4).sum() * maps.scale, maps.products(1, 0, 9, 5).sum() * maps.scale)
     row = maps.pattern(1, 0)[9]
     assert np.log(row[4] / row[5]) == pytest.approx(scores[0] - scores[1], abs=1e-4)
+
+
+def test_some_layers_and_heads_keep_their_numbers():
+    lm = train(n_layer=4, n_head=4, n_kv_head=2, position="alibi")
+    every = lab.probe(lm, TEXT[:14])
+    some = lab.probe(lm, TEXT[:14], layers=[3, 1], heads="2")
+    assert some.shape == (2, 1, 14, 14) and list(some.layers) == [3, 1] and list(some.heads) == [2]
+    np.testing.assert_array_equal(some.numpy()[:, 0], every.numpy()[[3, 1], 2])
+    np.testing.assert_allclose(some.row(1, 2, -1), every.pattern(1, 2)[-1], atol=1e-6)
+    np.testing.assert_array_equal(some.products(3, 2, 9, 4), every.products(3, 2, 9, 4))
+    np.testing.assert_array_equal(some.measures, every.measures[[3, 1]][:, [2]])
+    again = some.select(layers=[1])
+    np.testing.assert_array_equal(again.pattern(1, 2), every.pattern(1, 2))
+    assert "layer 1 · head 2" in str(again)
+    assert sum(x.nbytes for x in vars(again).values() if isinstance(x, np.ndarray)) < 14 * 14 + 14 * 100
+    for call, says in (
+        (lambda: some.pattern(0, 2), "layer: 0 is not there; these maps have layers 3, 1"),
+        (lambda: every.pattern(0, 4), "head: 4 is not there; these maps have heads 0 to 3"),
+        (lambda: every.select(heads=[9]), "head: 9 is not there"),
+        (lambda: every.select(layers=[]), "select: nothing is left"),
+        (lambda: every.row(0, 0, 14), "query: 14 is not there; the text has 14 tokens; use -14 to 13"),
+        (lambda: lab.probe(lm, "1 green", layers=[4]), "layer: 4 is not there"),
+        (lambda: lab.probe(lm, "1 green", layers=[1], layer=0), "layer: 0 is not there; these maps have layers 1"),
+    ):
+        with pytest.raises(lab.LabError, match=says):
+            call()
+
+
+def test_the_head_that_is_shown_large_may_be_named():
+    lm = train(n_layer=2, n_head=4)
+    assert lab.probe(lm, "1 green").opens is None
+    assert lab.probe(lm, "1 green", layer=1, head=3).opens == (1, 3)
+    maps = lab.probe(lm, "1 green", head=2)
+    assert maps.opens[1] == 2 and f"layer {maps.opens[0]} · head 2" in str(maps)
+    assert maps.measures[maps.opens[0], 2, 0] in maps.measures[:, 2, 0]
 
 
 def test_two_texts_of_one_stack_are_read_one_after_the_other():
@@ -185,6 +222,24 @@ def test_two_texts_of_one_stack_are_read_one_after_the_other():
         lab.probe(lm, "1 green").between()
     with pytest.raises(lab.LabError, match="text: it is empty"):
         lab.probe(lm, ["1 green", ""])
+
+
+def test_models_of_pairs_read_pairs_as_they_learned_to():
+    pair = ["1 green", " bottles"]
+    sizes = dict(preset="bert", steps=2)
+    taught, plain = train(objective="mlm_nsp", **sizes), train("plain", objective="mlm", **sizes)
+    maps = lab.probe(taught, pair)
+    cls, sep = (taught.tokenizer.special(name) for name in ("cls", "sep"))
+    one, other = (taught.tokenizer.encode(text) for text in pair)
+    assert [piece.id for piece in maps.pieces] == [cls, *one, sep, *other, sep]
+    assert list(maps.parts) == [0] + [1] * len(one) + [0] + [2] * len(other) + [0]
+    ids = torch.tensor([[cls, *one, sep, *other, sep]])
+    types = torch.tensor([[0] * (len(one) + 2) + [1] * (len(other) + 1)])
+    batch = replace(taught.batch(ids), token_type_ids=types)
+    for i in range(2):
+        site = f"blocks.{i}.attn.pattern"
+        np.testing.assert_allclose(maps.numpy()[i], record(taught.model, batch, site)[site][0], atol=1e-6)
+    assert [piece.id for piece in lab.probe(plain, pair).pieces] == [*one, *other]
 
 
 def test_long_maps_are_small_and_exact():

@@ -59,12 +59,13 @@ def explained(lm: lab.LM, text, **options) -> Explained:
 def test_integrated_gradients_of_functions_whose_integral_is_known():
     torch.manual_seed(0)
     x, base, w = torch.randn(3, 5, 4)
-    shares, difference, _ = integrate(lambda v: (v * w).sum((1, 2)), x, base)
+    found = integrate(lambda v: (v * w).sum((1, 2)), x, base)
+    shares, difference = found.shares, found.difference
     torch.testing.assert_close(shares, (w * (x - base)).sum(-1))  # linear: weight times difference
     assert difference == pytest.approx(float((w * (x - base)).sum()), rel=1e-5)
-    shares, *_ = integrate(lambda v: (v**2).sum((1, 2)) / 2, x, base)
+    shares = integrate(lambda v: (v**2).sum((1, 2)) / 2, x, base).shares
     torch.testing.assert_close(shares, (x**2 - base**2).sum(-1) / 2)
-    shares, *_ = integrate(lambda v: (v * w).sum((1, 2)) ** 3, x, base, 2)  # two points are exact to the cubic
+    shares = integrate(lambda v: (v * w).sum((1, 2)) ** 3, x, base, 2).shares  # two points are exact to the cubic
     along = torch.linspace(0, 1, 20001, dtype=torch.float64)[:, None, None] * (x - base).double() + base.double()
     slope = 3 * ((along * w).sum((1, 2)) ** 2).mean()
     torch.testing.assert_close(shares, (slope * (w * (x - base)).sum(-1)).float(), rtol=1e-3, atol=1e-4)
@@ -77,10 +78,29 @@ def test_a_bend_on_the_path_is_found():
     def steep(v):
         return torch.sigmoid((v.sum((1, 2)) - 0.3) * 4000)
 
-    shares, difference, steps = integrate(steep, x, base)
-    assert difference == pytest.approx(1, abs=1e-4) and float(shares) == pytest.approx(1, abs=0.01)
-    assert steps < 200
-    assert abs(float(integrate(steep, x, base, steps)[0]) - 1) > 0.05
+    found = integrate(steep, x, base)
+    assert found.difference == pytest.approx(1, abs=1e-4) and float(found.shares) == pytest.approx(1, abs=0.01)
+    assert found.steps < 200 and found.jumps == 0
+    assert abs(float(integrate(steep, x, base, found.steps).shares) - 1) > 0.05
+
+
+def test_a_jump_on_the_path_is_told_apart():
+    def jumping(v):
+        return v.sum((1, 2)) ** 2 + 0.4 * (v.sum((1, 2)) > 0.7).float()
+
+    found = integrate(jumping, torch.ones(1, 1), torch.zeros(1, 1))
+    assert float(found.shares) == pytest.approx(1, abs=1e-4)  # of the slope
+    assert found.jumps == pytest.approx(0.4, abs=1e-4) and found.difference == pytest.approx(1.4)
+    assert found.steps < 200
+    routed = train("routed", steps=30, n_expert=4, n_active=1)
+    shown = lab.probe(routed, "1 green bo", kind="attribution", method="integrated_gradients")
+    total, whole = (
+        float(dict(shown.figures)[name].replace("−", "-"))
+        for name in ("sum of integrated gradients", "difference from the baseline")
+    )
+    (note,) = shown.notes
+    jumps = float(note.split(" by ")[1].split(" in all")[0].replace("−", "-"))
+    assert total + jumps == pytest.approx(whole, abs=0.02 * abs(whole))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -88,7 +108,8 @@ def test_a_bend_on_the_path_is_found():
 def test_the_sum_is_the_difference_of_the_output(shape, more):
     text = SHAPES[shape][0]
     found = explained(trained(shape), text, **more)
-    shares, difference, _ = integrate(found.of, found.x, found.base)
+    whole = integrate(found.of, found.x, found.base)
+    shares, difference = whole.shares, whole.difference
     assert abs(difference) > 1e-5
     assert float(shares.sum()) == pytest.approx(difference, rel=0.01)
     ends = found.with_only(torch.stack([torch.zeros_like(found.inputs.free), torch.ones_like(found.inputs.free)]))
@@ -267,9 +288,9 @@ def test_captum_gives_the_same():
     found = explained(trained("decoder"), "1 green bo", target=" ", baseline="pad")
     x, base = found.x[None], found.base[None]
     want = attr.IntegratedGradients(found.of).attribute(x, base, n_steps=64, method="gausslegendre").sum(-1)[0]
-    got, *_ = integrate(found.of, found.x, found.base, 64)
+    got = integrate(found.of, found.x, found.base, 64).shares
     torch.testing.assert_close(got, want.to(got), atol=1e-5, rtol=1e-4)
-    adaptive, *_ = integrate(found.of, found.x, found.base)
+    adaptive = integrate(found.of, found.x, found.base).shares
     torch.testing.assert_close(adaptive, got, atol=0.02 * float(got.abs().max()), rtol=0.05)
     options = AttributionOptions(target=" ", baseline="pad")
     want = attr.InputXGradient(found.of).attribute(x.clone().requires_grad_()).sum(-1)[0]

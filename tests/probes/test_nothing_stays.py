@@ -44,6 +44,7 @@ CASES = {
     "attribution_patching": Case(PAIR, {"check": True, "n_steps": 2}),
     "paths": Case(PAIR),
     "steer": Case(options={"toward": "abc", "away": "def", "max_new_tokens": 3}),
+    "replace": Case(options={"site": "blocks.*.attn.z", "function": torch.zeros_like}),
     "heads": Case(options={"repeats": 2}),
     "ablate": Case(),
     "embeddings": Case(()),
@@ -55,6 +56,9 @@ CASES = {
     "sae": Case((), {"corpus": CORPUS, "max_tokens": 48, "steps": 2, "n_features": 8, "k": 2}),
     "neighbours": Case(("a b c",)),
     "analogies": Case(("a b c",)),
+    "attribution": Case(options={"method": "integrated_gradients,rollout", "path_steps": 4}),
+    "counterfactual": Case(options={"edits": 1, "candidates": 4}),
+    "robustness": Case((), {"corpus": CORPUS, "max_tokens": 48, "rates": "0.1", "draws": 2}),
 }
 
 

@@ -206,6 +206,12 @@ def test_it_reads_corpora_and_grows():
     assert states == [*range(9), 8]
 
 
+def test_a_text_of_unknown_tokens_has_none_to_swap():
+    shown = lab.probe(trained(), "床前明月光", kind="robustness", noise="delete", rates="0.2", draws=1)
+    assert shown.worst is None and not shown.swaps and shown.done and "床" not in str(shown)
+    shown._repr_mimebundle_()
+
+
 def test_nothing_is_left_behind():
     lm = trained()
     lm.model.train()

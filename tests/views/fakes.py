@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from typing import Any
@@ -883,6 +884,7 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "routing": routing(["To", " be", ",", " or", " not"]),
             "heatmap": heatmap(),
             "heads": heads(),
+            "scales": dataclasses.replace(heatmap(), one_scale=False),
             "scores": scores(),
             "walk": walk(),
             "weights": weight_table(),

@@ -114,6 +114,20 @@ def test_opening_head_is_sharp_and_not_plain():
     assert attention.telling(np.array([[plain, (0.05, 0.0, 0.9, 0.0)]])) == (0, 1)
 
 
+def test_the_head_that_opens_is_sent_as_it_is_drawn(monkeypatch):
+    monkeypatch.setattr(attention, "EXACT", 1000)
+    maps = fakes.attention([f"t{i}" for i in range(130)], 2, 2)
+    maps.opens = (1, 0)
+    data, buffers = attention.payload(maps)
+    assert (data["layer"], data["head"]) == (1, 0) and data["down"] <= 64
+    assert data["fine_shape"] == [130, 130] and "rolled" not in data["sent"]
+    fine = np.frombuffer(buffers["fine"], np.uint8).reshape(130, 130)
+    np.testing.assert_allclose(fine / 255, maps.pattern(1, 0), atol=0.5 / 255 + 1e-6)
+    monkeypatch.setattr(attention, "FINE_BYTES", 100)
+    assert max(attention.payload(maps)[0]["fine_shape"]) <= 64
+    assert "fine" not in attention.payload(fakes.attention())[0]["sent"]
+
+
 @given(st.integers(1, 40), st.integers(1, 40))
 def test_pooling_takes_maxima(tokens, side):
     cells = np.random.default_rng(0).integers(0, 256, (2, tokens, 17)).astype(np.uint8)
@@ -132,11 +146,36 @@ def test_maps_are_exact_while_they_fit_and_reduced_beyond():
     assert len(zlib.compress(less.cells.tobytes(), 6)) <= 3000
 
 
-def test_exact_is_of_q_and_k_and_refuses_what_is_not_there():
-    maps = fakes.attention()
-    assert attention_widget.exact(maps, [1, 2, 5, 1]) == pytest.approx(float(maps.pattern(1, 2)[5, 1]))
-    for where in ([4, 0, 0, 0], [0, 0, 12, 0], [0, -1, 0, 0], ["0", 0, 0, 0], [True, 0, 0, 0], [None] * 4):
-        assert attention_widget.exact(maps, where) is None
+def test_sixteen_values_are_as_near_as_the_page_says():
+    cells = np.arange(256, dtype=np.uint8)
+    kept = attention.coarse(cells) / 255
+    assert len(set(kept)) == 16 and kept[0] == 0 and kept[-1] == 1
+    assert (np.abs(kept - cells / 255) <= (2 * np.sqrt(kept) + 1 / 30) / 30 + 0.002).all()
+    assert kept[2] > 0  # 0.8 % of a query's attention is seen
+
+
+def test_answers_are_of_q_and_k_and_refuse_what_is_not_there():
+    maps = fakes.attention().select(layers=[3, 1], heads=[5, 2])
+    where = {"layer": 1, "head": 1, "query": 5, "key": 1}
+    told, _ = attention_widget.exact(maps, where)
+    assert told["value"] == pytest.approx(float(maps.pattern(1, 2)[5, 1]))
+    np.testing.assert_allclose(attention_widget.row(maps, where)[1], maps.row(1, 2, 5), atol=1e-7)
+    told, cells = attention_widget.layer(maps, where)
+    assert (told["down"], told["across"]) == (12, 12)
+    np.testing.assert_allclose(cells / 255, [maps.pattern(1, 5), maps.pattern(1, 2)], atol=0.5 / 255 + 1e-6)
+    for layer in (None, 0):
+        _, cells = attention_widget.together(maps, {"how": "max", "layer": layer})
+        some = maps if layer is None else maps.select(layers=[3])
+        np.testing.assert_allclose(cells / 255, some.aggregate("max"), atol=0.5 / 255 + 1e-6)
+    told, values = attention_widget.products(maps, where)
+    place = told["keys"].index(1)
+    np.testing.assert_allclose(values[0] * values[1 + place], maps.products(1, 2, 5, 1), atol=1e-6)
+    assert told["weights"][place] == pytest.approx(float(maps.pattern(1, 2)[5, 1]))
+    wrong = [{"layer": 4}, {"query": 12}, {"head": -1}, {"layer": "0"}, {"head": True}, {"query": None}]
+    for kind in ("exact", "row", "products"):
+        assert all(attention_widget.ANSWERS[kind](maps, where | change) is None for change in wrong)
+    assert attention_widget.together(maps, {"how": "sum"}) is None
+    assert attention_widget.together(fakes.cross(["a"], ["b"]), {"how": "rollout"}) is None
 
 
 def test_widget_answers_and_freezes(monkeypatch):
@@ -145,17 +184,16 @@ def test_widget_answers_and_freezes(monkeypatch):
     made = attention_widget.attention_widget(maps)
     assert len(made.maps) == 4 * 6 * 12 * 12
     sent, frozen = [], []
-    monkeypatch.setattr(made, "send", lambda message, buffers=(): sent.append(message | {"n": len(buffers)}))
-    made._heard(made, {"kind": "exact", "id": 7, "layer": 1, "head": 2, "q": 5, "k": 1}, [])
-    made._heard(made, {"kind": "exact", "id": 8, "layer": 99, "head": 2, "q": 5, "k": 1}, [])
+    monkeypatch.setattr(made, "send", lambda message, buffers=(): sent.append((message, [len(one) for one in buffers])))
+    where = {"layer": 1, "head": 2, "query": 5, "key": 1}
+    made._heard(made, {"kind": "exact", "id": 7, **where}, [])
+    made._heard(made, {"kind": "exact", "id": 8, **where, "layer": 99}, [])
+    made._heard(made, {"kind": "nothing", **where}, [])
     made._heard(made, "nonsense", [])
-    value = pytest.approx(float(maps.pattern(1, 2)[5, 1]))
-    assert sent == [{"kind": "exact", "id": 7, "value": value, "n": 0}]
-    for message in ({"kind": "layer", "layer": 3}, {"kind": "products", "layer": 1, "head": 2, "query": 5}):
-        made._heard(made, message, [])
-        made._heard(made, message | {"layer": "3"}, [])
-    assert [(one["kind"], one["n"]) for one in sent[1:]] == [("layer", 1), ("products", 1)]
-    assert sent[1]["down"] == 12 and sent[2]["weights"][sent[2]["keys"].index(1)] == value
+    made._heard(made, {"kind": "row", **where}, [])
+    (told, buffers), (row, values) = sent
+    assert told["value"] == pytest.approx(float(maps.pattern(1, 2)[5, 1])) and told["id"] == 7 and not buffers
+    assert (row["layer"], row["head"], row["query"]) == (1, 2, 5) and values == [4 * 12]
 
     class Handle:
         def update(self, bundle, raw):
@@ -632,7 +670,7 @@ def test_modules_are_whole(name, tmp_path):
     assert "import " not in source.replace("important", "")
     assert source.count("export ") == 1
     assert "innerHTML" not in source
-    assert len(source) < 26_000
+    assert len(source) < 34_000
     if NODE:
         path = tmp_path / "view.mjs"
         path.write_text(source)

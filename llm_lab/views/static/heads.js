@@ -15,7 +15,7 @@ function render({ model, el: root }) {
   const rows = /** @type {Row[]} */ (model.get("rows"));
   const columns = /** @type {{ name: string, title: string }[]} */ (model.get("columns"));
   const picture = model.get("picture");
-  const image = el("img", { src: `data:image/svg+xml;charset=utf-8,${encodeURIComponent(picture.svg)}`, alt: picture.alt, width: picture.width, height: picture.height });
+  const image = el("img", { src: `data:image/svg+xml;charset=utf-8,${encodeURIComponent(picture.svg)}`, alt: picture.alt, width: picture.width, height: picture.height, class: "lab-still" });
   Object.assign(image.style, { maxWidth: "100%", height: "auto" });
 
   const lines = rows.map((row) => {

@@ -15,6 +15,7 @@ function render({ model, el: root }) {
   const panels = /** @type {Panel[]} */ (model.get("panels"));
   const view = /** @type {DataView} */ (model.get("values"));
   const quantity = model.get("quantity");
+  const ends = /** @type {[string, string][]} */ (model.get("ends"));
   const says = el("div", { class: "lab-value", "aria-live": "polite" });
   const note = el("div", { class: "lab-note lab-mono lab-small" });
   const rest = el("span", { class: "lab-muted" }, "Point at a cell, or focus a map and use the arrow keys, to read it.");
@@ -74,21 +75,25 @@ function render({ model, el: root }) {
       point(next && !at ? [0, 0] : next);
     });
     const title = panel.title ? [el("div", { class: "lab-small" }, el("b", {}, panel.title))] : [];
-    return el("div", { class: "lab-panel-of" }, ...title, el("div", { class: "lab-scroll" }, box));
+    return el("div", { class: "lab-panel-of" }, ...title, el("div", { class: "lab-scroll" }, box), ...(ends.length > 1 ? [legend(ends[panels.indexOf(panel)])] : []));
   }
 
-  const ramp = el("span", { class: "lab-ramp" });
-  const blue = Array.from({ length: 11 }, (_, i) => `rgba(61, 125, 230, ${ink(i / 10).toFixed(2)})`);
-  const orange = Array.from({ length: 11 }, (_, i) => `rgba(224, 123, 26, ${ink(1 - i / 10).toFixed(2)})`);
-  ramp.style.background = `linear-gradient(to right, ${[...(model.get("signed") ? orange : []), ...blue].join(", ")})`;
-  const [low, high] = model.get("ends");
+  /** The colours from one end to the other. @param {[string, string]} numbers */
+  function legend([low, high]) {
+    const ramp = el("span", { class: "lab-ramp" });
+    const blue = Array.from({ length: 11 }, (_, i) => `rgba(61, 125, 230, ${ink(i / 10).toFixed(2)})`);
+    const orange = Array.from({ length: 11 }, (_, i) => `rgba(224, 123, 26, ${ink(1 - i / 10).toFixed(2)})`);
+    ramp.style.background = `linear-gradient(to right, ${[...(model.get("signed") ? orange : []), ...blue].join(", ")})`;
+    return el("div", { class: "lab-muted lab-small" }, `${low} `, ramp, ` ${high} ${quantity}`);
+  }
+
   const most = el("div", { class: "lab-muted lab-small" }, "Largest: ");
   /** @type {[string, string][]} */ (model.get("most")).forEach(([where, value], i) => {
     most.append(i ? "; " : "", el("bdi", {}, where), " ", el("b", {}, value));
   });
   root.append(
     el("div", { class: "lab-side" }, ...boxes),
-    el("div", { class: "lab-muted lab-small" }, `${low} `, ramp, ` ${high} ${quantity}`), says, note, most,
+    ...(ends.length > 1 ? [] : [legend(ends[0])]), says, note, most,
   );
 }
 
