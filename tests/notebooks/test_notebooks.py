@@ -159,10 +159,9 @@ EXPECTED = {
         "sae": ["variance explained", "loss recovered"],
         "embeddings": ["6 models", "<img"],
         "similarity": ["CKA", "mean of the diagonal"],
-        "weights": ["singular values", "stable rank"],
+        "weights": ["singular.{0,6}values", "stable.{0,6}rank"],
         "walk": ["q · k, number by number", "W_in n", "probabilities"],
         "own-probe": ["gender"],
-        "replace": ["In Rome Rosa bought a hat."],
     },
 }
 CHARTS = {  # cells that show a chart of plotly's
