@@ -17,7 +17,7 @@ from llm_lab.models.language_model import evaluating
 from llm_lab.models.sites import Replacement, Tape, canonical, opened
 from llm_lab.probes.contrast import Contrast, contrast, growing, logits_at
 from llm_lab.probes.options import AttributionPatchingOptions, PatchOptions
-from llm_lab.probes.reading import Reading
+from llm_lab.probes.reading import Reading, check_number
 from llm_lab.results import Heatmap, Panel
 
 OF_HEADS = ("attn.z", "attn.q", "attn.k", "attn.v", "attn.pattern")
@@ -107,8 +107,7 @@ def plan(made: Contrast, options: PatchOptions, by: str | None = None) -> Plan:
     site, layer = _site(options.site or "resid_pre", made)
     if layer is None:
         layer = options.layer
-    if layer is not None and layer >= config.n_layer:
-        raise BadValue(f"layer: {layer} is not there; this model has layers 0 to {config.n_layer - 1}")
+    check_number("layer", layer, config.n_layer)
     of_heads = site in OF_HEADS
     by = by or options.by or (("head" if layer is None else "head_position") if of_heads else "position")
     if by != "position" and not of_heads:

@@ -18,7 +18,7 @@ from llm_lab.models.sites import Replacement
 from llm_lab.probes.contrast import Contrast, contrast, growing, reading_prefix, run
 from llm_lab.probes.options import PathsOptions
 from llm_lab.probes.patching import Plan, measured
-from llm_lab.probes.reading import Reading
+from llm_lab.probes.reading import Reading, check_number
 from llm_lab.results import Heatmap, Panel
 
 INPUTS = {"q": "queries", "k": "keys", "v": "values"}
@@ -37,9 +37,8 @@ def paths(reading: Reading, options: PathsOptions) -> Iterator[Heatmap]:
         raise BadValue(
             "text: 1 text was given, and paths takes two, a clean and a corrupted one, or none: then it compares the weights"
         )
-    for what, value, count in (("layer", options.layer, config.n_layer), ("head", options.head, config.n_head)):
-        if value is not None and value >= count:
-            raise BadValue(f"{what}: {value} is not there; this model has {what}s 0 to {count - 1}")
+    check_number("layer", options.layer, config.n_layer)
+    check_number("head", options.head, config.n_head)
     if config.n_layer < 2:
         raise BadValue(f"layer: {reading.name} has one, and a path leads from a head to a later one; two would do")
     if options.layer == 0:

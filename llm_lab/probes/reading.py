@@ -180,6 +180,12 @@ def read_ids(value: Any, model: LanguageModel, argument: str = "text") -> Int[Te
     return ids[None] if ids.ndim == 1 else ids
 
 
+def check_number(what: str, number: int | None, count: int) -> None:
+    """BadValue for a layer or a head, of which the model has `count`, that is not there."""
+    if number is not None and number >= count:
+        raise BadValue(f"{what}: {number} is not there; this model has {what}s 0 to {count - 1}")
+
+
 def position_in(position: int | None, length: int, otherwise: int = -1) -> int:
     """A position that may be counted from the end, from the start; `otherwise` where none is given. BadValue where the
     text has no such."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from llm_lab.errors import DIVERGED, BadValue
 from llm_lab.models.options import ModelConfig
 from llm_lab.probes.options import WalkOptions
-from llm_lab.probes.reading import Reading, position_in
+from llm_lab.probes.reading import Reading, check_number, position_in
 from llm_lab.probes.recording import record
 from llm_lab.results import Step, Walk
 
@@ -61,8 +61,8 @@ def walk(reading: Reading, options: WalkOptions) -> Walk:
     at = position_in(options.position, len(ids))
     prefix = "decoder." if two else ""
     layers = config.decoder_layers if two else config.n_layer
-    layer = _inside("layer", options.layer, layers, layers - 1)
-    head = _inside("head", options.head, config.n_head, 0)
+    check_number("layer", options.layer, layers)
+    check_number("head", options.head, config.n_head)
     sites = [site for site in model.sites() if site.startswith((f"{prefix}embed", f"{prefix}blocks", f"{prefix}final"))]
     sites += [site for site in ("logits",) if site in model.sites()]
     found = record(model, batch, sites, take=_at(at, len(ids)))
@@ -78,6 +78,7 @@ def walk(reading: Reading, options: WalkOptions) -> Walk:
         steps += _ending(config, logits[order], chances[order])
     else:
         order = np.zeros(0, dtype=np.int64)
+    layer, head = layers - 1 if options.layer is None else options.layer, options.head or 0
     if options.head is None and options.layer is None:
         layer, head = _telling(values, layers, at)
     return Walk(
@@ -291,11 +292,3 @@ def _telling(values: dict[str, np.ndarray], layers: int, at: int) -> tuple[int, 
     plain = (patterns[..., 0] > 0.5) | (patterns[..., at] > 0.5)
     i, j = np.unravel_index(int(np.argmin(entropy + plain * math.log(1e6))), entropy.shape)
     return int(i), int(j)
-
-
-def _inside(what: str, value: int | None, count: int, otherwise: int) -> int:
-    if value is None:
-        return otherwise
-    if value >= count:
-        raise BadValue(f"{what}: {value} is not there; this model has {what}s 0 to {count - 1}")
-    return value

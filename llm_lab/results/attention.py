@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from llm_lab.errors import BadValue, show
 from llm_lab.registry import load
-from llm_lab.results.base import Piece, Result
+from llm_lab.results.base import Numbers, Piece
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +20,7 @@ BLOCK = 256  # queries whose attention is computed at a time
 
 
 @dataclass(eq=False, kw_only=True)
-class AttentionMaps(Result):
+class AttentionMaps(Numbers):
     """The attention of every head: kept as q and k, from which a row is recomputed exactly.
 
     `thumbnails` are the patterns as bytes (0–255 for 0–1), reduced to at most 64 × 64 by taking maxima; `measures` are
@@ -204,13 +204,6 @@ class AttentionMaps(Result):
         import numpy as np
 
         return np.stack([[self.pattern(i, j) for j in self.heads] for i in self.layers])
-
-    @property
-    def tensor(self) -> Any:
-        """All heads as a torch tensor, (L, H, T, S) float32."""
-        import torch
-
-        return torch.from_numpy(self.numpy())
 
 
 def telling(measures: np.ndarray) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from llm_lab.errors import BadValue, LabError
 from llm_lab.registry import load
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 
@@ -52,6 +53,22 @@ class Result:
     def to_pandas(self) -> pd.DataFrame:
         """The result as a table, where it is one."""
         raise LabError(f"{type(self).__name__} is not tabular; its fields are: {', '.join(vars(self))}")
+
+
+@dataclass(eq=False, kw_only=True)
+class Numbers(Result):
+    """A result that is an array of numbers besides."""
+
+    def numpy(self) -> np.ndarray:
+        """The numbers; each kind says which, and of what shape."""
+        raise NotImplementedError
+
+    @property
+    def tensor(self) -> Any:
+        """What `.numpy()` gives, as a torch tensor."""
+        import torch
+
+        return torch.from_numpy(self.numpy())
 
 
 @dataclass(frozen=True)

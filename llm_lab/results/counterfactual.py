@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from llm_lab.results.base import Piece, Result
+from llm_lab.results.base import Numbers, Piece
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False, kw_only=True)
-class Counterfactual(Result):
+class Counterfactual(Numbers):
     """A text as it was and as it was changed, and how likely the model finds the answers to both."""
 
     renderer: ClassVar[str] = "llm_lab.views.counterfactual:counterfactual"
@@ -42,13 +42,6 @@ class Counterfactual(Result):
         import numpy as np
 
         return np.array([[piece.id for piece in line] for line in (self.pieces, self.edited)])
-
-    @property
-    def tensor(self) -> Any:
-        """The same as a torch tensor."""
-        import torch
-
-        return torch.from_numpy(self.numpy())
 
     def to_pandas(self) -> pd.DataFrame:
         """A row for each change: position, token, id, new_token, new_id."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from llm_lab.errors import BadValue, listing
-from llm_lab.results.base import Result
+from llm_lab.results.base import Numbers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False, kw_only=True)
-class HeadTable(Result):
+class HeadTable(Numbers):
     """Statistics of every head of one stack, and the names that follow from them, the most telling first."""
 
     renderer: ClassVar[str] = "llm_lab.views.heads:heads"
@@ -50,13 +50,6 @@ class HeadTable(Result):
         import numpy as np
 
         return np.stack(list(self.scores.values()))
-
-    @property
-    def tensor(self) -> Any:
-        """The same as a torch tensor."""
-        import torch
-
-        return torch.from_numpy(self.numpy())
 
     def to_pandas(self) -> pd.DataFrame:
         """A row for each head: layer, head, role, and its scores."""

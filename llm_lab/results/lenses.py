@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from llm_lab.results.base import Piece, Result
+from llm_lab.results.base import Numbers, Piece
 from llm_lab.results.maps import Heatmap
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False, kw_only=True)
-class LogitLens(Result):
+class LogitLens(Numbers):
     """The prediction at every layer and position. Row 0 is read from the embedding, row i + 1 from the stream after layer i;
     the last is the model's own. Probabilities are in nats, at temperature 1."""
 
@@ -43,13 +43,6 @@ class LogitLens(Result):
     def numpy(self) -> np.ndarray:
         """KL(final ‖ layer), (L + 1, T), in nats."""
         return self.kl
-
-    @property
-    def tensor(self) -> Any:
-        """The same as a torch tensor."""
-        import torch
-
-        return torch.from_numpy(self.kl)
 
     def to_pandas(self) -> pd.DataFrame:
         """A row for each layer (−1 is the embedding) and position: the token read, the true one, the likeliest one, its

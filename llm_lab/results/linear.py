@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from llm_lab.results.base import Result
+from llm_lab.results.base import Numbers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +29,7 @@ class SiteScore:
 
 
 @dataclass(eq=False, kw_only=True)
-class LinearProbe(Result):
+class LinearProbe(Numbers):
     """A classifier for each site, cross-validated, with a control task of random labels (Hewitt & Liang 2019)."""
 
     renderer: ClassVar[str] = "llm_lab.views.linear:linear_probe"
@@ -57,13 +57,6 @@ class LinearProbe(Result):
         import numpy as np
 
         return np.array([score.accuracy for score in self.scores])
-
-    @property
-    def tensor(self) -> Any:
-        """The same as a torch tensor."""
-        import torch
-
-        return torch.from_numpy(self.numpy())
 
     def to_pandas(self) -> pd.DataFrame:
         """A row for each site."""

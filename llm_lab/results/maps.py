@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from llm_lab.errors import BadValue
-from llm_lab.results.base import Piece, Result
+from llm_lab.results.base import Numbers, Piece
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,7 @@ class Panel:
 
 
 @dataclass(eq=False, kw_only=True)
-class Heatmap(Result):
+class Heatmap(Numbers):
     """Numbers over two named axes, in one panel or several: layers × heads, layers × positions, …"""
 
     renderer: ClassVar[str] = "llm_lab.views.heatmap:heatmap"
@@ -55,13 +55,6 @@ class Heatmap(Result):
             raise BadValue("numpy: the panels differ in size; .panels has each")
         return np.stack([panel.values for panel in self.panels])
 
-    @property
-    def tensor(self) -> Any:
-        """The same as a torch tensor."""
-        import torch
-
-        return torch.from_numpy(self.numpy())
-
     def to_pandas(self) -> pd.DataFrame:
         """A row for each number: panel (where there are several), the two axes, the text of the cell, value."""
         import pandas as pd
@@ -78,7 +71,7 @@ class Heatmap(Result):
 
 
 @dataclass(eq=False, kw_only=True)
-class TokenScores(Result):
+class TokenScores(Numbers):
     """A number for each token of a text, by one method or several: attributions, activations, losses."""
 
     renderer: ClassVar[str] = "llm_lab.views.scores:scores"
@@ -101,13 +94,6 @@ class TokenScores(Result):
 
         found = np.stack(list(self.scores.values()))
         return found[0] if len(found) == 1 else found
-
-    @property
-    def tensor(self) -> Any:
-        """The same as a torch tensor."""
-        import torch
-
-        return torch.from_numpy(self.numpy())
 
     def to_pandas(self) -> pd.DataFrame:
         """A row for each token: position, token, id, and a column for each method; `…_error` is a standard error."""

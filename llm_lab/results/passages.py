@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from llm_lab.results.base import Piece, Result
+from llm_lab.results.base import Numbers, Piece
 from llm_lab.results.maps import TokenScores
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Unit:
 
 
 @dataclass(eq=False, kw_only=True)
-class Passages(Result):
+class Passages(Numbers):
     """Units, each with numbers about it, its most active passages, and the tokens that it raises and lowers."""
 
     renderer: ClassVar[str] = "llm_lab.views.passages:passages"
@@ -59,13 +59,6 @@ class Passages(Result):
         for row, unit in zip(made, self.units, strict=True):
             row[: len(unit.passages)] = [float(p.values[p.peak]) for p in unit.passages]
         return made
-
-    @property
-    def tensor(self) -> Any:
-        """The same as a torch tensor."""
-        import torch
-
-        return torch.from_numpy(self.numpy())
 
     def to_pandas(self) -> pd.DataFrame:
         """A row for each unit: its name, its numbers, and as text the tokens that it answers to, raises and lowers."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from llm_lab.results.base import Piece, Result
+from llm_lab.results.base import Numbers, Piece
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False, kw_only=True)
-class Neighbours(Result):
+class Neighbours(Numbers):
     """Which tokens' vectors are nearest to each of the vectors asked for, by the cosine; the nearest first."""
 
     renderer: ClassVar[str] = "llm_lab.views.vectors:neighbours"
@@ -35,13 +35,6 @@ class Neighbours(Result):
             row[: len(values)] = values
         return made
 
-    @property
-    def tensor(self) -> Any:
-        """The same as a torch tensor."""
-        import torch
-
-        return torch.from_numpy(self.numpy())
-
     def to_pandas(self) -> pd.DataFrame:
         import pandas as pd
 
@@ -55,7 +48,7 @@ class Neighbours(Result):
 
 
 @dataclass(eq=False, kw_only=True)
-class ExpertRouting(Result):
+class ExpertRouting(Numbers):
     """Which experts of each layer took each token of one text, and how likely the router found every one."""
 
     renderer: ClassVar[str] = "llm_lab.views.experts:routing"
@@ -76,13 +69,6 @@ class ExpertRouting(Result):
     def numpy(self) -> np.ndarray:
         """The probabilities, (L, T, E) float32."""
         return self.probs.astype("float32")
-
-    @property
-    def tensor(self) -> Any:
-        """The same as a torch tensor."""
-        import torch
-
-        return torch.from_numpy(self.numpy())
 
     def to_pandas(self) -> pd.DataFrame:
         """A row for each layer, token and expert that took it; `weight` is what its output counted."""

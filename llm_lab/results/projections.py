@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from llm_lab.results.base import Piece, Result
+from llm_lab.results.base import Numbers, Piece
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False, kw_only=True)
-class Projection(Result):
+class Projection(Numbers):
     """N tokens' vectors as points in two or three dimensions, of one model or of several, which are frames of one film."""
 
     renderer: ClassVar[str] = "llm_lab.views.embeddings:embeddings"
@@ -38,13 +38,6 @@ class Projection(Result):
     def numpy(self) -> np.ndarray:
         """The points, (N, d); of several models (F, N, d)."""
         return self.points[0] if len(self.points) == 1 else self.points
-
-    @property
-    def tensor(self) -> Any:
-        """The same as a torch tensor."""
-        import torch
-
-        return torch.from_numpy(self.numpy())
 
     def to_pandas(self) -> pd.DataFrame:
         """A row for each model and token, with its place and its nearest."""

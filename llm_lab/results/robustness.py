@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from llm_lab.results.base import Piece, Result
+from llm_lab.results.base import Numbers, Piece
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +37,7 @@ class Swap:
 
 
 @dataclass(eq=False, kw_only=True)
-class Robustness(Result):
+class Robustness(Numbers):
     """Bits per byte and agreement under character noise, and under the worst and a random swap of one token."""
 
     renderer: ClassVar[str] = "llm_lab.views.robustness:robustness"
@@ -57,13 +57,6 @@ class Robustness(Result):
 
         noises = list(dict.fromkeys(point.noise for point in self.points))
         return np.array([[p.bits_per_byte for p in self.points if p.noise == noise] for noise in noises])
-
-    @property
-    def tensor(self) -> Any:
-        """The same as a torch tensor."""
-        import torch
-
-        return torch.from_numpy(self.numpy())
 
     def to_pandas(self) -> pd.DataFrame:
         """A row for each noise and rate; the first is the text as it is."""

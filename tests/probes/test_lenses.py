@@ -151,7 +151,7 @@ def states(lm: LM, text: str = TEXT[:30], **options) -> list[lab.results.TunedLe
 
 
 def test_it_begins_as_the_logit_lens_and_comes_nearer(trained, monkeypatch):
-    monkeypatch.setattr("llm_lab.probes.lenses.REFRESH_SECONDS", 0.3)
+    monkeypatch.setattr("llm_lab.probes.lenses.REFRESH_SECONDS", 0)  # a state a step, however quick they are
     monkeypatch.setattr("llm_lab.probes.lenses.PATIENCE", 0)
     before = {name: value.clone() for name, value in trained.model.state_dict().items()}
     trained.model.train()
