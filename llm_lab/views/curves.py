@@ -77,10 +77,7 @@ def chart(r: TrainingReport) -> str:
 
     body = ""
     marks = svg.ticks(low, high, 7) if train or val else []
-    for tick in marks:
-        body += f'<path class="l" d="M{LEFT} {y(tick):.1f}H{right}"/>'
-        label = svg.tick_label(tick, marks[-1] - marks[-2] if len(marks) > 1 else tick)
-        body += svg.text(LEFT - 7, y(tick) + 4, label, anchor="end")
+    body += svg.levels(marks, y, LEFT, right)
     along = svg.time_ticks(span) if r.by_time else [t for t in svg.ticks(0, span) if t == int(t)]
     for tick in along:
         anchor = "end" if x(tick) > right - 30 and not parts else "middle"
@@ -133,10 +130,7 @@ def validations(curves: Sequence[tuple[str, Curve]]) -> str:
 
     body, ends = "", list[tuple[float, str, str]]()
     marks, along = svg.ticks(low, high, 7), [t for t in svg.ticks(0, span) if t == int(t)]
-    for tick in marks:
-        label = svg.tick_label(tick, marks[1] - marks[0] if len(marks) > 1 else tick)
-        body += f'<path class="l" d="M{LEFT} {y(tick):.1f}H{right}"/>'
-        body += svg.text(LEFT - 7, y(tick) + 4, label, anchor="end")
+    body += svg.levels(marks, y, LEFT, right)
     for tick in along:
         body += svg.text(x(tick), HEIGHT - 8, f"{tick:,.0f}{' steps' if tick == along[-1] else ''}", anchor="middle")
     for i, (name, curve) in enumerate(shown):

@@ -77,10 +77,7 @@ def chart(values: Values) -> str:
 
     body, ends = "", list[tuple[float, str, str]]()
     marks, along = svg.ticks(low, high, 6), svg.ticks(0, span)
-    for tick in marks:
-        label = svg.tick_label(tick, marks[1] - marks[0] if len(marks) > 1 else tick)
-        body += f'<path class="l" d="M{LEFT} {y(tick):.1f}H{right}"/>'
-        body += svg.text(LEFT - 7, y(tick) + 4, label, anchor="end")
+    body += svg.levels(marks, y, LEFT, right)
     for tick in along:
         body += svg.text(x(tick), HEIGHT - 8, f"{tick:.0%}" if span >= 0.05 else f"{tick:.1%}", anchor="middle")
     for i, (name, curve) in enumerate(values):

@@ -6,7 +6,7 @@ import base64
 import html
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -57,6 +57,16 @@ def tick_label(value: float, step: float) -> str:
     """A tick with the places that its step needs."""
     places = next((n for n in range(9) if abs(round(step, n) - step) < 1e-9 * abs(step)), 9)
     return f"{value:,.{places}f}".replace("-", "−")
+
+
+def levels(marks: Sequence[float], y: Callable[[float], float], left: float, right: float) -> str:
+    """A line across a chart at each mark of its vertical axis, and the mark at its left end; `y` places a value."""
+    body = ""
+    for mark in marks:
+        label = tick_label(mark, marks[1] - marks[0] if len(marks) > 1 else mark)
+        body += f'<path class="l" d="M{left} {y(mark):.1f}H{right}"/>'
+        body += text(left - 7, y(mark) + 4, label, anchor="end")
+    return body
 
 
 def time_ticks(high: float, count: int = 5) -> list[float]:
