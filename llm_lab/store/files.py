@@ -15,7 +15,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from llm_lab.errors import BadValue
+from llm_lab.store import inside as safe
 from llm_lab.store.folders import writing
+
+_PUBLISHED = 1 << 26  # bytes of a JSON file of a published model: the index of its weights
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -36,15 +39,15 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
-    """The file's value; BadValue that names the file where it is missing or damaged."""
+def read_json(path: Path, inside: Path | None = None) -> Any:
+    """The file's value; BadValue that names the file where it is missing or damaged, or is none of the folder `inside`."""
+    most = safe.limit(path.name) if inside else _PUBLISHED
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with safe.opened(path, inside, most) as file:
+            return safe.parsed(safe.bounded(file, path, most), path)
     except FileNotFoundError:
         raise BadValue(f"{path} is missing: the run is not whole") from None
-    except RecursionError:
-        raise BadValue(f"{path} cannot be read: it is nested too deeply") from None
-    except (ValueError, OSError) as error:
+    except OSError as error:
         raise BadValue(f"{path} cannot be read: {error}") from None
 
 
@@ -62,13 +65,17 @@ def write_weights(path: Path, model: nn.Module, elsewhere: Collection[int] = ())
     write_bytes(path, save(tensors))
 
 
-def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of the tensors in a file, by its head alone; BadValue where it is missing, damaged or cut off."""
+def weight_shapes(path: Path, inside: Path | None = None) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors in a file, by its head alone; BadValue where it is missing, damaged or cut off, or is none
+    of the folder `inside`."""
     try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no dict
+        with safe.opened(path, inside) as raw:
+            safe.shapes(raw, path, os.fstat(raw.fileno()).st_size)
     except FileNotFoundError:
         raise BadValue(f"{path} is missing: the run has no weights yet") from None
+    try:
+        with safe_open(path, framework="numpy") as file:  # which looks that the tensors lie one behind the other
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no dict
     except (SafetensorError, OSError, ValueError) as error:
         raise BadValue(f"{path} is damaged: {error}") from None
 
@@ -96,10 +103,10 @@ def _memory(tensor: Tensor) -> tuple[int, tuple[int, ...]]:
     return id(tensor) if tensor.is_meta else tensor.data_ptr(), tuple(tensor.shape)
 
 
-def read_weights(path: Path, model: nn.Module, partly: bool = False) -> None:
+def read_weights(path: Path, model: nn.Module, partly: bool = False, inside: Path | None = None) -> None:
     """Load a state into a model of the same make; BadValue that names what does not fit. `partly`: what is missing is
     there already, shared with another model."""
-    check_fit(path, weight_shapes(path), model, partly)
+    check_fit(path, weight_shapes(path, inside), model, partly)
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:

@@ -30,10 +30,12 @@ from llm_lab.objectives.options import OBJECTIVES
 from llm_lab.options import specs
 from llm_lab.registry import load
 from llm_lab.results import Result, TrainingReport
+from llm_lab.store import inside
 from llm_lab.store.files import check_fit, read_json, read_weights, weight_shapes, write_json, write_weights
 from llm_lab.store.folders import writing
 from llm_lab.store.runs import Run
 from llm_lab.store.typed import build
+from llm_lab.tokenizers.foreign import BESIDE
 from llm_lab.tokenizers.template import ChatTemplate
 from llm_lab.tokenizers.tokenizer import Tokenizer
 
@@ -265,13 +267,10 @@ def load_lm(
         )
     about = _description(file)
     name = name or about["name"] or folder.name
-    try:
-        tokenizer = Tokenizer.load(folder / "tokenizer.json")
-    except LabError as error:
-        raise BadValue(f"{folder / 'tokenizer.json'} cannot be used: {error}") from None
+    tokenizer = _tokenizer(folder)
     module: LanguageModel
     if about["config"] is not None:
-        module = _own_shape(file, about["config"], weights)
+        module = _own_shape(file, about["config"], weights, folder)
     elif model is None:
         own = about["own_class"] or "your own"
         raise BadValue(
@@ -284,11 +283,11 @@ def load_lm(
         raise _unusable(
             file, f"the model knows {module.vocab_size} tokens, and tokenizer.json has {tokenizer.vocab_size}"
         )
-    read_weights(weights, module)
+    read_weights(weights, module, inside=folder)
     lm = LM(name, module, tokenizer, info=about["info"])
     if (state / "extras.safetensors").is_file():
         lm.extras = lm.objective().attach(module).extras
-        read_weights(state / "extras.safetensors", lm.extras, partly=True)
+        read_weights(state / "extras.safetensors", lm.extras, partly=True, inside=folder)
     module.to(device).eval()
     lm.extras.to(device).eval()
     return lm
@@ -296,7 +295,7 @@ def load_lm(
 
 def load_run(run: Run, model: Any = None) -> LM:
     """The LM in a run's folder, with its history and its card."""
-    lm = load_lm(run.path, run.name, model)
+    lm = load_lm(run.folder, run.name, model)
     lm.run = run
     lm.report = load_card(run)
     return lm
@@ -304,7 +303,7 @@ def load_run(run: Run, model: Any = None) -> LM:
 
 def load_checkpoint(run: Run, step: int, model: Any = None) -> LM:
     """The LM as a step of a run left it. A run that failed or died later has its checkpoints still."""
-    lm = load_lm(run.path, f"{run.name}@{step}", model, state=run.checkpoint(step))
+    lm = load_lm(run.folder, f"{run.name}@{step}", model, state=run.checkpoint(step))
     lm.run, lm.step = run, step
     return lm
 
@@ -361,7 +360,7 @@ _TEACHES = {"next_token": {"next_token", "seq2seq", "any_order"}, "fill": {"fill
 
 def _description(file: Path) -> dict[str, Any]:
     """model.json, every part of the kind that its readers rest on."""
-    about = read_json(file)
+    about = read_json(file, file.parent)
     if not isinstance(about, dict):
         raise _unusable(file, f"it holds a {type(about).__name__}, not a model's description")
     config, info, own = about.get("config"), about.get("info") or {}, about.get("own_class")
@@ -414,11 +413,26 @@ def affordable(file: Path, config: ModelConfig) -> ModelConfig:
     return config
 
 
-def _own_shape(file: Path, sizes: dict[str, Any], weights: Path) -> LanguageModel:
+def _tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a folder, by files of its own."""
+    file = folder / "tokenizer.json"
+    try:
+        for beside in (file, *(folder / name for name in (BESIDE, "config.json", "special_tokens_map.json"))):
+            if beside == file or os.path.lexists(beside):
+                inside.plain(beside, folder, inside.limit(beside.name))
+        return Tokenizer.load(file)
+    except (LabError, OSError) as error:
+        raise BadValue(f"{file} cannot be used: {error}") from None
+
+
+def _own_shape(file: Path, sizes: dict[str, Any], weights: Path, folder: Path) -> LanguageModel:
     """A model of our own parts. It is first made without memory and compared with the weights' shapes."""
     config = checked(file, sizes)
-    shapes = weight_shapes(weights)
+    shapes = weight_shapes(weights, folder)
     check_sizes(file, config, shapes, weights.name)
+    need, free = 4 * inside.count(shapes), machine.memory().available
+    if need > free:
+        raise _unusable(file, f"its weights take {need / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free")
     empty = bare(config)
     if resize := getattr(empty, "resize", None):  # its tables are as large as the text it counted
         resize(shapes)

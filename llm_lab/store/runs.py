@@ -17,9 +17,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from llm_lab.errors import BadValue, listing, suggestion
+from llm_lab.store import inside
 from llm_lab.store.folders import cache as cache
 from llm_lab.store.folders import home as home
 from llm_lab.store.folders import stores, writing
@@ -53,11 +54,27 @@ class Run:
     def name(self) -> str:
         return self.path.name.rpartition("-")[0] or self.path.name
 
+    @property
+    def folder(self) -> Path:
+        """Where its files are to be loaded from."""
+        return self.path
+
+    def open(self, name: str, most: int | None = None) -> IO[bytes]:
+        """One of its files. Every one is data that a stranger may have written: see `inside.plain` for what is refused."""
+        return inside.opened(self.path / name, self.path, most)
+
+    def has(self, name: str) -> bool:
+        """Whether it has that file, and as one of its own."""
+        return inside.is_plain(self.path / name, self.path)
+
     def read(self, part: str) -> dict[str, Any]:
         """request | plan | environment | status | report, as a dict; empty where it is not written yet, or damaged."""
+        name = f"{part}.json"
+        most = inside.limit(name)
         try:
-            value = json.loads((self.path / f"{part}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            with self.open(name, most) as file:
+                value = inside.parsed(inside.bounded(file, name, most), name)
+        except (OSError, BadValue):
             return {}
         return value if isinstance(value, dict) else {}
 
@@ -75,13 +92,16 @@ class Run:
     @property
     def loadable(self) -> bool:
         """Whether it left a model: weights were saved, and the run did not fail."""
-        return os.path.isfile(self.path / "model.safetensors") and self.status != "failed"
+        return self.has("model.safetensors") and self.status != "failed"
 
     @property
     def checkpoints(self) -> list[int]:
         """The steps whose weights were kept on the way, in order."""
-        found = (self.path / "checkpoints").glob("*/model.safetensors")
-        return sorted(int(file.parent.name) for file in found if file.parent.name.isdecimal())
+        try:
+            found = [name for name in os.listdir(self.path / "checkpoints") if name.isdecimal()]
+        except OSError:
+            return []
+        return sorted(int(name) for name in found if self.has(f"checkpoints/{name}/model.safetensors"))
 
     def checkpoint(self, step: int) -> Path:
         """The folder of what is kept of a step."""
@@ -114,14 +134,14 @@ class Run:
     def events(self) -> Iterator[dict[str, Any]]:
         """The events as they happened; a line cut off by a crash, or damaged, ends them."""
         try:
-            file = open(self.path / "events.jsonl", "rb")  # noqa: SIM115  # closed by the with below
-        except OSError:
+            file = self.open("events.jsonl")
+        except (OSError, BadValue):
             return
         with file:
-            for line in file:
+            while line := file.readline(inside.LINE):
                 try:
-                    event = json.loads(line.decode("utf-8"))
-                except (ValueError, RecursionError):
+                    event = inside.parsed(line, "events.jsonl")
+                except BadValue:
                     return
                 if not _is_event(event):
                     return
@@ -292,7 +312,9 @@ def _whole(run: Run) -> bool:
     from llm_lab.store.files import read_json, weight_shapes
 
     try:
-        weight_shapes(run.path / "model.safetensors")
-        return all(isinstance(read_json(run.path / f"{part}.json"), dict) for part in ("model", "tokenizer"))
+        weight_shapes(run.folder / "model.safetensors", run.folder)
+        return all(
+            isinstance(read_json(run.folder / f"{part}.json", run.folder), dict) for part in ("model", "tokenizer")
+        )
     except BadValue:
         return False
