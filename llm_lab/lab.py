@@ -32,6 +32,7 @@ from llm_lab.results import (
     Tokenization,
 )
 from llm_lab.store import runs as store
+from llm_lab.store.folders import is_pack
 from llm_lab.verbs import VERBS, BuildOptions, ChatOptions, CompareOptions, LiveOptions, TokenizeOptions, WeightOptions
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def tokenizer(source: Any, kind: str = "char", vocab_size: int | None = None) ->
 
 
 def load(name: str, model: Any = None) -> LM:
-    """A finished model: by its name, its run's id, or the folder it was saved in; `bard@500` as its step 500 left it, where
+    """A finished model: by its name, its run's id, the folder it was saved in, or the zip of a run; `bard@500` as its step 500 left it, where
     that checkpoint was kept; a published one by its folder, or as `hf:openai-community/gpt2` from the Hugging Face hub.
 
     `model` is your class where it was trained with one of your own.
@@ -119,6 +120,8 @@ def load(name: str, model: Any = None) -> LM:
         from llm_lab.store.hf import load_hf
 
         return load_hf(Path(name))
+    if isinstance(name, Path) and is_pack(name):
+        name = str(name)
     if not isinstance(name, str):
         raise BadType(f"name: {show(name)} is {type(name).__name__}; a run's name or id, or a folder would do")
     if "@" in name:

@@ -23,7 +23,7 @@ from llm_lab.errors import BadValue, listing, suggestion
 from llm_lab.store import inside
 from llm_lab.store.folders import cache as cache
 from llm_lab.store.folders import home as home
-from llm_lab.store.folders import stores, writing
+from llm_lab.store.folders import is_pack, packs, stores, writing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +58,16 @@ class Run:
     def folder(self) -> Path:
         """Where its files are to be loaded from."""
         return self.path
+
+    @property
+    def where(self) -> Path:
+        """The folder, or the file, that a person finds it in."""
+        return self.path
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk, checkpoints included."""
+        return inside.size(self.path)
 
     def open(self, name: str, most: int | None = None) -> IO[bytes]:
         """One of its files. Every one is data that a stranger may have written: see `inside.plain` for what is refused."""
@@ -238,12 +248,25 @@ def create(name: str, request: dict[str, Any]) -> Run:
     return run
 
 
-def all_runs() -> list[Run]:
-    """Every run of every store, the newest first; one whose files are damaged is among them, the oldest."""
+def all_runs(refused: list[str] | None = None) -> list[Run]:
+    """Every run of every store, the newest first; one whose files are damaged is among them, the oldest. A zip that cannot
+    be used is left out, and why is added to `refused`; so is a zip's copy of a run that is here."""
     found: list[Run] = []
     for store in stores():
         with contextlib.suppress(OSError):  # a store that may not be read has nothing for us
             found += [Run(path.parent) for path in (store / "runs").glob("*/request.json")]
+    here = {run.path.name for run in found}
+    for file in packs():
+        from llm_lab.store.packs import packed
+
+        try:
+            new = [run for run in packed(file) if run.path.name not in here]
+        except BadValue as error:
+            if refused is not None:
+                refused.append(str(error))
+            continue
+        found += new
+        here |= {run.path.name for run in new}
     return sorted(found, key=lambda run: run.recent, reverse=True)
 
 
@@ -256,7 +279,12 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Run:
-    """The newest run of that name that left a model (finished ones first), or the run of that id, whatever became of it."""
+    """The newest run of that name that left a model (finished ones first), or the run of that id, whatever became of it;
+    or the run in the zip of that name."""
+    if is_pack(name):
+        from llm_lab.store.packs import only
+
+        return only(Path(name))
     runs = all_runs()
     named = [run for run in runs if run.name == name]
     good = [run for run in named if run.loadable]
