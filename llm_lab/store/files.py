@@ -18,7 +18,8 @@ from llm_lab.errors import BadValue
 from llm_lab.store import inside as safe
 from llm_lab.store.folders import writing
 
-_PUBLISHED = 1 << 26  # bytes of a JSON file of a published model: the index of its weights
+# Of a published model, bytes of a JSON file (the index of its weights) and of the head of its weights.
+_PUBLISHED, _PUBLISHED_HEAD = 1 << 26, 1 << 24
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -70,7 +71,8 @@ def weight_shapes(path: Path, inside: Path | None = None) -> dict[str, tuple[int
     of the folder `inside`."""
     try:
         with safe.opened(path, inside) as raw:
-            safe.shapes(raw, path, os.fstat(raw.fileno()).st_size)
+            most = safe.HEAD if inside else _PUBLISHED_HEAD
+            safe.shapes(raw, path, os.fstat(raw.fileno()).st_size, most)
     except FileNotFoundError:
         raise BadValue(f"{path} is missing: the run has no weights yet") from None
     try:

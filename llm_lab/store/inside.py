@@ -14,7 +14,7 @@ from llm_lab.errors import BadValue, show
 
 SMALL = 1 << 20  # bytes of a JSON file that holds settings; parsed, it may take thirty times that
 LARGEST = {"report.json": 1 << 24, "tokenizer.json": 1 << 26}  # curves, vocabularies
-HEAD = 1 << 24  # bytes of the head of a safetensors file
+HEAD = 1 << 22  # bytes of the head of a safetensors file
 LINE = 1 << 20  # bytes of a line of events
 
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -87,15 +87,15 @@ def parsed(data: bytes, name: object) -> Any:
         raise BadValue(f"{name} cannot be read: {error}") from None
 
 
-def shapes(file: IO[bytes], name: object, size: int) -> dict[str, tuple[int, ...]]:
-    """The shapes of the tensors in a safetensors file of `size` bytes, by its head alone, which is measured before it is
+def shapes(file: IO[bytes], name: object, size: int | None = None, most: int = HEAD) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors in a safetensors file (of `size` bytes), by its head alone, which is measured before it is
     read. BadValue where it is none."""
     start = file.read(8)
     length = int.from_bytes(start, "little")
-    if len(start) < 8 or length > size - 8:
-        raise BadValue(f"{name} is damaged: its head would take {length:,} bytes, and the file has {size:,}; {_WHOLE}")
-    if length > HEAD:
-        raise too_large(f"the head of {name}", length, HEAD)
+    if len(start) < 8 or (size is not None and length > size - 8):
+        raise BadValue(f"{name} is damaged: its head would take {length:,} bytes, and it has {size or 0:,}; {_WHOLE}")
+    if length > most:
+        raise too_large(f"the head of {name}", length, most)
     table = parsed(file.read(length), f"the head of {name}")
     found = {}
     for tensor, about in table.items() if isinstance(table, dict) else ():

@@ -28,6 +28,7 @@ from llm_lab.store.folders import is_pack, packs, stores, writing
 if TYPE_CHECKING:
     import pandas as pd
 
+STATUSES = ("training", "paused", "stopped", "finished", "failed", "died")
 COLUMNS = ("step", "tokens", "seconds", "train_loss", "val_loss", "lr")
 _NUMBERS = {"step": ("step", "tokens", "seconds", "lr"), "validation": ("step", "tokens", "seconds")}
 _NUMBERS["watch"] = _NUMBERS["validation"]
@@ -93,7 +94,7 @@ class Run:
         """training | finished | stopped | failed | died (its process is gone)"""
         state = self.read("status")
         status = state.get("status")
-        if not isinstance(status, str):
+        if status not in STATUSES:
             return "failed"
         if status == "training" and state.get("host") == socket.gethostname() and not _alive(state.get("pid")):
             return "died"
@@ -198,6 +199,15 @@ class Run:
         return tuple(event["lr"] for event in self.events() if event.get("kind") == "step")
 
 
+def parameters(run: Run) -> int | None:
+    """The numbers among a run's weights, by the head of their file; None where it has none that can be read."""
+    try:
+        with run.open("model.safetensors") as file:
+            return inside.count(inside.shapes(file, "model.safetensors"))
+    except (OSError, BadValue):
+        return None
+
+
 def _is_event(value: Any) -> bool:
     """Whether a line of the trace holds what its readers rest on; a loss that was no number is None."""
     if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
@@ -297,6 +307,20 @@ def find(name: str) -> Run:
         became = listing((f"{run.id} {run.status}" for run in named), 4)
         raise BadValue(f"no run called {name!r} has left a model ({became}); train it again; {there}")
     raise BadValue(f"no model or run is called {name!r}{suggestion(name, known)}; {there}")
+
+
+def find_traced(name: str) -> tuple[Run, int | None]:
+    """The run whose trace a name, an id or `bard@500` means: as `find`, and where no run of that name left a model, the
+    newest that has begun. The step is that of the checkpoint."""
+    if "@" in name:
+        return find_checkpoint(name)
+    try:
+        return find(name), None
+    except BadValue:
+        begun = [run for run in all_runs() if run.name == name and run.has("events.jsonl")]
+        if not begun:
+            raise
+        return begun[0], None
 
 
 def find_checkpoint(name: str) -> tuple[Run, int]:
