@@ -61,12 +61,12 @@ def runs(result: RunTable) -> dict[str, str]:
     shown = result.rows[:RUNS]
     needed = {"from": any(one.parent for one in shown), "where": any(one.elsewhere for one in shown)}
     parts = [part for part in LISTED if needed.get(part[0], True)]
-    cells = [[visible(clip(write(one), 200)) for _, write, _, _ in parts] for one in shown]
+    cells = [[_cell(write(one), head) for head, write, _, _ in parts] for one in shown]
     lefts = {i for i, (*_, kind) in enumerate(parts) if kind == "text"}
     still = table(
         [head for head, *_ in parts],
         [
-            [(esc(cell), _WRAP if parts[i][0] in _LONG else "white-space:nowrap") for i, cell in enumerate(row)]
+            [(esc(cell), _WRAP if parts[i][0] == "where" else "white-space:nowrap") for i, cell in enumerate(row)]
             for row in cells
         ],
         left=lefts,
@@ -74,7 +74,7 @@ def runs(result: RunTable) -> dict[str, str]:
     data = {
         "label": "Runs",
         "columns": [
-            {"name": head, "text": kind == "text", "better": kind if kind == "low" else "high", "wrap": head in _LONG}
+            {"name": head, "text": kind == "text", "better": kind if kind == "low" else "high", "wrap": head == "where"}
             for head, _, _, kind in parts
         ],
         "rows": [
@@ -101,8 +101,11 @@ def runs(result: RunTable) -> dict[str, str]:
     return bundle("\n".join(plain), page)
 
 
-_LONG = ("name", "from", "status", "corpus", "where")  # columns that break within
-_WRAP = "overflow-wrap:anywhere;word-break:break-word"
+_WRAP = "overflow-wrap:anywhere;min-width:8em"
+
+
+def _cell(text: str, head: str) -> str:
+    return visible(clip(text, 300 if head == "where" else 40)) if text else ""
 
 
 def _parent(one: RunRow) -> str:
