@@ -617,7 +617,7 @@ def lab(action: str = "", name: str | None = None, to: str | None = None) -> Any
     if action == "runs":
         return overview.all_runs()
     if action in ("show", "code"):
-        from llm_lab.store.lm import load_card
+        from llm_lab.store.cards import load_card
 
         if not name:
             raise BadType(f"lab {action} needs a name, for example %lab {action} bard")

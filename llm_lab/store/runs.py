@@ -1,8 +1,10 @@
 """Runs on disk: one folder each, of plain files. It knows no torch: names and lists cost nothing to ask for.
 
-.llm_lab/runs/bard-3f2a9c/   request.json  plan.json  environment.json  status.json  events.jsonl
+.llm_lab/runs/bard-3f2a9c/   request.json  plan.json  environment.json  status.json  events.jsonl  report.json
                              model.safetensors  model.json  tokenizer.json
-                             checkpoints/500/model.safetensors
+                             checkpoints/500/model.safetensors      weights that were asked for
+                             resume/00000812.safetensors            what the run goes on from
+                             lock                                   held by the one process that writes it
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -19,7 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_lab.errors import BadValue, listing, suggestion
+from filelock import AcquireReturnProxy, FileLock, Timeout
+
+from llm_lab.errors import BadValue, Busy, listing, suggestion
+from llm_lab.store.events import FILE, number, read_events
 from llm_lab.store.folders import cache as cache
 from llm_lab.store.folders import home as home
 from llm_lab.store.folders import stores, writing
@@ -28,15 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("step", "tokens", "seconds", "train_loss", "val_loss", "lr")
-_NUMBERS = {"step": ("step", "tokens", "seconds", "lr"), "validation": ("step", "tokens", "seconds")}
-_NUMBERS["watch"] = _NUMBERS["validation"]
-
-
-def number(value: object) -> float | None:
-    """A finite number as it is, and None for whatever else a file may hold in its place."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return value if abs(value) < 1e300 else None  # not of NaN
+RESUMABLE = ("paused", "died", "failed")
 
 
 @dataclass(frozen=True)
@@ -63,19 +61,42 @@ class Run:
 
     @property
     def status(self) -> str:
-        """training | finished | stopped | failed | died (its process is gone)"""
+        """training | paused | finished | failed | died (its process is gone)"""
         state = self.read("status")
         status = state.get("status")
         if not isinstance(status, str):
             return "failed"
-        if status == "training" and state.get("host") == socket.gethostname() and not _alive(state.get("pid")):
+        if status == "training" and state.get("host") == socket.gethostname() and not _alive(state):
             return "died"
         return status
 
     @property
+    def diverged(self) -> bool:
+        """Whether its loss stopped being a number: going on from there would do the same."""
+        return self.read("status").get("diverged") is True
+
+    @property
     def loadable(self) -> bool:
-        """Whether it left a model: weights were saved, and the run did not fail."""
-        return os.path.isfile(self.path / "model.safetensors") and self.status != "failed"
+        """Whether there is a model to load: a finished one, or the state of one that is on its way or was left there."""
+        if self.diverged:
+            return False
+        return bool(self.states) or (self.status != "failed" and os.path.isfile(self.path / "model.safetensors"))
+
+    @property
+    def resumable(self) -> bool:
+        return self.status in RESUMABLE and bool(self.states) and not self.diverged
+
+    @property
+    def states(self) -> list[int]:
+        """The steps that it can go on from, in order."""
+        return sorted(int(f.stem) for f in (self.path / "resume").glob("*.safetensors") if f.stem.isdecimal())
+
+    def state_file(self, step: int) -> Path:
+        return self.path / "resume" / f"{step:08d}.safetensors"
+
+    def forget_states(self) -> None:
+        """A finished run has its model, and nothing to go on to."""
+        shutil.rmtree(self.path / "resume", ignore_errors=True)
 
     @property
     def checkpoints(self) -> list[int]:
@@ -97,9 +118,8 @@ class Run:
         from llm_lab.store.files import write_json
 
         state = {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
             **self.read("status"),
+            **(_holder() if status == "training" else {}),
             "status": status,
             "time": time.time(),
             **more,
@@ -113,19 +133,8 @@ class Run:
 
     def events(self) -> Iterator[dict[str, Any]]:
         """The events as they happened; a line cut off by a crash, or damaged, ends them."""
-        try:
-            file = open(self.path / "events.jsonl", "rb")  # noqa: SIM115  # closed by the with below
-        except OSError:
-            return
-        with file:
-            for line in file:
-                try:
-                    event = json.loads(line.decode("utf-8"))
-                except (ValueError, RecursionError):
-                    return
-                if not _is_event(event):
-                    return
-                yield event
+        for event, _ in read_events(self.path / FILE):
+            yield event
 
     @property
     def history(self) -> pd.DataFrame:
@@ -168,17 +177,6 @@ class Run:
         return tuple(event["lr"] for event in self.events() if event.get("kind") == "step")
 
 
-def _is_event(value: Any) -> bool:
-    """Whether a line of the trace holds what its readers rest on; a loss that was no number is None."""
-    if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
-        return False
-    needed = _NUMBERS.get(value["kind"], ())
-    if any(number(value.get(name)) is None for name in needed):
-        return False
-    loss = value.get("loss")
-    return not needed or (isinstance(value["step"], int) and (loss is None or number(loss) is not None))
-
-
 def _parts(event: dict[str, Any]) -> dict[str, float | None]:
     """The parts of an event's loss, those that are numbers; a damaged file may hold anything in their place."""
     parts = _table(event, "parts")
@@ -190,14 +188,23 @@ def _table(event: dict[str, Any], key: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _alive(pid: object) -> bool:
-    if not isinstance(pid, int) or isinstance(pid, bool) or pid <= 0:
-        return False
+def _holder() -> dict[str, Any]:
+    """What tells this process from every other, one that is given its number later included."""
     import psutil
 
+    return {"pid": os.getpid(), "born": psutil.Process().create_time(), "host": socket.gethostname()}
+
+
+def _alive(state: dict[str, Any]) -> bool:
+    import psutil
+
+    pid, born = state.get("pid"), number(state.get("born"))
+    if not isinstance(pid, int) or isinstance(pid, bool) or pid <= 0:
+        return False
     try:
-        return bool(psutil.pid_exists(pid))
-    except OverflowError:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and (born is None or abs(process.create_time() - born) < 1)
+    except (psutil.Error, OverflowError):
         return False
 
 
@@ -207,15 +214,39 @@ def key(request: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def create(name: str, request: dict[str, Any]) -> Run:
-    """A new run's folder with its request. BadValue where it cannot be written."""
+def create(name: str, request: dict[str, Any], fresh: bool = True) -> tuple[Run, AcquireReturnProxy]:
+    """A new run's folder with its request, and the lock on it. BadValue where it cannot be written; Busy where another
+    process is at the same request, unless `fresh`."""
     folder = home(make=True) / "runs" / f"{name}-{secrets.token_hex(3)}"
     with writing(folder):
-        folder.mkdir(parents=True)
-    run = Run(folder)
-    run.write("request", request)
-    run.set_status("training", started=time.time())
-    return run
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / ".lock"):  # of two that ask for the same at once, one is first
+            if not fresh and (other := find_identical(name, request)) and other.status == "training":
+                raise busy(other)
+            folder.mkdir()
+            run = Run(folder)
+            lock = hold(run)
+            run.write("request", request)
+            run.set_status("training", started=time.time())
+    return run, lock
+
+
+def hold(run: Run) -> AcquireReturnProxy:
+    """The lock on a run, for a `with` in which its process writes it. Busy, with who holds it, where another does."""
+    with writing(run.path / "lock"):
+        try:
+            return FileLock(run.path / "lock").acquire(timeout=0)
+        except Timeout:  # which is an OSError too
+            raise busy(run) from None
+
+
+def busy(run: Run) -> Busy:
+    state = run.read("status")
+    since = number(state.get("resumed")) or number(state.get("started"))
+    when = f" since {time.strftime('%H:%M', time.localtime(since))}" if since else ""
+    return Busy(
+        f"run {run.id} of {run.name} is being trained by process {state.get('pid', '?')} on {state.get('host', '?')}{when}; %attach {run.name} watches it, --fresh trains another"
+    )
 
 
 def all_runs() -> list[Run]:
@@ -279,10 +310,15 @@ def find_checkpoint(name: str) -> tuple[Run, int]:
 
 
 def find_identical(name: str, request: dict[str, Any]) -> Run | None:
-    """The newest finished run of this name that was asked for in just this way, and whose files are whole."""
+    """The newest run of this name that was asked for in just this way: finished and whole, on its way, or left where it
+    can go on. One that a person touched and that is finished is found by its name only."""
     wanted = key(request)
     for run in all_runs():
-        if run.name == name and run.status == "finished" and key(run.read("request")) == wanted and _whole(run):
+        if run.name != name or key(run.read("request")) != wanted:
+            continue
+        if run.status == "finished" and not run.read("status").get("touched") and _whole(run):
+            return run
+        if (run.status == "training" or run.resumable) and os.access(run.path, os.W_OK):
             return run
     return None
 
