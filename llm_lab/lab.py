@@ -656,13 +656,13 @@ def lab(action: str = "", name: str | None = None, to: str | None = None, **opti
     if action == "delete":
         return managing.delete(name, to, chosen.all)
     if action == "pack":
-        return managing.pack(name, to, chosen.resume)
+        return managing.pack(name, to)
     if to is not None:
         raise BadType(f"lab {action} takes one name; {show(to)} is one word too many")
     if action == "accept":
         return managing.accepted(name)
     if action in ("show", "code"):
-        from llm_lab.store.lm import load_card
+        from llm_lab.store.cards import load_card
 
         run = store.find(name.partition("@")[0])
         card = load_card(run)
@@ -670,7 +670,7 @@ def lab(action: str = "", name: str | None = None, to: str | None = None, **opti
     raise NotYet(f"lab {action} is not there yet; ■ stops the training of a cell")
 
 
-_LAB_OPTIONS = {"runs": ("status", "corpus", "sort"), "rename": ("all",), "delete": ("all",), "pack": ("resume",)}
+_LAB_OPTIONS = {"runs": ("status", "corpus", "sort"), "rename": ("all",), "delete": ("all",)}
 
 
 def doctor() -> Listing:

@@ -11,17 +11,16 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from llm_lab.errors import BadValue, listing, suggestion
+from llm_lab.errors import BadValue, Busy, listing, suggestion
 from llm_lab.results import Listing, RunRow, RunTable
 from llm_lab.store import inside
 from llm_lab.store import runs as store
-from llm_lab.store.runs import Run, number, parameters
+from llm_lab.store.events import FILE, cut_after, number
+from llm_lab.store.runs import Run, parameters
 from llm_lab.verbs import LabOptions
 
-_LOW = {
-    "loss",
-    "bits_per_byte",
-}  # sorted with the lowest first; names and words from a to z, other numbers from the highest
+# Listed with the lowest first; of other numbers it is the highest, and words go from a to z.
+_LOW = {"loss", "bits_per_byte"}
 _TAIL = 1 << 16  # bytes at the end of a trace, in which its last event stands
 _MOST = 1 << 53  # of whole numbers: a float no longer holds every one beyond it
 
@@ -86,12 +85,12 @@ def row(run: Run, home: Path) -> RunRow:
 
 def last_event(run: Run) -> dict[str, Any]:
     """The last event of a run's trace that has a step; empty where there is none, and of a run in a zip."""
-    with contextlib.suppress(OSError, BadValue), run.open("events.jsonl") as file:
+    with contextlib.suppress(OSError, BadValue), run.open(FILE) as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - _TAIL))
         for line in reversed(file.read(_TAIL).splitlines()):
             with contextlib.suppress(BadValue):
-                event = inside.parsed(line, "events.jsonl")
+                event = inside.parsed(line, FILE)
                 if isinstance(event, dict) and _whole(event.get("step")) is not None:
                     return event
     return {}
@@ -149,12 +148,12 @@ def _to_change(name: str, every: bool, verb: str) -> list[Run]:
 
 
 def _refuse_held(run: Run) -> None:
-    """BadValue for a run that a process is training, with which."""
+    """Busy for a run that a process is training, with which."""
     if run.status == "training":
         state = run.read("status")
-        raise BadValue(
-            f"run {run.id} of {run.name} is training, in process {state.get('pid')} on {state.get('host')}; %lab stop {run.id} "
-            "ends it"
+        raise Busy(
+            f"run {run.id} of {run.name} is being trained by process {state.get('pid')} on {state.get('host')}; %lab stop "
+            f"{run.id} ends it"
         )
 
 
@@ -243,31 +242,39 @@ def _remove(path: Path) -> None:
 
 
 def accept(run: Run) -> None:
-    """Declare a paused run finished as it is, so that its cell restores it instead of going on. BadValue where it has no
-    final weights, or is no run that waits."""
-    status = run.status
+    """Declare a run that waits finished as it is: the weights of its newest state become its model's, so that its cell
+    restores it and does not go on. BadValue where it left no whole state, or is no run that waits."""
+    from llm_lab.store.files import sealed, write_bytes
+    from llm_lab.store.states import newest_state
+    from llm_lab.training.state import EXTRAS, MODEL
+
     _refuse_held(run)
-    if status not in ("paused", "stopped", "died"):
-        why = "that is finished already" if status == "finished" else f"whose status is {status}"
-        raise BadValue(f"accept: run {run.id} of {run.name} is one {why}; a paused run can be accepted")
-    if not run.has("model.safetensors"):
-        raise BadValue(
-            f"accept: run {run.id} of {run.name} {status} before its weights were saved; run its cell again to go on"
-        )
-    report, steps = run.read("report"), run.read("status").get("steps")
-    if report:
-        notes = report.get("notes")
-        note = f"accepted as it is, at step {steps}"
-        run.write(
-            "report", {**report, "status": "finished", "notes": [*(notes if isinstance(notes, list) else []), note]}
-        )
-    run.set_status("finished", accepted=True)
+    if not run.resumable:
+        why = "is finished already" if run.status == "finished" else f"has the status {run.status} and no state to take"
+        raise BadValue(f"accept: run {run.id} of {run.name} {why}; a paused run can be accepted")
+    with store.hold(run):
+        state, damaged = newest_state(run)
+        if state is None:
+            raise BadValue(f"accept: {damaged[-1]}; run {run.id} left no state that is whole")
+        for prefix, name in ((EXTRAS, "extras"), (MODEL, "model")):
+            tensors = {key.removeprefix(prefix): one for key, one in state.tensors.items() if key.startswith(prefix)}
+            if tensors:
+                write_bytes(run.path / f"{name}.safetensors", sealed(tensors))
+        at = state.progress
+        cut_after(run.path / FILE, at.step)  # what came after it is not in the weights
+        report = run.read("report")
+        notes = report.get("notes") if isinstance(report.get("notes"), list) else []
+        told = f"accepted as it was after step {at.step}; %evaluate {run.name} measures it"
+        if report:
+            run.write("report", {**report, "status": "finished", "notes": [*notes, told]})
+        run.set_status("finished", accepted=True, steps=at.step, tokens=at.tokens, seconds=at.seconds)
+        run.forget_states()
 
 
 def accepted(name: str) -> Listing:
     """Accept the newest run of a name that waits, or the one of that id."""
     runs, home = named(name), store.home()
-    waiting = [run for run in runs if _is_ours(run, home) and run.status in ("paused", "stopped", "died")]
+    waiting = [run for run in runs if _is_ours(run, home) and run.resumable]
     run = waiting[0] if waiting else runs[0]
     if not _is_ours(run, home):
         raise BadValue(f"run {run.id} is in {run.where}, which is only read; %lab accept changes runs of {home}")
@@ -282,7 +289,7 @@ def accepted(name: str) -> Listing:
     )
 
 
-def pack(name: str, to: str | None = None, resume: bool = False) -> Listing:
+def pack(name: str, to: str | None = None) -> Listing:
     """Write a run as one zip, into the working folder unless told."""
     from llm_lab.store.packs import pack as write
 
@@ -292,7 +299,7 @@ def pack(name: str, to: str | None = None, resume: bool = False) -> Listing:
     path = path / f"{run.name}.zip" if path.is_dir() else path
     if path.suffix.lower() != ".zip":
         raise BadValue(f"to: {str(path)!r} is no name of a zip; for example {run.name}.zip")
-    write(run, path, resume)
+    write(run, path)
     told = f'lab.load("{path}") brings it back; so does its name, where LLM_LAB_PATH names the zip or the folder that it is in.'
     if not run.loadable:
         told = "It has no weights: its curves can be looked at, and nothing loaded."

@@ -28,7 +28,7 @@ from llm_lab.store.runs import Run
 from llm_lab.tokenizers.tokenizer import Tokenizer
 from llm_lab.training.options import BUDGETS, SampleOptions
 from llm_lab.training.plan import Plan
-from llm_lab.verbs import VERBS, RunOptions
+from llm_lab.verbs import VERBS, RunOptions, SaveOptions
 
 STANDS_FOR = {
     "model": "@your_model",
@@ -83,7 +83,7 @@ class Request:
     def identity(self, corpus: Corpus, own: LanguageModel | None) -> dict[str, Any]:
         """What an identical cell is recognised by: everything that changes the result. `own` is the user's model, made."""
         run, watches = self[RunOptions], self[WatchOptions].watch
-        unseen = {"fresh", "model", "watch", *specs(SampleOptions)}
+        unseen = {"fresh", "model", "watch", *specs(SampleOptions), *specs(SaveOptions)}
         return {
             "verb": "pretrain",
             "recipe": RECIPE,
@@ -135,10 +135,10 @@ def default_corpus(notes: list[str]) -> Corpus:
         return open_corpus("python-docs")
 
 
-def repeat_line(request: Request, tokenizer: Tokenizer, plan: Plan, run: Run, status: str) -> str:
+def repeat_line(request: Request, tokenizer: Tokenizer, plan: Plan, run: Run, as_planned: bool) -> str:
     """The cell that trains the same weights again: every choice that was left to the machine is written out."""
     given = dict(request.given)
-    for gone in (*BUDGETS, "fresh", "replay"):
+    for gone in (*BUDGETS, "fresh", "replay", *specs(SaveOptions)):
         given.pop(gone, None)
     fixed = {
         "tokenizer": tokenizer.kind if isinstance(given.get("tokenizer", ""), str) else tokenizer,
@@ -148,8 +148,8 @@ def repeat_line(request: Request, tokenizer: Tokenizer, plan: Plan, run: Run, st
     }
     if plan.device == "cpu":
         fixed["threads"] = plan.threads
-    # Learning rates that followed the clock, or an interrupted run, are repeated from the run's own trace.
-    traced = plan.steps is None or plan.learning_rates or status != "finished"
+    # Learning rates that followed the clock or a hand, or an interrupted run, are repeated from the run's own trace.
+    traced = plan.steps is None or plan.learning_rates or not as_planned
     budget = {"replay": run.id} if traced else {"steps": plan.steps}
     words = [f"--{key} {_option(value)}" for key, value in {**budget, **given, **fixed}.items()]
     return f"%%pretrain {request.name} {_word(request.corpus)} {' '.join(words)} --fresh"

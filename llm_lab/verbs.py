@@ -31,6 +31,23 @@ class RunOptions(Options):
 
 
 @dataclass(frozen=True)
+class SaveOptions(Options):
+    room: ClassVar[str] = "saving"
+    save_every: float = option(
+        10.0,
+        "seconds between two states that the run can go on from after a crash; rarer where saving would take over a hundredth of the time; 0: only when it is paused",
+        unit="s",
+        ge=0,
+    )
+    time_limit: float | None = option(
+        None, "wall-clock time after which the run is paused", unit="s", gt=0, auto="none", example="3600"
+    )
+    background: bool = option(
+        False, "train in a process of its own, which outlives this kernel; %attach NAME watches it from any other"
+    )
+
+
+@dataclass(frozen=True)
 class BuildOptions(Options):
     room: ClassVar[str] = "build"
     vocab_size: int = option(256, "tokens in the vocabulary", ge=1)
@@ -126,7 +143,6 @@ class LabOptions(Options):
         auto="the newest first", example="loss",
     )  # fmt: skip
     all: bool = option(False, "rename or delete all runs of the name")
-    resume: bool = option(False, "pack what is needed to go on with the training, too")
 
 
 @dataclass(frozen=True)
@@ -232,6 +248,7 @@ VERBS: dict[str, Verb] = {
                 *corpus_options(),
                 ModelOptions,
                 TrainOptions,
+                SaveOptions,
                 CheckpointOptions,
                 WatchOptions,
                 SampleOptions,

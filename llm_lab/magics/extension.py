@@ -77,7 +77,7 @@ def perform(ip: Any, call: Call) -> Any:
     if to_show:
         print(result) if isinstance(result, str) else display(result)
     report: Any = getattr(result, "report", None)
-    if getattr(report, "status", "") in ("stopped", "failed"):
+    if getattr(report, "status", "") in ("paused", "failed"):
         # An error is what keeps the cells queued behind this one from running on an unfinished model.
         raise Stopped(f"{report.name}: {report.notes[-1]}")
     return result

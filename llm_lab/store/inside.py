@@ -17,6 +17,7 @@ LARGEST = {"report.json": 1 << 24, "tokenizer.json": 1 << 26}  # curves, vocabul
 HEAD = 1 << 22  # bytes of the head of a safetensors file
 LINE = 1 << 20  # bytes of a line of events
 
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # in opening a file to write
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _WHOLE = "a whole copy of its folder would do"
 

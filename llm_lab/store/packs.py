@@ -34,18 +34,19 @@ RUNS = 256  # in one zip
 RATIO, SPARE = 100, 1 << 24  # unpacked, a zip is at most so many times its size, and these bytes
 _JSON = "request|plan|environment|status|report|model|tokenizer|tokenizer_config"
 _PART = rf"(?:{_JSON})\.json|events\.jsonl|(?:checkpoints/[0-9]{{1,18}}/)?(?:model|extras)\.safetensors"
-_STATE = r"resume/[0-9]{1,18}\.(?:safetensors|json)"
+_STATE = r"resume/[0-9]{1,18}\.safetensors"
 _PLACE = re.compile(rf"((?:[^/]+/)*?)({_PART}|{_STATE})")  # the run's folder in a zip, and which of its files it is
 _NAME = re.compile(r"\w[\w.-]{0,120}")
 _WHEN = (1980, 1, 1, 0, 0, 0)  # of every file in a zip that we write: the same run gives the same bytes
 _CHUNK = 1 << 18
-_PRIVATE = ("pid", "host", "restored")  # what a status says of the machine that it was written on
+_PRIVATE = ("pid", "born", "host", "restored")  # what a status says of the machine that it was written on
 
 
-def pack(run: Run, path: Path, resume: bool = False) -> Path:
-    """Write a run as one zip: what is needed to load it and to look at it, with `resume` also its state to go on from.
-    Weights are stored as they are, the rest is compressed. BadValue where there is such a file, which stays as it is."""
-    wanted = re.compile(f"{_PART}|{_STATE}" if resume else _PART)
+def pack(run: Run, path: Path) -> Path:
+    """Write a run as one zip: what is needed to load it and to look at it; of one that is not finished, that is what it
+    goes on from. Weights are stored as they are, the rest is compressed. BadValue where there is such a file, which stays
+    as it is."""
+    wanted = re.compile(_PART if run.status == "finished" else f"{_PART}|{_STATE}")
     names = [name for name in _files(run.folder) if wanted.fullmatch(name)]
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with writing(path):
@@ -120,9 +121,16 @@ class PackedRun(Run):
         return sum(one.compress_size for one in self._files.values())
 
     @property
-    def checkpoints(self) -> list[int]:
-        names = [re.fullmatch(r"checkpoints/([0-9]+)/model\.safetensors", name) for name in self._files]
-        return sorted(int(match[1]) for match in names if match)
+    def status(self) -> str:
+        return "died" if (status := super().status) == "training" else status  # nobody trains within a zip
+
+    @property
+    def resumable(self) -> bool:
+        return False  # what is in a zip is only read
+
+    def names(self, folder: str) -> list[str]:
+        found = [name.split("/") for name in self._files]
+        return list(dict.fromkeys(parts[1] for parts in found if parts[0] == folder and len(parts) > 1))
 
     def open(self, name: str, most: int | None = None) -> IO[bytes]:
         if self.path.is_dir():
