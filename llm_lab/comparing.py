@@ -195,12 +195,13 @@ def _facts(
     watched, last = dict[str, float](), {}
     if run:
         history = run.history
+        history = history if step is None else history[history["step"] <= step]
         seen = history.drop(
             columns=[part for part in history if part in COLUMNS or str(part).startswith(("train_", "val_"))]
         )
         watched = {str(part): float(column.dropna().iloc[-1]) for part, column in seen.items() if column.notna().any()}
         train, val = (_curve(history[["step", "seconds", loss]].dropna()) for loss in ("train_loss", "val_loss"))
-        last = {part: number(history[part].max()) for part in ("tokens", "seconds")} if len(history) else {}
+        last = {part: number(float(history[part].max())) for part in ("tokens", "seconds")} if len(history) else {}
         last |= {"steps": train[-1][0] if train else 0}
     preset = own.get("class") or asked.get("preset") or specs(PresetOptions)["preset"].default
     counts = {part: number(status.get(part)) for part in ("steps", "tokens", "seconds")}

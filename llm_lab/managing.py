@@ -15,12 +15,13 @@ from llm_lab.errors import BadValue, Busy, listing, suggestion
 from llm_lab.results import Listing, RunRow, RunTable
 from llm_lab.store import inside
 from llm_lab.store import runs as store
-from llm_lab.store.events import FILE, cut_after, number
+from llm_lab.store.events import FILE, number
 from llm_lab.store.runs import Run, parameters
 from llm_lab.verbs import LabOptions
 
 # Listed with the lowest first; of other numbers it is the highest, and words go from a to z.
 _LOW = {"loss", "bits_per_byte"}
+DEATHS = 4  # of which it is said why
 _TAIL = 1 << 16  # bytes at the end of a trace, in which its last event stands
 _MOST = 1 << 53  # of whole numbers: a float no longer holds every one beyond it
 
@@ -45,7 +46,18 @@ def listed(pattern: str | None = None, options: LabOptions | None = None) -> Run
         names = list(dict.fromkeys(run.name for run in found))
         near = suggestion(pattern, names) if pattern else ""
         refused.append(f"of {len(found)} runs none is such a one{near}; there is: {listing(names, 8)}")
+    shown = {one.run for one in rows if one.status in ("died", "failed") and not one.elsewhere}
+    refused += _deaths([run for run in found if run.id in shown][:DEATHS])
     return RunTable(rows=rows, store=str(home), free=_free(home), notes=refused)
+
+
+def _deaths(runs: Sequence[Run]) -> list[str]:
+    """Why runs ended before their end, a line each."""
+    if not runs:
+        return []
+    from llm_lab.background import death  # and torch with it
+
+    return [f"{run.name} {run.id} {run.status}: {death(run)}" for run in runs]
 
 
 def row(run: Run, home: Path) -> RunRow:
@@ -241,44 +253,17 @@ def _remove(path: Path) -> None:
         raise BadValue(f"{str(path)!r} cannot be deleted ({error.strerror}); delete it by hand") from None
 
 
-def accept(run: Run) -> None:
-    """Declare a run that waits finished as it is: the weights of its newest state become its model's, so that its cell
-    restores it and does not go on. BadValue where it left no whole state, or is no run that waits."""
-    from llm_lab.store.files import sealed, write_bytes
-    from llm_lab.store.states import newest_state
-    from llm_lab.training.state import EXTRAS, MODEL
+def accept(name: str) -> Listing:
+    """Declare the newest run of a name that waits (or the one of that id) finished as it is, so that its cell restores it
+    and does not go on."""
+    from llm_lab.store.accepting import accept as take
 
-    _refuse_held(run)
-    if not run.resumable:
-        why = "is finished already" if run.status == "finished" else f"has the status {run.status} and no state to take"
-        raise BadValue(f"accept: run {run.id} of {run.name} {why}; a paused run can be accepted")
-    with store.hold(run):
-        state, damaged = newest_state(run)
-        if state is None:
-            raise BadValue(f"accept: {damaged[-1]}; run {run.id} left no state that is whole")
-        for prefix, name in ((EXTRAS, "extras"), (MODEL, "model")):
-            tensors = {key.removeprefix(prefix): one for key, one in state.tensors.items() if key.startswith(prefix)}
-            if tensors:
-                write_bytes(run.path / f"{name}.safetensors", sealed(tensors))
-        at = state.progress
-        cut_after(run.path / FILE, at.step)  # what came after it is not in the weights
-        report = run.read("report")
-        notes = report.get("notes") if isinstance(report.get("notes"), list) else []
-        told = f"accepted as it was after step {at.step}; %evaluate {run.name} measures it"
-        if report:
-            run.write("report", {**report, "status": "finished", "notes": [*notes, told]})
-        run.set_status("finished", accepted=True, steps=at.step, tokens=at.tokens, seconds=at.seconds)
-        run.forget_states()
-
-
-def accepted(name: str) -> Listing:
-    """Accept the newest run of a name that waits, or the one of that id."""
     runs, home = named(name), store.home()
     waiting = [run for run in runs if _is_ours(run, home) and run.resumable]
     run = waiting[0] if waiting else runs[0]
     if not _is_ours(run, home):
         raise BadValue(f"run {run.id} is in {run.where}, which is only read; %lab accept changes runs of {home}")
-    accept(run)
+    take(run)
     now = row(run, home)
     return Listing(
         title=run.name,
