@@ -35,6 +35,7 @@ from llm_lab.request import Request, default_corpus
 from llm_lab.results import TrainingReport
 from llm_lab.session import Session
 from llm_lab.store import control, runs
+from llm_lab.store.files import sweep
 from llm_lab.store.lm import LM, load_run
 from llm_lab.store.typed import build
 from llm_lab.tokenizers.options import TokenizerOptions
@@ -75,8 +76,8 @@ def pretrain(corpus: Any, name: str, options: dict[str, Any], display: bool = Tr
     session = session or _prepare(request, text, notes, started)
     with applied(session.plan):
         session.begin()  # before there is a run, so that a watch that cannot be leaves none behind
-    run, lock = runs.create(name, identity, run_options.fresh)
-    with lock:
+    run = runs.create(name, identity, run_options.fresh)
+    with runs.hold(run):
         if isinstance(request.corpus, str | Path):  # a text without a name is the cell's own: it is not copied for this
             with contextlib.suppress(LabError):
                 write_job(run, request, text)
@@ -87,9 +88,8 @@ def _in_background(request: Request, text: Corpus, identity: dict[str, Any], lef
     """The run, with a process that trains it: a new one, or the one that was left on its way."""
     check_job(request)
     if left is None:
-        left, lock = runs.create(request.name, identity, request[RunOptions].fresh)
-        with lock:
-            write_job(left, request, text)
+        left = runs.create(request.name, identity, request[RunOptions].fresh)
+        write_job(left, request, text)
     begin(left)
     return left
 
@@ -117,6 +117,7 @@ def carry_on(run: runs.Run) -> LM:
 
 def carry_out(session: Session, run: runs.Run, display: bool) -> LM:
     """The session's run, from where it is to its end; what ends it otherwise is in its status."""
+    sweep(run.path)
     run.set_status("training", resumed=time.time(), why=None, signal=None)
     try:
         with applied(session.plan):

@@ -182,6 +182,8 @@ class Session:
                     self._update(event)
                     if live is not None:
                         live.update(self.card)
+                    if self.trainer.resumable and self.saver.due:
+                        self.trainer.request_save()
                     now = time.monotonic()
                     if now - flushed > FLUSH_SECONDS:
                         self.log.flush()
@@ -192,8 +194,6 @@ class Session:
                             self.card.notes.append(f"its time limit of {self.saving.time_limit:g} s is over")
                             self.trainer.request_stop()
                             ends = None
-                        if self.trainer.resumable and self.saver.due:
-                            self.trainer.request_save()
             self._finish()
         except BaseException as error:
             self.card.status = "paused" if isinstance(error, KeyboardInterrupt) and run.states else "failed"
