@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from llm_lab import machine
+from llm_lab import forking, machine
 from llm_lab.background import begin
 from llm_lab.corpora.corpus import Corpus
 from llm_lab.corpora.open import open_corpus
@@ -78,7 +78,8 @@ def pretrain(corpus: Any, name: str, options: dict[str, Any], display: bool = Tr
         session.begin()  # before there is a run, so that a watch that cannot be leaves none behind
     run = runs.create(name, identity, run_options.fresh)
     with runs.hold(run):
-        if isinstance(request.corpus, str | Path):  # a text without a name is the cell's own: it is not copied for this
+        # A text without a name, and a model to begin with, are the cell's own: they are not copied for this.
+        if isinstance(request.corpus, str | Path) and request.base is None:
             with contextlib.suppress(LabError):
                 write_job(run, request, text)
         return carry_out(session, run, display)
@@ -172,10 +173,12 @@ def _prepare(
     tokenizer and the plan are its own."""
     options: TrainOptions = request[TrainOptions]
     train_text, val_text = corpus.split(request[CorpusOptions].split)
-    if resumed is None:
-        tokenizer = _tokenizer(request[TokenizerOptions], corpus, train_text)
-    else:
+    if resumed is not None:
         tokenizer = Tokenizer.load(resumed.path / "tokenizer.json")
+    elif request.base is not None:
+        tokenizer = request.base.tokenizer
+    else:
+        tokenizer = _tokenizer(request[TokenizerOptions], corpus, train_text)
     config: ModelConfig = request.config(tokenizer.vocab_size)
     folder = runs.cache()
     data, held_out = (tokenize(part, tokenizer, folder) for part in (train_text, val_text))
@@ -189,10 +192,15 @@ def _prepare(
     check_text(objective, request.objectives, corpus)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
-        model = _model(own, config, request.given)
+        if request.base is None:
+            model = _model(own, config, request.given)
+        else:
+            model = forking.begun(request.base, None if request.own else config)
         if model.config is not None:
             check_pair(request.objectives, model.config)
         trainee = objective.attach(model)
+        if request.base is not None:
+            forking.bring_extras(request.base, trainee)
     replay = request[RunOptions].replay
     trace = runs.find(replay) if replay else None
     replayed = (trace.learning_rates(), trace.eval_steps()) if trace else ((), frozenset())

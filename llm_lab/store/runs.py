@@ -105,7 +105,8 @@ class Run:
 
     def forget_states(self) -> None:
         """A finished run has its model, and nothing to go on to."""
-        shutil.rmtree(self.path / "resume", ignore_errors=True)
+        for part in ("resume", "base"):
+            shutil.rmtree(self.path / part, ignore_errors=True)
 
     @property
     def checkpoints(self) -> list[int]:
