@@ -156,6 +156,8 @@ def _to_change(name: str, every: bool, verb: str) -> list[Run]:
         )
     for run in ours:
         _refuse_held(run)
+        with store.hold(run):  # a process that has not yet said so, or is at its end
+            pass
     return ours
 
 

@@ -27,6 +27,7 @@ from llm_lab.store.folders import writing
 # Of a published model, bytes of a JSON file (the index of its weights) and of the head of its weights.
 _PUBLISHED, _PUBLISHED_HEAD = 1 << 26, 1 << 24
 _UNSEALED = "0" * 64
+_BESIDE = re.compile(r"\..+\.[0-9a-f]{8}")
 _SEAL = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 
 
@@ -43,6 +44,14 @@ def write_bytes(path: Path, data: bytes | bytearray) -> None:
         finally:
             with contextlib.suppress(OSError):
                 beside.unlink()
+
+
+def sweep(folder: Path) -> None:
+    """Remove what was being written when its process was killed. For who holds the folder: others may be writing."""
+    for file in folder.glob("**/.*"):
+        if _BESIDE.fullmatch(file.name):
+            with contextlib.suppress(OSError):
+                file.unlink()
 
 
 def _sync(folder: Path) -> None:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from filelock import AcquireReturnProxy, FileLock, Timeout
+from filelock import FileLock, Timeout
 
 from llm_lab import machine
 from llm_lab.errors import BadValue, Busy, listing, show, suggestion
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 STATUSES = ("training", "paused", "finished", "failed", "died")
 COLUMNS = ("step", "tokens", "seconds", "train_loss", "val_loss", "lr")
+_held: set[str] = set()  # the runs that this process writes
 RESUMABLE = ("paused", "died", "failed")
 
 
@@ -102,8 +103,10 @@ class Run:
         status = state.get("status")
         if status not in STATUSES:
             return "failed"
-        if status == "training" and state.get("host") == socket.gethostname() and not _alive(state):
-            return "died"
+        if status == "training" and state.get("host") == socket.gethostname():
+            # A full disk may have kept this process from writing that it is over.
+            ours = state.get("pid") == os.getpid() and self.path.name not in _held
+            return "died" if ours or not _alive(state) else status
         return status
 
     @property
@@ -139,7 +142,8 @@ class Run:
 
     def forget_states(self) -> None:
         """A finished run has its model, and nothing to go on to."""
-        shutil.rmtree(self.path / "resume", ignore_errors=True)
+        for part in ("resume", "base"):
+            shutil.rmtree(self.path / part, ignore_errors=True)
 
     @property
     def checkpoints(self) -> list[int]:
@@ -275,9 +279,9 @@ def key(request: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def create(name: str, request: dict[str, Any], fresh: bool = True) -> tuple[Run, AcquireReturnProxy]:
-    """A new run's folder with its request, and the lock on it. BadValue where it cannot be written; Busy where another
-    process is at the same request, unless `fresh`."""
+def create(name: str, request: dict[str, Any], fresh: bool = True) -> Run:
+    """A new run's folder with its request. BadValue where it cannot be written; Busy where another process is at the same
+    request, unless `fresh`."""
     folder = home(make=True) / "runs" / f"{name}-{secrets.token_hex(3)}"
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -286,21 +290,28 @@ def create(name: str, request: dict[str, Any], fresh: bool = True) -> tuple[Run,
                 raise busy(other)
             folder.mkdir()
             run = Run(folder)
-            lock = hold(run)
             run.write("request", request)
             run.set_status("training", started=time.time())
-    return run, lock
+    return run
 
 
-def hold(run: Run) -> AcquireReturnProxy:
-    """The lock on a run, for a `with` in which its process writes it. Busy, with who holds it, where another does."""
+@contextlib.contextmanager
+def hold(run: Run) -> Iterator[None]:
+    """The lock on a run, as long as this process writes it. Busy, with who holds it, where another does."""
     if os.path.lexists(run.path / "lock"):
-        inside.plain(run.path / "lock", run.path)  # it is written to
+        inside.plain(run.path / "lock", run.path)  # a link would have its target written
+    lock = FileLock(run.path / "lock")
     with writing(run.path / "lock"):
         try:
-            return FileLock(run.path / "lock").acquire(timeout=0)
+            lock.acquire(timeout=0)
         except Timeout:  # which is an OSError too
             raise busy(run) from None
+    _held.add(run.path.name)
+    try:
+        yield
+    finally:
+        _held.discard(run.path.name)
+        lock.release()
 
 
 def busy(run: Run) -> Busy:
