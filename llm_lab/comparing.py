@@ -4,19 +4,20 @@ models by the runs that made them."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from llm_lab.decoding.choosing import SECOND
 from llm_lab.decoding.options import DRAWS, FILLS, FILTERS, STRATEGIES, ConstraintOptions, GenerateOptions
 from llm_lab.decoding.writing import write
-from llm_lab.errors import BadType, BadValue, show
+from llm_lab.errors import BadType, BadValue, LabError, show
 from llm_lab.metrics.diversity import distinct, repetition, self_bleu
 from llm_lab.models.presets import PresetOptions
 from llm_lab.options import specs
 from llm_lab.results import Compared, Comparison, Generation, RunComparison, RunFacts, mean
 from llm_lab.store.events import number
-from llm_lab.store.lm import LM
+from llm_lab.store.lm import LM, load_tokenizer
 from llm_lab.store.runs import COLUMNS, Run, parameters
 
 if TYPE_CHECKING:
@@ -165,14 +166,17 @@ def _of_run(run: Run, step: int | None) -> RunFacts:
     asked, config, corpus = (
         _table(one) for one in (request.get("options"), about.get("config"), request.get("corpus"))
     )
-    vocab = {"vocab_size": about["vocab_size"]} if "vocab_size" in about else {}
+    cut: dict[str, Any] = {}
+    with suppress(LabError):  # it has none yet, or a damaged one
+        tokenizer = load_tokenizer(run.folder)
+        cut = {"vocab_size": tokenizer.vocab_size, "tokenizer": tokenizer.kind}
     return _facts(
         run.name if step is None else f"{run.name}@{step}",
         run,
         step,
         parameters=parameters(run),
         info={"corpus": corpus.get("name"), **_table(about.get("info"))},
-        sizes={**asked, **config, **vocab},
+        sizes={**asked, **config, **cut},
         unit="",
     )
 

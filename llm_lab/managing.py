@@ -57,7 +57,7 @@ def _deaths(runs: Sequence[Run]) -> list[str]:
         return []
     from llm_lab.background import death  # and torch with it
 
-    return [f"{run.name} {run.id} {run.status}: {death(run)}" for run in runs]
+    return [f"{run.name} {run.id} {run.status}: {' '.join(death(run).split())}" for run in runs]
 
 
 def row(run: Run, home: Path) -> RunRow:

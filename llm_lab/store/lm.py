@@ -266,7 +266,7 @@ def load_lm(
         )
     about = _description(file)
     name = name or about["name"] or folder.name
-    tokenizer = _tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
     module: LanguageModel
     if about["config"] is not None:
         module = _own_shape(file, about["config"], *weights, folder)
@@ -421,8 +421,8 @@ def affordable(file: Path, config: ModelConfig) -> ModelConfig:
     return config
 
 
-def _tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a folder, by files of its own."""
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a folder, by files of its own. BadValue where there is none that can be used."""
     file = folder / "tokenizer.json"
     try:
         for beside in (file, *(folder / name for name in (BESIDE, "config.json", "special_tokens_map.json"))):
