@@ -8,17 +8,20 @@ import copy
 import time
 from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from llm_lab import machine
+from llm_lab.background import begin
 from llm_lab.corpora.corpus import Corpus
 from llm_lab.corpora.open import open_corpus
 from llm_lab.corpora.options import CorpusOptions, opening
 from llm_lab.data.arrays import tokenize
 from llm_lab.errors import BadValue, LabError, listing
+from llm_lab.jobs import check_job, read_job, write_job
 from llm_lab.models import cost
 from llm_lab.models.adapted import adapt
 from llm_lab.models.language_model import LanguageModel
@@ -40,14 +43,14 @@ from llm_lab.training.fitter import Fitter
 from llm_lab.training.options import BUDGETS, BudgetOptions, CheckpointOptions, SampleOptions, TrainOptions
 from llm_lab.training.plan import Plan, applied, resolve
 from llm_lab.training.trainer import Trainer
-from llm_lab.verbs import RunOptions
+from llm_lab.verbs import RunOptions, SaveOptions
 
 CHAR_LIMIT = 5_000_000  # bytes; a larger corpus is cut by bpe unless told
 
 
-def pretrain(corpus: Any, name: str, options: dict[str, Any], display: bool = True) -> LM:
+def pretrain(corpus: Any, name: str, options: dict[str, Any], display: bool = True) -> LM | runs.Run:
     """Train a model from nothing, or go on with an identical request that was left on its way. The clock of a time budget
-    runs from here. `display` draws the card."""
+    runs from here. `display` draws the card. One that goes to the background gives its run."""
     started = time.perf_counter()
     request = Request(name, corpus, options)
     notes = list(request.notes)
@@ -63,22 +66,58 @@ def pretrain(corpus: Any, name: str, options: dict[str, Any], display: bool = Tr
         raise runs.busy(found)
     if found and found.status == "finished" and not isinstance(own, nn.Module):
         return _restored(found, request, display)
+    if request[SaveOptions].background:
+        return _in_background(request, text, identity, found if found and found.resumable else None)
     if found and found.resumable:
         with runs.hold(found):
-            session = _prepare(request, text, notes, started, found)
             control.forget(found)
-            found.set_status("training", resumed=time.time())
-            return carry_out(session, found, display)
+            return carry_out(_prepare(request, text, notes, started, found), found, display)
     session = session or _prepare(request, text, notes, started)
     with applied(session.plan):
         session.begin()  # before there is a run, so that a watch that cannot be leaves none behind
     run, lock = runs.create(name, identity, run_options.fresh)
     with lock:
+        if isinstance(request.corpus, str | Path):  # a text without a name is the cell's own: it is not copied for this
+            with contextlib.suppress(LabError):
+                write_job(run, request, text)
         return carry_out(session, run, display)
+
+
+def _in_background(request: Request, text: Corpus, identity: dict[str, Any], left: runs.Run | None) -> runs.Run:
+    """The run, with a process that trains it: a new one, or the one that was left on its way."""
+    check_job(request)
+    if left is None:
+        left, lock = runs.create(request.name, identity, request[RunOptions].fresh)
+        with lock:
+            write_job(left, request, text)
+    begin(left)
+    return left
+
+
+def carry_on(run: runs.Run) -> LM:
+    """Train a run in this process by what its folder says alone, from where it is."""
+    started = time.perf_counter()
+    with runs.hold(run):
+        try:
+            request, text = read_job(run)
+            others = sum(one.status == "training" and one.path != run.path for one in runs.all_runs())
+            request.share_cores(machine.cores(), others + 1)
+            notes = list(request.notes)
+            session = _prepare(request, text, notes, started, run if run.states else None)
+            if not run.states:
+                with applied(session.plan):
+                    session.begin()
+        except BaseException as error:
+            run.set_status(
+                "failed", why=str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
+            )
+            raise
+        return carry_out(session, run, display=False)
 
 
 def carry_out(session: Session, run: runs.Run, display: bool) -> LM:
     """The session's run, from where it is to its end; what ends it otherwise is in its status."""
+    run.set_status("training", resumed=time.time(), why=None, signal=None)
     try:
         with applied(session.plan):
             if session.first is None:

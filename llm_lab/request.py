@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from llm_lab.probes.options import WatchOptions
 from llm_lab.probes.watches import described
 from llm_lab.store.runs import Run
 from llm_lab.tokenizers.tokenizer import Tokenizer
-from llm_lab.training.options import BUDGETS, SampleOptions
+from llm_lab.training.options import BUDGETS, SampleOptions, TrainOptions
 from llm_lab.training.plan import Plan
 from llm_lab.verbs import VERBS, RunOptions, SaveOptions
 
@@ -75,6 +76,12 @@ class Request:
 
     def __getitem__(self, cls: type) -> Any:
         return self.by_type[cls]
+
+    def share_cores(self, cores: int, among: int) -> None:
+        """Where no number of threads was asked for: a fair part of the cores."""
+        options: TrainOptions = self[TrainOptions]
+        if options.threads is None:
+            self.by_type[TrainOptions] = replace(options, threads=max(1, cores // among))
 
     def objective(self, tokenizer: Tokenizer) -> Objective:
         asked: ObjectiveOptions = self[ObjectiveOptions]

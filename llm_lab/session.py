@@ -157,6 +157,7 @@ class Session:
         self.saver = Saver(run, self.saving.save_every)
         assert self.first is not None, "begin or resume comes before"
         if self.first.kind == "start":
+            (run.path / FILE).unlink(missing_ok=True)  # of an attempt that ended before it saved anything
             run.write(
                 "plan",
                 {
@@ -239,7 +240,7 @@ class Session:
             self.card.notes.append(f"learning rate × {scale:g} from step {self.card.step} on, by hand")
             if not self.touched:
                 self.touched = True
-                self.run.set_status("training", touched=True)
+                self.run.note(touched=True)
         elif do in ("pause", "stop"):
             self.accepted = do == "stop"
             self.trainer.request_stop()

@@ -46,6 +46,12 @@ class SaveOptions(Options):
 
 
 @dataclass(frozen=True)
+class AttachOptions(Options):
+    room: ClassVar[str] = "attach"
+    wait: bool = option(False, "watch from this cell until the run is over or paused; an interrupt detaches")
+
+
+@dataclass(frozen=True)
 class BuildOptions(Options):
     room: ClassVar[str] = "build"
     vocab_size: int = option(256, "tokens in the vocabulary", ge=1)
@@ -150,7 +156,7 @@ class TokenizeOptions(Options):
 class Arg:
     """A value that needs no flag. `takes` says what kind it is:
 
-    new (the NAME a maker creates), model (an existing one), models (one, or several as a list: `a,b`), corpus (a name, path, URL,
+    new (the NAME a maker creates), run (a run's name or id, which becomes a variable where it can be one's), model (an existing one), models (one, or several as a list: `a,b`), corpus (a name, path, URL,
     `@df`), text and texts (quoted), choice (a bare word of `choices`), word (any bare word).
     """
 
@@ -424,12 +430,15 @@ VERBS: dict[str, Verb] = {
             (_MODEL, Arg("path", "word", "the file to write")),
             "options",
         ),
-        _soon(
+        Verb(
             "attach",
-            "watch a run of another kernel",
+            "watch a run that is trained in the background, and steer it",
             "%attach bard",
-            "runs train in their own cell; %lab runs lists them",
-            (_MODEL,),
+            (Arg("name", "run", "a run, by its name or its id; the name becomes a notebook variable", required=True),),
+            (AttachOptions,),
+            "",
+            "llm_lab.lab:attach",
+            draws=True,
         ),
     )
 }

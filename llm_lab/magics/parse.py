@@ -34,12 +34,13 @@ class Call:
     @property
     def binds(self) -> tuple[str, ...]:
         """The variables that the result becomes."""
-        made = [self.kwargs[arg.name] for arg in self.verb.args if arg.takes == "new" and not self.help]
+        takers = [arg for arg in self.verb.args if arg.takes in ("new", "run") and not self.help]
+        made = [name for name in (self.kwargs[arg.name] for arg in takers) if names.can_be_variable(name)]
         return tuple(dict.fromkeys([*made, *([self.bind_as] if self.bind_as else [])]))
 
     def run(self) -> tuple[Any, bool]:
         """The result, and whether it is still to be shown."""
-        if any(arg.takes in ("new", "model", "models") for arg in self.verb.args):
+        if any(arg.takes in ("new", "run", "model", "models") for arg in self.verb.args):
             with uninterrupted():
                 load("llm_lab.store.lm:LM")  # and torch with it
         result = self.verb.load()(**self.kwargs, **({"display": True} if self.verb.draws else {}))
@@ -169,7 +170,7 @@ class _Reader:
 
     def _give_argument(self, arg: Arg, word: Word) -> None:
         """Names stay as they are written; every other word may be an `@var`."""
-        value = word.text if arg.takes in ("new", "model", "models") else self._expand(word)
+        value = word.text if arg.takes in ("new", "run", "model", "models") else self._expand(word)
         if arg.takes == "texts":
             self.given.setdefault(arg.name, []).extend(value if isinstance(value, list | tuple) else [value])
         else:
@@ -289,7 +290,7 @@ class _Reader:
     def _argument(self, arg: Arg) -> Any:
         """The value of an argument, checked for its kind."""
         verb, value = self.verb.name, self.given[arg.name]
-        if arg.takes == "new":
+        if arg.takes == "new" or (arg.takes == "run" and names.can_be_variable(value)):
             self._refuse_choice_as_name(value)
             return names.new_name(verb, value, self.namespace, self.verb.example)
         if arg.takes in ("model", "models"):

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
-from llm_lab.errors import BadValue, Busy, listing, suggestion
+from llm_lab.errors import BadValue, Busy, listing, show, suggestion
 from llm_lab.store.events import FILE, number, read_events
 from llm_lab.store.folders import cache as cache
 from llm_lab.store.folders import home as home
@@ -91,6 +91,12 @@ class Run:
         """The steps that it can go on from, in order."""
         return sorted(int(f.stem) for f in (self.path / "resume").glob("*.safetensors") if f.stem.isdecimal())
 
+    @property
+    def reached(self) -> int:
+        """The step whose weights are the newest on the disk."""
+        steps = number(self.read("status").get("steps"))
+        return int(steps or 0) if self.status == "finished" or not self.states else self.states[-1]
+
     def state_file(self, step: int) -> Path:
         return self.path / "resume" / f"{step:08d}.safetensors"
 
@@ -115,16 +121,12 @@ class Run:
         return max(number(state.get("started")) or 0.0, number(state.get("restored")) or 0.0)
 
     def set_status(self, status: str, **more: Any) -> None:
-        from llm_lab.store.files import write_json
+        """Write it down; of one that is training, that this process does it."""
+        self.note(**(_holder() if status == "training" else {}), status=status, time=time.time(), **more)
 
-        state = {
-            **self.read("status"),
-            **(_holder() if status == "training" else {}),
-            "status": status,
-            "time": time.time(),
-            **more,
-        }
-        write_json(self.path / "status.json", state)
+    def note(self, **facts: Any) -> None:
+        """Add facts to its status."""
+        self.write("status", {**self.read("status"), **facts})
 
     def write(self, part: str, value: dict[str, Any]) -> None:
         from llm_lab.store.files import write_json
@@ -280,6 +282,17 @@ def find(name: str) -> Run:
         became = listing((f"{run.id} {run.status}" for run in named), 4)
         raise BadValue(f"no run called {name!r} has left a model ({became}); train it again; {there}")
     raise BadValue(f"no model or run is called {name!r}{suggestion(name, known)}; {there}")
+
+
+def find_any(name: object) -> Run:
+    """The newest run of that name, whatever became of it, or the one of that id. BadValue where there is none."""
+    runs = all_runs()
+    hits = [run for run in runs if run.name == name] or [run for run in runs if name in (run.id, run.path.name)]
+    if hits:
+        return next((run for run in hits if run.status == "training"), hits[0])
+    known = list(dict.fromkeys(run.name for run in runs))
+    there = f"there is: {listing(known)}" if known else "there is none yet; %%pretrain NAME makes one"
+    raise BadValue(f"no run is called {show(name)}{suggestion(name, known)}; {there}")
 
 
 def find_checkpoint(name: str) -> tuple[Run, int]:
