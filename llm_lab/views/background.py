@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from llm_lab.errors import LabError
-from llm_lab.results import BackgroundRun, TrainingReport
+from llm_lab.results import BackgroundRun, TrainingReport, in_notebook
 from llm_lab.results.background import OVER
 from llm_lab.views import training
 from llm_lab.views.bundle import esm
@@ -36,6 +36,14 @@ def background(result: BackgroundRun) -> dict[str, str]:
 def background_widget(result: BackgroundRun) -> Any:
     """The card that is redrawn while the run goes on, and its controls; `.show()` puts them on the page."""
     return _Shown(result)
+
+
+def show(result: BackgroundRun) -> None:
+    """Show it where we are: live with its controls in a notebook, as it is now in a terminal."""
+    if in_notebook():
+        background_widget(result).show()
+    else:
+        print(str(result), flush=True)
 
 
 def watch(result: BackgroundRun) -> None:
@@ -240,6 +248,17 @@ def _bar_class() -> type:
             super().__init__(self._rests, **state)
             self._hears = heard
             self.said = ""
+            self._free()
+
+        def _send(self, msg: Any, buffers: Any = None) -> None:
+            super()._send(msg, buffers)
+            self._free()
+
+        def _free(self) -> None:
+            """ipykernel sends what a page says to the thread that spoke to it last, and that may be busy with a cell; without
+            that the page's own one hears it (a subshell), so that a run can be paused while something else is computed."""
+            if self.comm is not None:
+                vars(self.comm).pop("_reply_subshell_id", None)
 
         def show(self, handle: Any = None) -> None:
             if "VSCODE_PID" in os.environ:  # it makes a widget's model when it shows the widget, and not before

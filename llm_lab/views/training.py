@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 WORD = {"finished": "trained", "restored": "trained, restored from the store"}
 AGAIN = "shows this again, live, from any notebook of this folder"
-_CODE = "background:none;white-space:pre-wrap;overflow-wrap:anywhere"
+_CODE = "background:none;padding:0;white-space:pre-wrap;overflow-wrap:anywhere"
 
 
 def report(result: TrainingReport, elsewhere: bool = False) -> dict[str, str]:
