@@ -193,6 +193,7 @@ class _Shown:
         try:
             self._card.update(background(self.result), raw=True)
             if self._bar is not None:
+                self._bar.send(self._page() | {"kind": "end", "says": clean(said)})
                 self._bar.said = said
                 self._bar.freeze()
         except Exception as error:  # as above; and at its end a kernel hears nothing any more
@@ -207,13 +208,16 @@ class _Shown:
         elif kind == "detach":
             self.leave()
         elif kind == "card":
-            self._bar.send({"kind": "card", "page": background(self.result)["text/html"], "classes": self._classes()})
+            self._bar.send(self._page() | {"kind": "card"})
 
     def _now(self) -> dict[str, Any]:
         return self.controls.now() | {"drawn": self._drawn}
 
     def _classes(self) -> str:
         return f"llm-lab-card-{self._key} llm-lab-drawn-{self._drawn}"
+
+    def _page(self) -> dict[str, str]:
+        return {"page": background(self.result)["text/html"], "classes": self._classes()}
 
     def _framed(self) -> dict[str, str]:
         """The card in a frame that says how new it is."""

@@ -23,7 +23,7 @@ function controls({ model, el: root }) {
   const line = kernelLine({
     model,
     root,
-    silent: `The kernel does not answer. It may be busy; if it was restarted, %attach ${name} brings these controls back.`,
+    silent: `The kernel does not answer. It may be busy, and hear this later; if it was restarted, %attach ${name} brings the controls back.`,
     silence: () => settle(),
   });
   root.setAttribute("role", "group");
@@ -140,7 +140,7 @@ function controls({ model, el: root }) {
  */
 function initialize({ model }) {
   const key = model.get("key");
-  /** @type {Map<HTMLElement, { inside: HTMLElement, end: () => void }>} */ const mounted = new Map();
+  /** @type {Map<HTMLElement, () => void>} */ const mounted = new Map();
   let wanted = 0; // the drawing of the card that was asked for
 
   function look() {
@@ -148,9 +148,9 @@ function initialize({ model }) {
       if (mounted.has(place)) continue;
       const inside = el("div", {});
       place.replaceChildren(inside);
-      mounted.set(place, { inside, end: controls({ model, el: inside }) });
+      mounted.set(place, controls({ model, el: inside }));
     }
-    for (const [place, { end }] of mounted) {
+    for (const [place, end] of mounted) {
       if (place.isConnected) continue;
       end();
       mounted.delete(place);
@@ -165,22 +165,28 @@ function initialize({ model }) {
     }
   }
   const heard = (/** @type {any} */ message) => {
-    if (message?.kind !== "card") return;
+    if (!["card", "end"].includes(message?.kind)) return;
     for (const card of document.getElementsByClassName(`llm-lab-card-${key}`)) {
       card.innerHTML = message.page; // the view's own HTML, escaped as all of it, which an output would show by itself
       card.className = message.classes;
     }
+    if (message.kind === "end") close(message.says);
   };
+  /** @param {string} [says] */
+  function close(says = "") {
+    clearInterval(timer);
+    for (const [place, end] of mounted) {
+      end();
+      place.replaceChildren(el("div", { class: "lab-muted lab-small" }, says));
+    }
+    mounted.clear();
+  }
   const timer = setInterval(look, LOOK);
   model.on("msg:custom", heard);
   look();
   return () => {
-    clearInterval(timer);
     model.off("msg:custom", heard);
-    for (const { inside, end } of mounted.values()) {
-      end();
-      inside.remove();
-    }
+    close();
   };
 }
 
