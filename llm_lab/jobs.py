@@ -8,7 +8,7 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ from llm_lab.errors import BadType, BadValue, LabError, show
 from llm_lab.request import Request
 from llm_lab.store.files import read_json, write_bytes
 from llm_lab.store.folders import writing
+from llm_lab.store.lm import LM, load_lm
 from llm_lab.store.runs import Run
 from llm_lab.tokenizers.tokenizer import Tokenizer
 
-FILE, TEXT, TOKENIZER = "job.json", "corpus.jsonl", "job.tokenizer.json"
+FILE, TEXT, TOKENIZER, BASE = "job.json", "corpus.jsonl", "job.tokenizer.json", "base"
 _HERE = ("fresh", "background")  # what was for the process that asked
 
 
@@ -34,7 +35,8 @@ def write_job(run: Run, request: Request, corpus: Corpus) -> None:
     options = {key: _plain(key, value, run) for key, value in request.given.items() if key not in _HERE}
     named = isinstance(request.corpus, str | Path)
     if not named:
-        rows = zip(corpus.documents, corpus.targets or [None] * len(corpus.documents), strict=True)
+        targets: Sequence[str | None] = corpus.targets or [None] * len(corpus.documents)
+        rows = zip(corpus.documents, targets, strict=True)
         lines = (json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") for row in rows)
         write_bytes(run.path / TEXT, b"\n".join(lines))
     about = {"name": corpus.name, "source": corpus.source, "notes": list(corpus.notes)}
@@ -44,6 +46,7 @@ def write_job(run: Run, request: Request, corpus: Corpus) -> None:
             "name": request.name,
             "corpus": str(request.corpus) if named else about,
             "options": options,
+            "lineage": request.lineage,
             "folder": os.getcwd(),
             "path": [entry for entry in sys.path if entry],
         },
@@ -70,6 +73,7 @@ def read_job(run: Run) -> tuple[Request, Corpus]:
     except (KeyError, TypeError, AttributeError):
         raise BadValue(f"{run.path / FILE} is damaged; run the cell again to go on with the run") from None
     request = Request(name, corpus if isinstance(corpus, str) else None, options)
+    request.lineage = job.get("lineage")
     if isinstance(corpus, str):
         return request, open_corpus(corpus, **opening(request.given))
     text = _read_text(run.path / TEXT, corpus)
@@ -96,6 +100,14 @@ def _plain(key: str, value: Any, run: Run | None) -> Any:
         return str(value)
     if isinstance(value, list | tuple):
         return [_plain(key, one, run) for one in value]
+    if isinstance(value, LM):
+        if run is not None:
+            value.save(run.path / BASE)
+        elif value.model.config is None:
+            raise BadValue(
+                f"{key}: {value.name} is of a class of your own, which a worker would need besides; train it without --background"
+            )
+        return {"model": BASE}
     made = getattr(value, "tokenizer", value)
     if key == "tokenizer" and isinstance(made, Tokenizer):
         if run is not None:
@@ -127,6 +139,8 @@ def _object(key: str, value: Any, run: Run) -> Any:
         return tuple(_object(key, one, run) for one in value)
     if not isinstance(value, dict):
         return value
+    if "model" in value:
+        return load_lm(run.path / BASE)
     if "tokenizer" in value:
         return Tokenizer.load(run.path / TOKENIZER)
     module, _, name = str(value["code"]).partition(":")

@@ -241,6 +241,8 @@ def pretrain(corpus: Any = None, name: str = "lm", *, display: bool = True, **op
         raise BadValue(
             f"name: {name} is a preset, and none was chosen, so that another would be trained under its name; use preset={name!r}, or another name"
         )
+    if options.get("init_from") is not None:
+        options["init_from"] = _lm(options["init_from"])
     made = carry_out(corpus, name, options, display)
     if isinstance(made, LM):
         return made

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from llm_lab import machine
+from llm_lab import forking, machine
 from llm_lab.background import begin
 from llm_lab.corpora.corpus import Corpus
 from llm_lab.corpora.open import open_corpus
@@ -35,6 +35,7 @@ from llm_lab.request import Request, default_corpus
 from llm_lab.results import TrainingReport
 from llm_lab.session import Session
 from llm_lab.store import control, runs
+from llm_lab.store.files import sweep
 from llm_lab.store.lm import LM, load_run
 from llm_lab.store.typed import build
 from llm_lab.tokenizers.options import TokenizerOptions
@@ -75,9 +76,10 @@ def pretrain(corpus: Any, name: str, options: dict[str, Any], display: bool = Tr
     session = session or _prepare(request, text, notes, started)
     with applied(session.plan):
         session.begin()  # before there is a run, so that a watch that cannot be leaves none behind
-    run, lock = runs.create(name, identity, run_options.fresh)
-    with lock:
-        if isinstance(request.corpus, str | Path):  # a text without a name is the cell's own: it is not copied for this
+    run = runs.create(name, identity, run_options.fresh)
+    with runs.hold(run):
+        # A text without a name, and a model to begin with, are the cell's own: they are not copied for this.
+        if isinstance(request.corpus, str | Path) and request.base is None:
             with contextlib.suppress(LabError):
                 write_job(run, request, text)
         return carry_out(session, run, display)
@@ -87,9 +89,8 @@ def _in_background(request: Request, text: Corpus, identity: dict[str, Any], lef
     """The run, with a process that trains it: a new one, or the one that was left on its way."""
     check_job(request)
     if left is None:
-        left, lock = runs.create(request.name, identity, request[RunOptions].fresh)
-        with lock:
-            write_job(left, request, text)
+        left = runs.create(request.name, identity, request[RunOptions].fresh)
+        write_job(left, request, text)
     begin(left)
     return left
 
@@ -117,6 +118,7 @@ def carry_on(run: runs.Run) -> LM:
 
 def carry_out(session: Session, run: runs.Run, display: bool) -> LM:
     """The session's run, from where it is to its end; what ends it otherwise is in its status."""
+    sweep(run.path)
     run.set_status("training", resumed=time.time(), why=None, signal=None)
     try:
         with applied(session.plan):
@@ -171,10 +173,12 @@ def _prepare(
     tokenizer and the plan are its own."""
     options: TrainOptions = request[TrainOptions]
     train_text, val_text = corpus.split(request[CorpusOptions].split)
-    if resumed is None:
-        tokenizer = _tokenizer(request[TokenizerOptions], corpus, train_text)
-    else:
+    if resumed is not None:
         tokenizer = Tokenizer.load(resumed.path / "tokenizer.json")
+    elif request.base is not None:
+        tokenizer = request.base.tokenizer
+    else:
+        tokenizer = _tokenizer(request[TokenizerOptions], corpus, train_text)
     config: ModelConfig = request.config(tokenizer.vocab_size)
     folder = runs.cache()
     data, held_out = (tokenize(part, tokenizer, folder) for part in (train_text, val_text))
@@ -188,10 +192,15 @@ def _prepare(
     check_text(objective, request.objectives, corpus)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
-        model = _model(own, config, request.given)
+        if request.base is None:
+            model = _model(own, config, request.given)
+        else:
+            model = forking.begun(request.base, None if request.own else config)
         if model.config is not None:
             check_pair(request.objectives, model.config)
         trainee = objective.attach(model)
+        if request.base is not None:
+            forking.bring_extras(request.base, trainee)
     replay = request[RunOptions].replay
     trace = runs.find(replay) if replay else None
     replayed = (trace.learning_rates(), trace.eval_steps()) if trace else ((), frozenset())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,20 @@ import numpy as np
 import torch
 from torch import nn
 
+from llm_lab import forking
 from llm_lab.corpora.corpus import Corpus
 from llm_lab.corpora.open import open_corpus
 from llm_lab.errors import BadValue, LabError, show
 from llm_lab.models.language_model import LanguageModel
-from llm_lab.models.options import ModelOptions
+from llm_lab.models.options import ModelConfig, ModelOptions
 from llm_lab.models.presets import PRESETS, PresetOptions
 from llm_lab.objectives.make import check_pair, fitting, make
 from llm_lab.objectives.objective import Objective
-from llm_lab.objectives.options import ObjectiveOptions, objective_options, own_options
+from llm_lab.objectives.options import OBJECTIVES, ObjectiveOptions, objective_options, own_options
 from llm_lab.options import all_specs, distribute, specs
 from llm_lab.probes.options import WatchOptions
 from llm_lab.probes.watches import described
+from llm_lab.store.lm import LM
 from llm_lab.store.runs import Run
 from llm_lab.tokenizers.tokenizer import Tokenizer
 from llm_lab.training.options import BUDGETS, SampleOptions, TrainOptions
@@ -49,12 +52,23 @@ class Request:
         self.by_type = {type(one): one for one in made}
         overrides = {key: value for key, value in options.items() if key in specs(ModelOptions)}
         preset = PRESETS.load(self[PresetOptions].preset)
-        self.config = lambda vocab_size: preset.config(vocab_size, **overrides)
+        self.base: LM | None = self[RunOptions].init_from
+        if self.base is not None:
+            forking.check(self.base, self.given)
+        self.lineage = forking.lineage(self.base) if self.base else None
+        begun = forking.config(self.base, self.given) if self.base else None
+        self.config: Callable[[int], ModelConfig] = lambda size: begun or preset.config(size, **overrides)
         sizes = self.config(256)  # sizes that do not fit each other are refused now
         asked: ObjectiveOptions = self[ObjectiveOptions]
         # A user's own model is one of the next token, whatever the preset's shape.
-        usual = "clm" if self[RunOptions].model is not None else fitting(sizes, preset.objective)
-        self.objectives = asked.objective or (usual,)
+        self.own = self[RunOptions].model is not None or (self.base is not None and begun is None)
+        usual = "clm" if self.own else fitting(sizes, preset.objective)
+        # A model that is trained further goes on with what it learned, unless it is to learn something else.
+        learned = self.base.info if self.base and not asked.objective else {}
+        before = self.base.objectives if self.base and all(one in OBJECTIVES for one in self.base.objectives) else None
+        self.objectives = asked.objective or before or (usual,)
+        self.mix: str = learned.get("mix", asked.mix)
+        self.weights: tuple[float, ...] = tuple(learned.get("weights", asked.weights))
         self.notes = (
             []
             if asked.objective or usual in ("clm", preset.objective)
@@ -64,8 +78,9 @@ class Request:
         )
         known = all_specs(objective_options())
         self.objective_options = {key: value for key, value in self.given.items() if key in known}
+        self.objective_options = {**learned.get("objective_options", {}), **self.objective_options}
         own_options(self.objectives, self.objective_options)
-        if self[RunOptions].model is None:
+        if not self.own:
             check_pair(self.objectives, sizes)
         try:
             (self[SampleOptions].sample_prompt or "").encode()
@@ -84,13 +99,12 @@ class Request:
             self.by_type[TrainOptions] = replace(options, threads=max(1, cores // among))
 
     def objective(self, tokenizer: Tokenizer) -> Objective:
-        asked: ObjectiveOptions = self[ObjectiveOptions]
-        return make(self.objectives, self.objective_options, tokenizer, asked.weights, asked.mix)
+        return make(self.objectives, self.objective_options, tokenizer, self.weights, self.mix)
 
     def identity(self, corpus: Corpus, own: LanguageModel | None) -> dict[str, Any]:
         """What an identical cell is recognised by: everything that changes the result. `own` is the user's model, made."""
         run, watches = self[RunOptions], self[WatchOptions].watch
-        unseen = {"fresh", "model", "watch", *specs(SampleOptions), *specs(SaveOptions)}
+        unseen = {"fresh", "model", "init_from", "watch", *specs(SampleOptions), *specs(SaveOptions)}
         return {
             "verb": "pretrain",
             "recipe": RECIPE,
@@ -103,7 +117,7 @@ class Request:
             }
             | ({"watch": described(watches)} if watches else {}),
             "model": None if own is None else _describe(run.model, own),
-        }
+        } | ({"from": self.lineage} if self.lineage else {})
 
 
 def _describe(model: Any, made: LanguageModel) -> dict[str, Any]:
@@ -147,8 +161,12 @@ def repeat_line(request: Request, tokenizer: Tokenizer, plan: Plan, run: Run, as
     given = dict(request.given)
     for gone in (*BUDGETS, "fresh", "replay", *specs(SaveOptions)):
         given.pop(gone, None)
+    if request.base is not None:
+        given["init_from"] = request.base.called.strip("'")
+        given.pop("tokenizer", None)
+    else:
+        given["tokenizer"] = tokenizer.kind if isinstance(given.get("tokenizer", ""), str) else tokenizer
     fixed = {
-        "tokenizer": tokenizer.kind if isinstance(given.get("tokenizer", ""), str) else tokenizer,
         "seed": plan.options.seed,
         "device": plan.device,
         "precision": plan.precision,

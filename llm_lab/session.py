@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from llm_lab import machine
+from llm_lab import forking, machine
 from llm_lab.corpora.corpus import Corpus
 from llm_lab.data.arrays import Tokens
 from llm_lab.decoding.sampling import sample
@@ -22,7 +22,6 @@ from llm_lab.errors import LabError
 from llm_lab.metrics.evaluate import evaluate, likelihoods
 from llm_lab.models.options import ModelConfig
 from llm_lab.models.presets import PresetOptions
-from llm_lab.objectives.options import ObjectiveOptions
 from llm_lab.probes.options import WATCHES, WatchOptions
 from llm_lab.probes.watches import Watcher
 from llm_lab.registry import load
@@ -70,8 +69,8 @@ class Session:
             "corpus": corpus.name,
             "objective": ",".join(request.objectives),
             "objective_options": request.objective_options,
-            "mix": request[ObjectiveOptions].mix,
-            "weights": list(request[ObjectiveOptions].weights),
+            "mix": request.mix,
+            "weights": list(request.weights),
             "ends": len(corpus.documents) > 1,
             "held_out": held_out.key,
             "given": [key for key in request.given if key in config.to_dict()],
@@ -87,12 +86,12 @@ class Session:
         experts = model.config is not None and model.config.n_expert is not None
         unit = tokenizer.unit
         size = sum(p.numel() for p in model.parameters()) / 1e6
-        own = request[RunOptions].model
         self.card = TrainingReport(
             name=request.name,
             status="training",
             facts=[
-                request[PresetOptions].preset if own is None else type(getattr(model, "module", model)).__name__,
+                type(getattr(model, "module", model)).__name__ if request.own else request[PresetOptions].preset,
+                *([forking.said(request.lineage)] if request.lineage else []),
                 *_learned(request),
                 f"{size:.3g} M parameters" if size else "counts, no parameters",
                 f"{corpus.name}, {tokenizer.kind}",
@@ -182,6 +181,8 @@ class Session:
                     self._update(event)
                     if live is not None:
                         live.update(self.card)
+                    if self.trainer.resumable and self.saver.due:
+                        self.trainer.request_save()
                     now = time.monotonic()
                     if now - flushed > FLUSH_SECONDS:
                         self.log.flush()
@@ -192,8 +193,6 @@ class Session:
                             self.card.notes.append(f"its time limit of {self.saving.time_limit:g} s is over")
                             self.trainer.request_stop()
                             ends = None
-                        if self.trainer.resumable and self.saver.due:
-                            self.trainer.request_save()
             self._finish()
         except BaseException as error:
             self.card.status = "paused" if isinstance(error, KeyboardInterrupt) and run.states else "failed"
@@ -407,8 +406,7 @@ def _learned(request: Request) -> list[str]:
     names = request.objectives
     if names == ("clm",):
         return []
-    mix = request[ObjectiveOptions].mix
-    return [" and ".join(names) + (" in turns" if mix == "turns" and len(names) > 1 else "")]
+    return [" and ".join(names) + (" in turns" if request.mix == "turns" and len(names) > 1 else "")]
 
 
 @contextlib.contextmanager

@@ -24,6 +24,13 @@ from llm_lab.training.options import BudgetOptions, CheckpointOptions, SampleOpt
 class RunOptions(Options):
     room: ClassVar[str] = "run"
     model: object = option(None, "your own nn.Module, class or instance, in place of a preset", example="@MyGPT")
+    init_from: object = option(
+        None,
+        "begin with the weights of this model, run or checkpoint, in place of random ones",
+        also=("from",),
+        auto="random weights",
+        example="bard@500",
+    )
     fresh: bool = option(False, "train again although an identical run is finished")
     replay: str | None = option(None, "a run whose learning rates are used again step by step", example="3f2a9c")
 

@@ -85,6 +85,8 @@ class _Reader:
         self.verb, self.namespace, self.shell = verb, namespace, shell
         self.specs = verb.specs
         self.args = {arg.name: arg for arg in verb.args}
+        # A word of Python cannot be an argument's name; on a line, and in a body, it can.
+        self.aliases = {word: s.name for s in self.specs.values() for word in s.also if keyword.iskeyword(word)}
         self.given: dict[str, Any] = {}
         self.bind_as: str | None = None
         self.notes: list[str] = []
@@ -106,6 +108,7 @@ class _Reader:
         """Take a flag and, where it has none by `=`, the value from the front of `rest`."""
         name = word.flag or ""
         name = next((arg.name for arg in self.args.values() if arg.also and arg.also == name), name)
+        name = self.aliases.get(name, name)
         spec = self.specs.get(name)
         if name != "as" and name not in self.args and spec is None:
             self._refuse_flag(name)
@@ -239,7 +242,10 @@ class _Reader:
             raise BadType(f"{self.verb.name} takes no body; keep only the first line, for example {self.verb.example}")
         if kind == "options":
             for name, value in read_options(self.verb.name, body).items():
-                self._give(name, None if value == NONE else names.expand(_without_none(value), self.namespace))
+                self._give(
+                    self.aliases.get(name, name),
+                    None if value == NONE else names.expand(_without_none(value), self.namespace),
+                )
             return
         if kind in self.given:
             raise BadType(f"{self.verb.name}: {kind} is given twice, on the line and in the body; keep one")
@@ -263,8 +269,9 @@ class _Reader:
         for name, value in defaults.items():
             if name in self.specs and name not in options and not (budget and name in BUDGETS):
                 options[name] = value
-        if "model" in options:
-            options["model"] = names.model(options["model"], self.namespace)
+        for name in ("model", "init_from"):
+            if name in options:
+                options[name] = names.model(options[name], self.namespace)
         for name in ("model", "corpus"):
             if isinstance(value := options.get(name), str) and value not in CORPORA:
                 names.refuse_bare_variable(self.verb.name, name, value, self.namespace)

@@ -24,6 +24,7 @@ from llm_lab.errors import BadValue
 from llm_lab.store.folders import writing
 
 _UNSEALED = "0" * 64
+_BESIDE = re.compile(r"\..+\.[0-9a-f]{8}")
 _SEAL = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 
 
@@ -40,6 +41,14 @@ def write_bytes(path: Path, data: bytes | bytearray) -> None:
         finally:
             with contextlib.suppress(OSError):
                 beside.unlink()
+
+
+def sweep(folder: Path) -> None:
+    """Remove what was being written when its process was killed. For who holds the folder: others may be writing."""
+    for file in folder.glob("**/.*"):
+        if _BESIDE.fullmatch(file.name):
+            with contextlib.suppress(OSError):
+                file.unlink()
 
 
 def _sync(folder: Path) -> None:

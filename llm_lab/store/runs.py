@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import AcquireReturnProxy, FileLock, Timeout
+from filelock import FileLock, Timeout
 
 from llm_lab.errors import BadValue, Busy, listing, show, suggestion
 from llm_lab.store.events import FILE, number, read_events
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("step", "tokens", "seconds", "train_loss", "val_loss", "lr")
+_held: set[str] = set()  # the runs that this process writes
 RESUMABLE = ("paused", "died", "failed")
 
 
@@ -66,8 +67,10 @@ class Run:
         status = state.get("status")
         if not isinstance(status, str):
             return "failed"
-        if status == "training" and state.get("host") == socket.gethostname() and not _alive(state):
-            return "died"
+        if status == "training" and state.get("host") == socket.gethostname():
+            # A full disk may have kept this process from writing that it is over.
+            ours = state.get("pid") == os.getpid() and self.path.name not in _held
+            return "died" if ours or not _alive(state) else status
         return status
 
     @property
@@ -102,7 +105,8 @@ class Run:
 
     def forget_states(self) -> None:
         """A finished run has its model, and nothing to go on to."""
-        shutil.rmtree(self.path / "resume", ignore_errors=True)
+        for part in ("resume", "base"):
+            shutil.rmtree(self.path / part, ignore_errors=True)
 
     @property
     def checkpoints(self) -> list[int]:
@@ -216,9 +220,9 @@ def key(request: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def create(name: str, request: dict[str, Any], fresh: bool = True) -> tuple[Run, AcquireReturnProxy]:
-    """A new run's folder with its request, and the lock on it. BadValue where it cannot be written; Busy where another
-    process is at the same request, unless `fresh`."""
+def create(name: str, request: dict[str, Any], fresh: bool = True) -> Run:
+    """A new run's folder with its request. BadValue where it cannot be written; Busy where another process is at the same
+    request, unless `fresh`."""
     folder = home(make=True) / "runs" / f"{name}-{secrets.token_hex(3)}"
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -227,19 +231,26 @@ def create(name: str, request: dict[str, Any], fresh: bool = True) -> tuple[Run,
                 raise busy(other)
             folder.mkdir()
             run = Run(folder)
-            lock = hold(run)
             run.write("request", request)
             run.set_status("training", started=time.time())
-    return run, lock
+    return run
 
 
-def hold(run: Run) -> AcquireReturnProxy:
-    """The lock on a run, for a `with` in which its process writes it. Busy, with who holds it, where another does."""
+@contextlib.contextmanager
+def hold(run: Run) -> Iterator[None]:
+    """The lock on a run, as long as this process writes it. Busy, with who holds it, where another does."""
+    lock = FileLock(run.path / "lock")
     with writing(run.path / "lock"):
         try:
-            return FileLock(run.path / "lock").acquire(timeout=0)
+            lock.acquire(timeout=0)
         except Timeout:  # which is an OSError too
             raise busy(run) from None
+    _held.add(run.path.name)
+    try:
+        yield
+    finally:
+        _held.discard(run.path.name)
+        lock.release()
 
 
 def busy(run: Run) -> Busy:
