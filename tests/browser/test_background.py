@@ -148,11 +148,9 @@ def test_controls_by_mouse_and_by_keys_leave_their_traces(place, page):
     assert len(events(place, "tiny", "resume")) == 1
     rates = {event["step"]: event["lr"] for event in events(place, "tiny", "step")}
     assert list(rates) == list(range(1, len(rates) + 1))
-    for event in events(place, "tiny", "control"):
-        if event["do"] == "lr":
-            at, ratio = event["step"], rates[event["step"] + 1] / rates[event["step"]]
-            expected = {0.5: 0.5, 1.0: 2.0, 10.0: 10.0}[event["scale"]]
-            assert ratio == pytest.approx(expected, rel=0.05), (at, ratio)
+    at = [event["step"] for event in events(place, "tiny", "control") if event["do"] == "lr"]
+    ratios = [rates[step + 1] / rates[step] for step in at]  # a step further on the schedule changes little
+    assert ratios == pytest.approx([0.5, 2.0, 10.0], rel=0.02)
 
 
 def test_a_kernel_that_restarts_and_a_tab_that_closes_take_nothing(place, page, chromium):
