@@ -234,7 +234,9 @@ class Session:
     def _obey(self, command: Mapping[str, Any]) -> None:
         """What a person asked of a run that goes on, from its view or another kernel."""
         do, scale = command.get("do"), command.get("scale")
-        done = self.trainer.at.step if isinstance(self.trainer, Trainer) else self.card.step  # its event comes one later
+        done = (
+            self.trainer.at.step if isinstance(self.trainer, Trainer) else self.card.step
+        )  # its event comes one later
         if do == "lr" and isinstance(self.trainer, Trainer) and isinstance(scale, int | float) and 0 <= scale < 1e6:
             self.trainer.at.lr_scale = float(scale)
             self.card.notes.append(f"learning rate × {scale:g} from step {done + 1} on, by hand")

@@ -20,7 +20,7 @@ from tests.small import TEXT
 pytestmark = pytest.mark.browser
 LOAD = "%load_ext llm_lab\nimport llm_lab as lab"
 TRAIN = """%%pretrain {name} text.txt --background
-seconds = 90
+seconds = 240
 n_layer = 1
 n_head = 2
 d_model = 32
@@ -199,7 +199,15 @@ def test_a_kernel_that_restarts_and_a_tab_that_closes_take_nothing(place, page, 
 
 
 def test_saved_while_it_trains_and_opened_without_a_kernel(place, page):
-    book, output = begun(page, place, "saved")
+    book, output = begun(page, place, "saved", "%attach saved --wait", "1 + 1")
+    grows(output)
+    # A cell may watch too; interrupted, it leaves the run alone, and no error.
+    book.start(2)
+    grows(book.output(2))
+    book.interrupt()
+    until(lambda: "detached; the run goes on; %attach saved watches it again" in book.output(2).inner_text())
+    book.run(3)
+    assert "Traceback" not in book.output(2).inner_text() and "KeyboardInterrupt" not in book.output(2).inner_text()
     grows(output)
     book.save()
     outputs = saved_outputs(place[0], "saved.ipynb")[1]
