@@ -91,8 +91,8 @@ class _Watched:
     def _update(self) -> TrainingReport:
         if not self.run.path.is_dir():
             raise BadValue(f"run {self.run.id} of {self.run.name} was deleted; there is nothing to watch any more")
-        bury(self.run)
         status = self.run.status
+        bury(self.run, gone=status == "died")
         file = self.run.path / "report.json"
         with suppress(OSError):
             facts = file.stat()
@@ -164,10 +164,15 @@ def stop_all(how: str) -> list[Run]:
     return asked
 
 
-def bury(run: Run) -> None:
-    """Let the system forget a process of ours that has ended, and write down how."""
+def bury(run: Run, gone: bool) -> None:
+    """Let the system forget a process of ours that has ended, and write down how. One that is `gone` is waited for: it
+    cannot take long."""
     process = _children.get(run.path.name)
-    if process is None or process.poll() is None:
+    if process is None:
+        return
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(1 if gone else 0)
+    if process.returncode is None:
         return
     del _children[run.path.name]
     if process.returncode < 0 and run.read("status").get("status") == "training":
@@ -187,8 +192,9 @@ def death(run: Run) -> str:
             why = f"its process was ended by {name}"
         else:
             why = _last_words(run) or "its process ended without a word (killed, or the machine was switched off)"
-    there = f"its state after step {run.states[-1]} is on the disk, and %lab resume {run.name} goes on from there"
-    return f"{why}; {there if run.resumable else 'nothing of it can be gone on with'}"
+    if not run.resumable:
+        return why
+    return f"{why}; its state after step {run.states[-1]} is on the disk, and %lab resume {run.name} goes on from there"
 
 
 def _last_words(run: Run) -> str:

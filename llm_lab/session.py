@@ -153,7 +153,7 @@ class Session:
         self.run = run
         self.lm.run, self.lm.report = run, self.card
         self.card.facts.insert(-1, f"run {run.id}")
-        self.saver = Saver(run, self.saving.save_every)
+        self.saver = Saver(run, self.saving.save_every, at_once=run.read("status").get("background") is True)
         assert self.first is not None, "begin or resume comes before"
         if self.first.kind == "start":
             (run.path / FILE).unlink(missing_ok=True)  # of an attempt that ended before it saved anything
