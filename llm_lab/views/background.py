@@ -26,6 +26,10 @@ _DOING = {
     "resume": "a process goes on from its last state…",
     "stop": "ending after this step…",
 }
+_RESTING = {
+    "paused": "paused at step {:,}",
+    "died": "its process died at step {:,}; resume goes on from its last state",
+}
 
 
 def background(result: BackgroundRun) -> dict[str, str]:
@@ -66,19 +70,21 @@ class Controls:
 
     def __init__(self, result: BackgroundRun) -> None:
         self.result = result
-        self._asked: tuple[str, int, float] | None = None  # what, at which step, the factor of the learning rate
+        self._asked: tuple[str, float] | None = None  # what is not done yet, and the factor of the learning rate
+        self._at = ("", 0)  # the status and the step as it was asked
+        self._said = ("", "")  # of what is done; for as long as the run has this status
         self._wrong = ""
 
     def ask(self, do: str, scale: Any = None) -> None:
         """pause | resume | stop | lr (with `scale`). What cannot be done is said."""
-        report = self.result.report
-        self._wrong, self._asked = "", None
+        self._wrong, self._asked, self._said = "", None, ("", "")
+        self._at = (self.result.report.status, self.result.report.step)
         try:
             if do == "lr":
                 self.result.lr(scale)
             else:
                 getattr(self.result, do)()
-            self._asked = (do, report.step, float(scale or 0))
+            self._asked = (do, float(scale or 0))
         except LabError as error:
             self._wrong = str(error)
         except Exception as error:  # whatever it is, the person at the page is told
@@ -87,36 +93,41 @@ class Controls:
     @property
     def waits(self) -> bool:
         """Whether something that was asked is not done yet."""
-        return not self._wrong and self._says().endswith("…")
+        return self._asked is not None
 
     def now(self) -> dict[str, Any]:
         """What the page shows of it."""
         report = self.result.report
-        if self._asked and self._asked[0] == "pause" and report.status == "paused":
-            self._asked = None  # done; who goes on with it later does not mean to pause
+        self._settle(report)
         return {
             "status": report.status,
             "step": report.step,
             "scale": _finite(report.lr_scale),
             "rate": _finite(report.lr),
-            "says": clean(self._wrong or self._says()),
+            "says": clean(self._wrong or self._says(report)),
             "wrong": bool(self._wrong),
         }
 
-    def _says(self) -> str:
-        report = self.result.report
-        do, at, scale = self._asked or ("", 0, 1.0)
-        if report.status == "paused" and do not in ("resume", "stop"):
-            return f"paused at step {report.step:,}"
-        if report.status == "died" and do not in ("resume", "stop"):
-            return f"its process died at step {report.step:,}; resume goes on from its last state"
-        if do == "resume" and report.status == "training" and report.step != at:
-            return "it goes on"
+    def _settle(self, report: TrainingReport) -> None:
+        """What is done, or can no longer be, is not waited for."""
+        if self._asked is None:
+            return
+        (do, scale), (before, step), now = self._asked, self._at, report.status
         if do == "lr" and report.lr_scale == scale:
-            return f"learning rate × {scale:g} of its schedule"
-        if do == "lr":
-            return f"learning rate × {scale:g} from the next step on…"
-        return _DOING.get(do, "")
+            self._asked, self._said = None, (f"learning rate × {scale:g} of its schedule", now)
+        elif do == "resume" and now == "training" and report.step != step:
+            self._asked, self._said = None, ("it goes on", now)
+        elif do == "resume" and now == "training":
+            self._at = (now, step)
+        elif now != before:
+            self._asked = None
+
+    def _says(self, report: TrainingReport) -> str:
+        if self._asked:
+            do, scale = self._asked
+            return _DOING.get(do) or f"learning rate × {scale:g} from the next step on…"
+        said, status = self._said
+        return said if said and status == report.status else _RESTING.get(report.status, "").format(report.step)
 
 
 def _finite(value: float) -> float:
@@ -261,8 +272,9 @@ def _bar_class() -> type:
         def _free(self) -> None:
             """ipykernel sends what a page says to the thread that spoke to it last, and that may be busy with a cell; without
             that the page's own one hears it (a subshell), so that a run can be paused while something else is computed."""
-            if self.comm is not None:
-                vars(self.comm).pop("_reply_subshell_id", None)
+            comm: Any = self.comm
+            if comm is not None:
+                vars(comm).pop("_reply_subshell_id", None)
 
         def show(self, handle: Any = None) -> None:
             if "VSCODE_PID" in os.environ:  # it makes a widget's model when it shows the widget, and not before

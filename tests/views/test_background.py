@@ -100,12 +100,26 @@ def test_what_cannot_be_done_is_said_in_one_line():
     run = fakes.growing()
     run.report.status = "died"
     asked = background.Controls(run)
-    assert "resume goes on" in asked.now()["says"]
     asked.ask("pause")
     assert asked.now()["wrong"] and asked.now()["says"] == "pause: run 3f2a9c of bard is died, not training"
     run.actions["resume"] = lambda: 1 / 0
     asked.ask("resume")
     assert asked.now()["says"] == "ZeroDivisionError: division by zero" and not asked.waits
+
+
+def test_a_run_that_dies_is_not_going_on_any_more():
+    run = fakes.growing()
+    asked = background.Controls(run)
+    for step in (5, 1):  # long after it went on, and before it could
+        run.report.status = "died"
+        assert "its process died" in asked.now()["says"] and "resume goes on" in asked.now()["says"]
+        asked.ask("resume")
+        assert asked.now()["says"] == "a process goes on from its last state…"
+        run.report.status, run.report.step = "training", step
+        assert asked.now()["says"] == ("it goes on" if step == 5 else "a process goes on from its last state…")
+        run.report.step = 1
+    run.report.status = "died"
+    assert "its process died" in asked.now()["says"] and not asked.waits
 
 
 def test_who_pauses_and_is_gone_on_with_elsewhere_is_not_pausing():
