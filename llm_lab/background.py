@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -77,12 +78,19 @@ class _Watched:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self._lock = threading.Lock()  # a view's thread looks too
         self._follower: Follower | None = None
         self._read: tuple[Any, ...] = ()
         self._lm: tuple[Any, LM] | None = None
 
     def update(self) -> TrainingReport:
-        """The card as the run is now; read from the beginning where the run was begun again."""
+        """The card as the run is now; read from the beginning where the run was begun again. BadValue where it is gone."""
+        with self._lock:
+            return self._update()
+
+    def _update(self) -> TrainingReport:
+        if not self.run.path.is_dir():
+            raise BadValue(f"run {self.run.id} of {self.run.name} was deleted; there is nothing to watch any more")
         status = self.run.status
         bury(self.run, gone=status == "died")
         file = self.run.path / "report.json"

@@ -234,9 +234,12 @@ class Session:
     def _obey(self, command: Mapping[str, Any]) -> None:
         """What a person asked of a run that goes on, from its view or another kernel."""
         do, scale = command.get("do"), command.get("scale")
+        done = (
+            self.trainer.at.step if isinstance(self.trainer, Trainer) else self.card.step
+        )  # its event comes one later
         if do == "lr" and isinstance(self.trainer, Trainer) and isinstance(scale, int | float) and 0 <= scale < 1e6:
             self.trainer.at.lr_scale = float(scale)
-            self.card.notes.append(f"learning rate × {scale:g} from step {self.card.step} on, by hand")
+            self.card.notes.append(f"learning rate × {scale:g} from step {done + 1} on, by hand")
             if not self.touched:
                 self.touched = True
                 self.run.note(touched=True)
@@ -245,7 +248,7 @@ class Session:
             self.trainer.request_stop()
         else:
             return
-        at = {key: getattr(self.card, key) for key in ("step", "tokens", "seconds")}
+        at = {"step": done, "tokens": self.card.tokens, "seconds": self.card.seconds}
         self._told({"kind": "control", **at, **{key: command[key] for key in ("do", "scale") if key in command}})
         write_card(self.run, self.card)
 
