@@ -24,6 +24,8 @@ from llm_lab.corpora.options import CorpusOptions, opening
 from llm_lab.data.arrays import Tokens, tokenize
 from llm_lab.decoding.sampling import sample
 from llm_lab.errors import BadValue, LabError, listing
+from llm_lab.loggers.loggers import Loggers
+from llm_lab.loggers.options import LogOptions
 from llm_lab.metrics.evaluate import evaluate, likelihoods
 from llm_lab.models import cost
 from llm_lab.models.adapted import adapt
@@ -77,6 +79,8 @@ def pretrain(corpus: Any, name: str, options: dict[str, Any], display: bool = Tr
         given = [key for key in specs(SampleOptions) if key in request.given]
         if given and isinstance(lm.report, TrainingReport):
             lm.report.notes.append(f"the samples are those of that run: {listing(given)} changes what a new one shows")
+        if (log := request[LogOptions].log) and isinstance(lm.report, TrainingReport):
+            lm.report.notes.append(f"nothing was trained, so nothing was told to {listing(log)}")
         if display and lm.report is not None:
             load("llm_lab.views.live:show")(lm.report)
         return lm
@@ -114,6 +118,7 @@ def restore(run: runs.Run, model: Any = None) -> LM:
 def _prepare(request: Request, corpus: Corpus, notes: list[str], started: float) -> _Session:
     """Everything up to the first step: tokenizer, arrays, plan, memory check, model, trainer."""
     options: TrainOptions = request[TrainOptions]
+    loggers = Loggers(request[LogOptions].log)  # a library that is missing is said before anything is read
     train_text, val_text = corpus.split(request[CorpusOptions].split)
     tokenizer = _tokenizer(request[TokenizerOptions], corpus, train_text)
     config: ModelConfig = request.config(tokenizer.vocab_size)
@@ -158,7 +163,7 @@ def _prepare(request: Request, corpus: Corpus, notes: list[str], started: float)
         trains = {*BUDGETS, *specs(TrainOptions), *specs(CheckpointOptions)}
         idle = [key for key in request.given if key in trains - Fitter.reads]
         notes += [f"the text is counted once: {listing(idle)} has no effect"] if idle else []
-    return _Session(request, corpus, tokenizer, config, plan, trainer, data, held_out, notes)
+    return _Session(request, corpus, tokenizer, config, plan, trainer, data, held_out, notes, loggers)
 
 
 def _model(own: Any, config: ModelConfig, given: Collection[str]) -> LanguageModel:
@@ -210,8 +215,10 @@ class _Session:
         data: Tokens,
         held_out: Tokens,
         notes: list[str],
+        loggers: Loggers,
     ) -> None:
         self.request, self.tokenizer, self.plan, self.trainer = request, tokenizer, plan, trainer
+        self.loggers = loggers
         self.data, self.held_out = data, held_out
         self.samples: SampleOptions = request[SampleOptions]
         model = trainer.trainee.model
@@ -279,13 +286,16 @@ class _Session:
             },
         )
         run.write("environment", machine.environment())
+        about: dict[str, Any] = {part: run.read(part) for part in ("request", "plan", "environment")}
+        about |= {"name": run.name, "id": run.id, "folder": run.path, "facts": self.card.facts, "several": self.several}
+        self.loggers.start(about | {"step": 0, "seconds": self.card.setup_seconds}, self.card.notes, run.events())
         live = load("llm_lab.views.live:Live")(self.card) if display else None
         try:
             with _interrupt_is_stop(self.trainer), (run.path / "events.jsonl").open("a", encoding="utf-8") as log:
                 flushed = time.monotonic()
                 self._tell(TrainEvent("start", 0, 0, self.card.setup_seconds), log)
                 for event in self.trainer.events():
-                    log.write(json.dumps(_as_json(event)) + "\n")
+                    self._write(_as_json(event), log)
                     self._update(event)
                     if event.kind == "validation":
                         self.look(event.measured)
@@ -301,6 +311,7 @@ class _Session:
         except BaseException as error:
             self.card.status = "failed"
             self.card.notes.append(f"ended by {type(error).__name__} at step {self.card.step}: {error}".rstrip(": "))
+            self.loggers.close("failed", {})
             raise
         finally:
             if live is not None:
@@ -360,7 +371,11 @@ class _Session:
             **{key: getattr(event, key) for key in ("step", "tokens", "seconds")},
             "values": values,
         }
-        log.write(json.dumps({**line, "spent": self.spent}) + "\n")
+        self._write({**line, "spent": self.spent}, log)
+
+    def _write(self, line: dict[str, Any], log: TextIO) -> None:
+        log.write(json.dumps(line) + "\n")
+        self.loggers.tell(line)
 
     def _keep(self, run: runs.Run, step: int) -> None:
         """A checkpoint to disk; the run goes on where the disk is full."""
@@ -375,17 +390,18 @@ class _Session:
             self.kept.append(sum(file.stat().st_size for file in folder.iterdir()))
 
     def _sample(self, event: TrainEvent) -> None:
-        shown = self.samples
+        asked = self.samples
         found = sample(
             self.lm,
             self.trainer.objective,
             self.held_out,
-            shown.sample_prompt,
-            shown.sample_tokens,
+            asked.sample_prompt,
+            asked.sample_tokens,
             self.plan.options.seed,
         )
         if found is not None:
-            self.card.samples.append(Sample(event.step, event.seconds, *found))
+            self.card.samples.append(shown := Sample(event.step, event.seconds, *found))
+            self.loggers.tell({"kind": "sample", **asdict(shown)})
 
     def _finish(self, run: runs.Run) -> None:
         """After the clock: the weights to disk, then the whole validation split."""
@@ -414,6 +430,7 @@ class _Session:
             card.notes.append(
                 f"the loss stopped being a number at step {card.step}; a lower --lr or --muon_lr would do"
             )
+        self.loggers.close(card.status, card.final)
         plain = asdict(replace(card, actions={}, looks={}))  # results that watches gave live with the LM
         run.write("report", {key: value for key, value in plain.items() if key not in ("actions", "code", "looks")})
         run.set_status(card.status, final=card.final, steps=card.step, tokens=card.tokens, seconds=card.seconds)

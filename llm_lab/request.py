@@ -15,6 +15,7 @@ from torch import nn
 from llm_lab.corpora.corpus import Corpus
 from llm_lab.corpora.open import open_corpus
 from llm_lab.errors import BadValue, LabError, show
+from llm_lab.loggers.options import LogOptions
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.models.options import ModelOptions
 from llm_lab.models.presets import PRESETS, PresetOptions
@@ -83,7 +84,7 @@ class Request:
     def identity(self, corpus: Corpus, own: LanguageModel | None) -> dict[str, Any]:
         """What an identical cell is recognised by: everything that changes the result. `own` is the user's model, made."""
         run, watches = self[RunOptions], self[WatchOptions].watch
-        unseen = {"fresh", "model", "watch", *specs(SampleOptions)}
+        unseen = {"fresh", "model", "watch", *specs(SampleOptions), *specs(LogOptions)}
         return {
             "verb": "pretrain",
             "recipe": RECIPE,
