@@ -15,8 +15,9 @@ from llm_lab.metrics.diversity import distinct, repetition, self_bleu
 from llm_lab.models.presets import PresetOptions
 from llm_lab.options import specs
 from llm_lab.results import Compared, Comparison, Generation, RunComparison, RunFacts, mean
+from llm_lab.store.events import number
 from llm_lab.store.lm import LM
-from llm_lab.store.runs import COLUMNS, number
+from llm_lab.store.runs import COLUMNS
 
 
 def setting(value: Any) -> tuple[str, dict[str, Any]]:

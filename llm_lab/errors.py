@@ -25,6 +25,10 @@ class BadType(LabError, TypeError):
     """An argument is of a kind that cannot work, or is unknown, missing, or given twice."""
 
 
+class Busy(BadValue):
+    """Another process is at it."""
+
+
 class Stopped(LabError):
     """A run was interrupted and its model kept: raised by a cell after binding it, so that the cells behind it wait."""
 

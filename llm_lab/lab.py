@@ -17,6 +17,7 @@ from llm_lab.options import REQUIRED, distribute, specs
 from llm_lab.probes.options import ProbeOptions
 from llm_lab.registry import load as load_entry
 from llm_lab.results import (
+    BackgroundRun,
     Chat,
     Comparison,
     Evaluation,
@@ -32,7 +33,16 @@ from llm_lab.results import (
     Tokenization,
 )
 from llm_lab.store import runs as store
-from llm_lab.verbs import VERBS, BuildOptions, ChatOptions, CompareOptions, LiveOptions, TokenizeOptions, WeightOptions
+from llm_lab.verbs import (
+    VERBS,
+    AttachOptions,
+    BuildOptions,
+    ChatOptions,
+    CompareOptions,
+    LiveOptions,
+    TokenizeOptions,
+    WeightOptions,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,6 +143,12 @@ def _lm(value: Any) -> LM:
     if isinstance(value, LM):
         value.model.need_weights()
         return value
+    if isinstance(value, BackgroundRun):
+        lm = value.lm
+        print(
+            f"{lm.name}: run {value.run} is {value.status}; its weights after step {lm.run.reached if lm.run else 0} are used"
+        )
+        return lm
     if isinstance(value, str):
         with machine.uninterrupted():
             lm = load(value)
@@ -208,21 +224,51 @@ def _check_name(name: Any) -> None:
 
 
 @_with_options("pretrain")
-def pretrain(corpus: Any = None, name: str = "lm", *, display: bool = True, **options: Any) -> LM:
+def pretrain(corpus: Any = None, name: str = "lm", *, display: bool = True, **options: Any) -> LM | BackgroundRun:
     """Train a model from nothing on text; `display` draws a live card in a notebook, a progress line in a terminal.
 
     Give one budget (`steps`, `seconds`, `tokens` or `epochs`; 60 seconds otherwise). An identical request that has
-    finished is restored at once. An interrupt ends the step and keeps the model. Returns the LM.
+    finished is restored at once, one that was left on its way goes on. An interrupt ends the step and saves: the run is
+    paused. Returns the LM; with `background` a BackgroundRun, which a process of its own trains.
     """
+    from llm_lab.background import attach as watch
     from llm_lab.models.presets import PRESETS
     from llm_lab.pretraining import pretrain as carry_out
+    from llm_lab.store.lm import LM
 
     _check_name(name)
     if name in PRESETS and "preset" not in options and "model" not in options:
         raise BadValue(
             f"name: {name} is a preset, and none was chosen, so that another would be trained under its name; use preset={name!r}, or another name"
         )
-    return carry_out(corpus, name, options, display)
+    if options.get("init_from") is not None:
+        options["init_from"] = _lm(options["init_from"])
+    made = carry_out(corpus, name, options, display)
+    if isinstance(made, LM):
+        return made
+    attached = watch(made)
+    if display:
+        load_entry("llm_lab.views.background:show")(attached)
+    return attached
+
+
+@_with_options("attach")
+def attach(name: Any, *, display: bool = False, **options: Any) -> BackgroundRun:
+    """Watch a run that another process trains, or trained: `bard = lab.attach("bard")`, by its name or its run's id.
+
+    `bard.lm` is the model as it was last saved, and `bard` itself goes wherever a model goes; `bard.pause()`, `.resume()`,
+    `.stop()`, `.lr(0.5)` ask things of it; `bard.wait()` waits for its end. Its folder is all that it reads.
+    """
+    from llm_lab.background import attach as watch
+
+    (own,) = distribute((AttachOptions,), options, "attach")
+    run = getattr(name, "run", name)  # of a model, or of one that was attached before
+    attached = watch(run if isinstance(run, store.Run) else store.find_any(run))
+    if display:
+        load_entry(f"llm_lab.views.background:{'watch' if own.wait else 'show'}")(attached)
+    elif own.wait:
+        attached.wait()
+    return attached
 
 
 @_with_options("build")
@@ -617,7 +663,7 @@ def lab(action: str = "", name: str | None = None, to: str | None = None) -> Any
     if action == "runs":
         return overview.all_runs()
     if action in ("show", "code"):
-        from llm_lab.store.lm import load_card
+        from llm_lab.store.cards import load_card
 
         if not name:
             raise BadType(f"lab {action} needs a name, for example %lab {action} bard")

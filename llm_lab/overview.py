@@ -15,6 +15,7 @@ from llm_lab import machine
 from llm_lab.errors import LabError
 from llm_lab.results import Listing
 from llm_lab.store import runs as store
+from llm_lab.store.events import number
 from llm_lab.verbs import VERBS
 
 _PACKAGES = ("torch", "tokenizers", "IPython", "ipykernel", "jupyterlab", "ipywidgets", "anywidget", "plotly")
@@ -22,7 +23,7 @@ _PACKAGES = ("torch", "tokenizers", "IPython", "ipykernel", "jupyterlab", "ipywi
 
 def ago(then: object) -> str:
     """How long ago a time was; a damaged file's may be anything."""
-    moment = store.number(then)
+    moment = number(then)
     if moment is None:
         return "some time ago"
     seconds = max(0.0, time.time() - moment)
@@ -45,8 +46,8 @@ def all_runs() -> Listing:
                 run.id,
                 run.status,
                 name if isinstance(name, str) else "",
-                store.number(status.get("steps")),
-                store.number(final.get("loss")) if isinstance(final, dict) else None,
+                number(status.get("steps")),
+                number(final.get("loss")) if isinstance(final, dict) else None,
                 ago(status.get("time")),
                 round(_bytes(run.path) / 1e6, 2),
                 str(run.path),

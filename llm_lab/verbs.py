@@ -25,8 +25,38 @@ from llm_lab.training.options import BudgetOptions, CheckpointOptions, SampleOpt
 class RunOptions(Options):
     room: ClassVar[str] = "run"
     model: object = option(None, "your own nn.Module, class or instance, in place of a preset", example="@MyGPT")
+    init_from: object = option(
+        None,
+        "begin with the weights of this model, run or checkpoint, in place of random ones",
+        also=("from",),
+        auto="random weights",
+        example="bard@500",
+    )
     fresh: bool = option(False, "train again although an identical run is finished")
     replay: str | None = option(None, "a run whose learning rates are used again step by step", example="3f2a9c")
+
+
+@dataclass(frozen=True)
+class SaveOptions(Options):
+    room: ClassVar[str] = "saving"
+    save_every: float = option(
+        10.0,
+        "seconds between two states that the run can go on from after a crash; rarer where saving would take over a hundredth of the time; 0: only when it is paused",
+        unit="s",
+        ge=0,
+    )
+    time_limit: float | None = option(
+        None, "wall-clock time after which the run is paused", unit="s", gt=0, auto="none", example="3600"
+    )
+    background: bool = option(
+        False, "train in a process of its own, which outlives this kernel; %attach NAME watches it from any other"
+    )
+
+
+@dataclass(frozen=True)
+class AttachOptions(Options):
+    room: ClassVar[str] = "attach"
+    wait: bool = option(False, "watch from this cell until the run is over or paused; an interrupt detaches")
 
 
 @dataclass(frozen=True)
@@ -134,7 +164,7 @@ class TokenizeOptions(Options):
 class Arg:
     """A value that needs no flag. `takes` says what kind it is:
 
-    new (the NAME a maker creates), model (an existing one), models (one, or several as a list: `a,b`), corpus (a name, path, URL,
+    new (the NAME a maker creates), run (a run's name or id, which becomes a variable where it can be one's), model (an existing one), models (one, or several as a list: `a,b`), corpus (a name, path, URL,
     `@df`), text and texts (quoted), choice (a bare word of `choices`), word (any bare word).
     """
 
@@ -218,6 +248,7 @@ VERBS: dict[str, Verb] = {
                 *corpus_options(),
                 ModelOptions,
                 TrainOptions,
+                SaveOptions,
                 CheckpointOptions,
                 WatchOptions,
                 LogOptions,
@@ -408,12 +439,15 @@ VERBS: dict[str, Verb] = {
             (_MODEL, Arg("path", "word", "the file to write")),
             "options",
         ),
-        _soon(
+        Verb(
             "attach",
-            "watch a run of another kernel",
+            "watch a run that is trained in the background, and steer it",
             "%attach bard",
-            "runs train in their own cell; %lab runs lists them",
-            (_MODEL,),
+            (Arg("name", "run", "a run, by its name or its id; the name becomes a notebook variable", required=True),),
+            (AttachOptions,),
+            "",
+            "llm_lab.lab:attach",
+            draws=True,
         ),
     )
 }

@@ -8,6 +8,7 @@ entry string and imported when a result is first shown.
 from __future__ import annotations
 
 from llm_lab.results.attention import AttentionMaps
+from llm_lab.results.background import BackgroundRun
 from llm_lab.results.base import Piece, Result, in_notebook, mean
 from llm_lab.results.comparisons import Compared, Comparison, RunComparison, RunFacts
 from llm_lab.results.counterfactual import Counterfactual
@@ -52,6 +53,7 @@ __all__ = [
     "Answer",
     "AttentionMaps",
     "Autoencoder",
+    "BackgroundRun",
     "BeamNode",
     "BeamTree",
     "Chat",

@@ -63,10 +63,10 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise BadValue(_why(path, error)) from None
+        raise BadValue(why(path, error)) from None
 
 
-def _why(path: Path, error: OSError) -> str:
+def why(path: Path, error: OSError) -> str:
     if error.errno == errno.ENAMETOOLONG:
         return f"name: {show(path.name)} is too long for a folder here; a name of at most 64 letters would do"
     file = next((p for p in (path, *path.parents) if os.path.isfile(p)), None)

@@ -1,8 +1,10 @@
 """Runs on disk: one folder each, of plain files. It knows no torch: names and lists cost nothing to ask for.
 
-.llm_lab/runs/bard-3f2a9c/   request.json  plan.json  environment.json  status.json  events.jsonl
+.llm_lab/runs/bard-3f2a9c/   request.json  plan.json  environment.json  status.json  events.jsonl  report.json
                              model.safetensors  model.json  tokenizer.json
-                             checkpoints/500/model.safetensors
+                             checkpoints/500/model.safetensors      weights that were asked for
+                             resume/00000812.safetensors            what the run goes on from
+                             lock                                   held by the one process that writes it
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -19,7 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_lab.errors import BadValue, listing, suggestion
+from filelock import FileLock, Timeout
+
+from llm_lab.errors import BadValue, Busy, listing, show, suggestion
+from llm_lab.store.events import FILE, number, read_events
 from llm_lab.store.folders import cache as cache
 from llm_lab.store.folders import home as home
 from llm_lab.store.folders import stores, writing
@@ -28,15 +34,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("step", "tokens", "seconds", "train_loss", "val_loss", "lr")
-_NUMBERS = {"step": ("step", "tokens", "seconds", "lr"), "validation": ("step", "tokens", "seconds")}
-_NUMBERS["watch"] = _NUMBERS["validation"]
-
-
-def number(value: object) -> float | None:
-    """A finite number as it is, and None for whatever else a file may hold in its place."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return value if abs(value) < 1e300 else None  # not of NaN
+_held: set[str] = set()  # the runs that this process writes
+RESUMABLE = ("paused", "died", "failed")
 
 
 @dataclass(frozen=True)
@@ -63,19 +62,51 @@ class Run:
 
     @property
     def status(self) -> str:
-        """training | finished | stopped | failed | died (its process is gone)"""
+        """training | paused | finished | failed | died (its process is gone)"""
         state = self.read("status")
         status = state.get("status")
         if not isinstance(status, str):
             return "failed"
-        if status == "training" and state.get("host") == socket.gethostname() and not _alive(state.get("pid")):
-            return "died"
+        if status == "training" and state.get("host") == socket.gethostname():
+            # A full disk may have kept this process from writing that it is over.
+            ours = state.get("pid") == os.getpid() and self.path.name not in _held
+            return "died" if ours or not _alive(state) else status
         return status
 
     @property
+    def diverged(self) -> bool:
+        """Whether its loss stopped being a number: going on from there would do the same."""
+        return self.read("status").get("diverged") is True
+
+    @property
     def loadable(self) -> bool:
-        """Whether it left a model: weights were saved, and the run did not fail."""
-        return os.path.isfile(self.path / "model.safetensors") and self.status != "failed"
+        """Whether there is a model to load: a finished one, or the state of one that is on its way or was left there."""
+        if self.diverged:
+            return False
+        return bool(self.states) or (self.status != "failed" and os.path.isfile(self.path / "model.safetensors"))
+
+    @property
+    def resumable(self) -> bool:
+        return self.status in RESUMABLE and bool(self.states) and not self.diverged
+
+    @property
+    def states(self) -> list[int]:
+        """The steps that it can go on from, in order."""
+        return sorted(int(f.stem) for f in (self.path / "resume").glob("*.safetensors") if f.stem.isdecimal())
+
+    @property
+    def reached(self) -> int:
+        """The step whose weights are the newest on the disk."""
+        steps = number(self.read("status").get("steps"))
+        return int(steps or 0) if self.status == "finished" or not self.states else self.states[-1]
+
+    def state_file(self, step: int) -> Path:
+        return self.path / "resume" / f"{step:08d}.safetensors"
+
+    def forget_states(self) -> None:
+        """A finished run has its model, and nothing to go on to."""
+        for part in ("resume", "base"):
+            shutil.rmtree(self.path / part, ignore_errors=True)
 
     @property
     def checkpoints(self) -> list[int]:
@@ -94,17 +125,12 @@ class Run:
         return max(number(state.get("started")) or 0.0, number(state.get("restored")) or 0.0)
 
     def set_status(self, status: str, **more: Any) -> None:
-        from llm_lab.store.files import write_json
+        """Write it down; of one that is training, that this process does it."""
+        self.note(**(_holder() if status == "training" else {}), status=status, time=time.time(), **more)
 
-        state = {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            **self.read("status"),
-            "status": status,
-            "time": time.time(),
-            **more,
-        }
-        write_json(self.path / "status.json", state)
+    def note(self, **facts: Any) -> None:
+        """Add facts to its status."""
+        self.write("status", {**self.read("status"), **facts})
 
     def write(self, part: str, value: dict[str, Any]) -> None:
         from llm_lab.store.files import write_json
@@ -113,19 +139,8 @@ class Run:
 
     def events(self) -> Iterator[dict[str, Any]]:
         """The events as they happened; a line cut off by a crash, or damaged, ends them."""
-        try:
-            file = open(self.path / "events.jsonl", "rb")  # noqa: SIM115  # closed by the with below
-        except OSError:
-            return
-        with file:
-            for line in file:
-                try:
-                    event = json.loads(line.decode("utf-8"))
-                except (ValueError, RecursionError):
-                    return
-                if not _is_event(event):
-                    return
-                yield event
+        for event, _ in read_events(self.path / FILE):
+            yield event
 
     @property
     def history(self) -> pd.DataFrame:
@@ -168,17 +183,6 @@ class Run:
         return tuple(event["lr"] for event in self.events() if event.get("kind") == "step")
 
 
-def _is_event(value: Any) -> bool:
-    """Whether a line of the trace holds what its readers rest on; a loss that was no number is None."""
-    if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
-        return False
-    needed = _NUMBERS.get(value["kind"], ())
-    if any(number(value.get(name)) is None for name in needed):
-        return False
-    loss = value.get("loss")
-    return not needed or (isinstance(value["step"], int) and (loss is None or number(loss) is not None))
-
-
 def _parts(event: dict[str, Any]) -> dict[str, float | None]:
     """The parts of an event's loss, those that are numbers; a damaged file may hold anything in their place."""
     parts = _table(event, "parts")
@@ -190,14 +194,23 @@ def _table(event: dict[str, Any], key: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _alive(pid: object) -> bool:
-    if not isinstance(pid, int) or isinstance(pid, bool) or pid <= 0:
-        return False
+def _holder() -> dict[str, Any]:
+    """What tells this process from every other, one that is given its number later included."""
     import psutil
 
+    return {"pid": os.getpid(), "born": psutil.Process().create_time(), "host": socket.gethostname()}
+
+
+def _alive(state: dict[str, Any]) -> bool:
+    import psutil
+
+    pid, born = state.get("pid"), number(state.get("born"))
+    if not isinstance(pid, int) or isinstance(pid, bool) or pid <= 0:
+        return False
     try:
-        return bool(psutil.pid_exists(pid))
-    except OverflowError:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and (born is None or abs(process.create_time() - born) < 1)
+    except (psutil.Error, OverflowError):
         return False
 
 
@@ -207,15 +220,46 @@ def key(request: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def create(name: str, request: dict[str, Any]) -> Run:
-    """A new run's folder with its request. BadValue where it cannot be written."""
+def create(name: str, request: dict[str, Any], fresh: bool = True) -> Run:
+    """A new run's folder with its request. BadValue where it cannot be written; Busy where another process is at the same
+    request, unless `fresh`."""
     folder = home(make=True) / "runs" / f"{name}-{secrets.token_hex(3)}"
     with writing(folder):
-        folder.mkdir(parents=True)
-    run = Run(folder)
-    run.write("request", request)
-    run.set_status("training", started=time.time())
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / ".lock"):  # of two that ask for the same at once, one is first
+            if not fresh and (other := find_identical(name, request)) and other.status == "training":
+                raise busy(other)
+            folder.mkdir()
+            run = Run(folder)
+            run.write("request", request)
+            run.set_status("training", started=time.time())
     return run
+
+
+@contextlib.contextmanager
+def hold(run: Run) -> Iterator[None]:
+    """The lock on a run, as long as this process writes it. Busy, with who holds it, where another does."""
+    lock = FileLock(run.path / "lock")
+    with writing(run.path / "lock"):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:  # which is an OSError too
+            raise busy(run) from None
+    _held.add(run.path.name)
+    try:
+        yield
+    finally:
+        _held.discard(run.path.name)
+        lock.release()
+
+
+def busy(run: Run) -> Busy:
+    state = run.read("status")
+    since = number(state.get("resumed")) or number(state.get("started"))
+    when = f" since {time.strftime('%H:%M', time.localtime(since))}" if since else ""
+    return Busy(
+        f"run {run.id} of {run.name} is being trained by process {state.get('pid', '?')} on {state.get('host', '?')}{when}; %attach {run.name} watches it, --fresh trains another"
+    )
 
 
 def all_runs() -> list[Run]:
@@ -251,6 +295,17 @@ def find(name: str) -> Run:
     raise BadValue(f"no model or run is called {name!r}{suggestion(name, known)}; {there}")
 
 
+def find_any(name: object) -> Run:
+    """The newest run of that name, whatever became of it, or the one of that id. BadValue where there is none."""
+    runs = all_runs()
+    hits = [run for run in runs if run.name == name] or [run for run in runs if name in (run.id, run.path.name)]
+    if hits:
+        return next((run for run in hits if run.status == "training"), hits[0])
+    known = list(dict.fromkeys(run.name for run in runs))
+    there = f"there is: {listing(known)}" if known else "there is none yet; %%pretrain NAME makes one"
+    raise BadValue(f"no run is called {show(name)}{suggestion(name, known)}; {there}")
+
+
 def find_checkpoint(name: str) -> tuple[Run, int]:
     """The run and the step that `bard@500` names: of the runs that are called so the one that `find` takes, or, where that
     one left no model, the newest that kept checkpoints. BadValue, with the nearest step, where that step was not kept."""
@@ -279,10 +334,15 @@ def find_checkpoint(name: str) -> tuple[Run, int]:
 
 
 def find_identical(name: str, request: dict[str, Any]) -> Run | None:
-    """The newest finished run of this name that was asked for in just this way, and whose files are whole."""
+    """The newest run of this name that was asked for in just this way: finished and whole, on its way, or left where it
+    can go on. One that a person touched and that is finished is found by its name only."""
     wanted = key(request)
     for run in all_runs():
-        if run.name == name and run.status == "finished" and key(run.read("request")) == wanted and _whole(run):
+        if run.name != name or key(run.read("request")) != wanted:
+            continue
+        if run.status == "finished" and not run.read("status").get("touched") and _whole(run):
+            return run
+        if (run.status == "training" or run.resumable) and os.access(run.path, os.W_OK):
             return run
     return None
 

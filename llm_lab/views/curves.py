@@ -55,7 +55,7 @@ def _extent(r: TrainingReport, curves: Sequence[Curve]) -> tuple[float, float, f
     points = [p for curve in curves for p in curve]
     reach = max((p[x] for p in points), default=0)
     budget = (r.budget_seconds if r.by_time else r.budget_steps) or 0
-    span = max(reach, budget) if r.status in ("training", "stopped") else reach
+    span = max(reach, budget) if r.status in ("training", "paused") else reach
     losses = [p[2] for p in points]
     low, high = (min(losses), max(losses)) if losses else (0.0, 5.0)
     pad = max((high - low) * 0.05, abs(high) * 0.005, 1e-6)

@@ -33,7 +33,7 @@ from llm_lab.views.curves import HEIGHT, WIDTH, Curve, chart, dash, decimate, dr
 if TYPE_CHECKING:
     import plotly.graph_objects
 
-WORD = {"finished": "trained", "stopped": "paused", "restored": "trained, restored from the store"}
+WORD = {"finished": "trained", "restored": "trained, restored from the store"}
 
 
 def report(result: TrainingReport) -> dict[str, str]:

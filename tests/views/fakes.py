@@ -397,7 +397,7 @@ def listing(title: str = "runs", cell: str = "bard") -> Listing:
         title=title,
         facts=["2 in .llm_lab"],
         columns=["name", "run", "status", "steps", "held-out loss", "MB"],
-        rows=[[cell, "3f2a9c", "finished", 606, 1.7123, 3.2], ["b2", "11aa22", "stopped", 12, None, 3.2]],
+        rows=[[cell, "3f2a9c", "finished", 606, 1.7123, 3.2], ["b2", "11aa22", "paused", 12, None, 3.2]],
         caption="Loss in nats per token over the whole held-out split.",
     )
 
@@ -851,7 +851,7 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "watching": with_watches(training("training", steps=412, by_time=False)),
             "sides": sides(),
             "sides to come": sides(waits=True),
-            "steps": training("stopped", steps=300, by_time=False),
+            "steps": training("paused", steps=300, by_time=False),
             "generation": generation(),
             "samples": generation(n=3),
             "tree": tree(),
