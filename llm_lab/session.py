@@ -171,8 +171,13 @@ class Session:
         self.loggers.start(
             {
                 **{part: run.read(part) for part in ("request", "plan", "environment")},
-                **{"name": run.name, "id": run.id, "folder": run.path, "facts": self.card.facts},
-                **{"step": self.first.step, "seconds": self.first.seconds, "several": self.card.several},
+                "name": run.name,
+                "id": run.id,
+                "folder": run.path,
+                "facts": self.card.facts,
+                "step": self.first.step,
+                "seconds": self.first.seconds,
+                "several": self.card.several,
             },
             self.card.notes,
             run.events(),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from llm_lab import session
 from llm_lab.loggers.loggers import FILE, Loggers
 from llm_lab.store import runs
 from tests.loggers import reading
@@ -82,9 +83,33 @@ def test_the_librarys_own_reader_finds_the_history(name):
         assert Path(path).is_dir()  # from the working folder
 
 
-@pytest.mark.parametrize("lost", [0, 4, -5], ids=["paused", "killed-behind", "killed-ahead"])
-def test_a_run_that_goes_on_is_one_run(name, lost):
-    """Paused, every event was told; killed, the newest did not get there, or came from after the state that it goes on from."""
+def test_a_paused_run_goes_on_in_the_same_logged_run(name, monkeypatch):
+    def pause(self, event, real=session.Session._update):
+        real(self, event)
+        if event.step == 9 and event.kind == "step" and self.first.kind == "start":
+            self.trainer.request_stop()
+
+    monkeypatch.setattr(session.Session, "_update", pause)
+    asked = dict(steps=20, log=name, watch="head_entropy,grad_norm")
+    left = train("twice", **asked)
+    assert left.report.status == "paused"
+    kept = json.loads((left.run.path / FILE).read_text())
+    if name == "mlflow":
+        assert reading.mlflow(left.run.path)[1]["status"] == "KILLED"
+    lm = train("twice", **asked)
+    assert (lm.run.id, lm.report.status, lm.report.step) == (left.run.id, "finished", 20)
+    assert json.loads((lm.run.path / FILE).read_text()) == kept
+    curves, more = getattr(reading, name)(lm.run.path)
+    assert set(curves) == set(history(lm))
+    for metric, curve in history(lm).items():
+        assert curves[metric] == curve, metric
+    assert len([value for step, value in curves["train/loss"]]) == 20
+    assert "final/loss" in more["final"]
+
+
+@pytest.mark.parametrize("lost", [4, -5], ids=["behind", "ahead"])
+def test_a_run_that_was_killed_has_neither_gaps_nor_doubles(name, lost):
+    """Its newest events did not get there, or came from after the state that it goes on from."""
     lm = train("cut", steps=30, watch="head_entropy")
     events, at = list(lm.run.events()), 14
     about = {part: lm.run.read(part) for part in ("request", "plan", "environment")}
@@ -119,15 +144,14 @@ def test_a_run_that_goes_on_is_one_run(name, lost):
 def test_mlflow_that_loses_its_database_ends_no_run(monkeypatch):
     if not there("mlflow"):
         pytest.skip("mlflow is not installed; pip install mlflow brings this test")
-    from llm_lab import pretraining
 
-    def damage(self, event, real=pretraining._Session._update):
+    def damage(self, event, real=session.Session._update):
         real(self, event)
         if event.step == 10:
             for file in Path(".llm_lab/mlflow").glob("mlflow.db*"):
                 file.write_bytes(b"no database " * 500)
 
-    monkeypatch.setattr(pretraining._Session, "_update", damage)
+    monkeypatch.setattr(session.Session, "_update", damage)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     lm = train("lives", steps=20, log="mlflow")
     assert lm.report.status == "finished"
