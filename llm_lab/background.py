@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -77,14 +78,21 @@ class _Watched:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self._lock = threading.Lock()  # a view's thread looks too
         self._follower: Follower | None = None
         self._read: tuple[Any, ...] = ()
         self._lm: tuple[Any, LM] | None = None
 
     def update(self) -> TrainingReport:
-        """The card as the run is now; read from the beginning where the run was begun again."""
-        bury(self.run)
+        """The card as the run is now; read from the beginning where the run was begun again. BadValue where it is gone."""
+        with self._lock:
+            return self._update()
+
+    def _update(self) -> TrainingReport:
+        if not self.run.path.is_dir():
+            raise BadValue(f"run {self.run.id} of {self.run.name} was deleted; there is nothing to watch any more")
         status = self.run.status
+        bury(self.run, gone=status == "died")
         file = self.run.path / "report.json"
         with suppress(OSError):
             facts = file.stat()
@@ -156,10 +164,15 @@ def stop_all(how: str) -> list[Run]:
     return asked
 
 
-def bury(run: Run) -> None:
-    """Let the system forget a process of ours that has ended, and write down how."""
+def bury(run: Run, gone: bool) -> None:
+    """Let the system forget a process of ours that has ended, and write down how. One that is `gone` is waited for: it
+    cannot take long."""
     process = _children.get(run.path.name)
-    if process is None or process.poll() is None:
+    if process is None:
+        return
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(1 if gone else 0)
+    if process.returncode is None:
         return
     del _children[run.path.name]
     if process.returncode < 0 and run.read("status").get("status") == "training":
@@ -179,9 +192,10 @@ def death(run: Run) -> str:
             why = f"its process was ended by {name}"
         else:
             why = _last_words(run) or "its process ended without a word (killed, or the machine was switched off)"
-    states = run.states if run.resumable else []
-    there = f"its state after step {states[-1]} is on the disk, and %lab resume {run.name} goes on" if states else ""
-    return f"{why[:300]}; {there or 'nothing of it can be gone on with'}"
+    if not run.resumable:
+        return why[:300]
+    there = f"its state after step {run.states[-1]} is on the disk, and %lab resume {run.name} goes on from there"
+    return f"{why[:300]}; {there}"
 
 
 def _last_words(run: Run) -> str:

@@ -64,6 +64,7 @@ class Session:
         self.data, self.held_out = data, held_out
         self.samples: SampleOptions = request[SampleOptions]
         self.saving: SaveOptions = request[SaveOptions]
+        self.loggers = request.loggers
         model = trainer.trainee.model
         self.info = {
             "corpus": corpus.name,
@@ -153,7 +154,7 @@ class Session:
         self.run = run
         self.lm.run, self.lm.report = run, self.card
         self.card.facts.insert(-1, f"run {run.id}")
-        self.saver = Saver(run, self.saving.save_every)
+        self.saver = Saver(run, self.saving.save_every, at_once=run.read("status").get("background") is True)
         assert self.first is not None, "begin or resume comes before"
         if self.first.kind == "start":
             (run.path / FILE).unlink(missing_ok=True)  # of an attempt that ended before it saved anything
@@ -167,6 +168,20 @@ class Session:
             )
             run.write("environment", machine.environment())
             self.lm.save_description(run.path)
+        self.loggers.start(
+            {
+                **{part: run.read(part) for part in ("request", "plan", "environment")},
+                "name": run.name,
+                "id": run.id,
+                "folder": run.path,
+                "facts": self.card.facts,
+                "step": self.first.step,
+                "seconds": self.first.seconds,
+                "several": self.card.several,
+            },
+            self.card.notes,
+            run.events(),
+        )
         write_card(run, self.card)
         control, ends = Control(run), self.saving.time_limit and time.monotonic() + self.saving.time_limit
         live = load("llm_lab.views.live:Live")(self.card) if display else None
@@ -197,6 +212,7 @@ class Session:
         except BaseException as error:
             self.card.status = "paused" if isinstance(error, KeyboardInterrupt) and run.states else "failed"
             self.card.notes.append(f"ended by {type(error).__name__} at step {self.card.step}: {error}".rstrip(": "))
+            self.loggers.close(self.card.status, {})
             raise
         finally:
             self.saver.wait()
@@ -227,16 +243,20 @@ class Session:
             self.card.status = "failed" if self.diverged else event.reason
 
     def _told(self, line: dict[str, Any]) -> None:
-        """To the trace and the card."""
+        """To the trace, the loggers and the card."""
         self.log.add(line)
+        self.loggers.tell(line)
         tell(self.card, line)
 
     def _obey(self, command: Mapping[str, Any]) -> None:
         """What a person asked of a run that goes on, from its view or another kernel."""
         do, scale = command.get("do"), command.get("scale")
+        done = (
+            self.trainer.at.step if isinstance(self.trainer, Trainer) else self.card.step
+        )  # its event comes one later
         if do == "lr" and isinstance(self.trainer, Trainer) and isinstance(scale, int | float) and 0 <= scale < 1e6:
             self.trainer.at.lr_scale = float(scale)
-            self.card.notes.append(f"learning rate × {scale:g} from step {self.card.step} on, by hand")
+            self.card.notes.append(f"learning rate × {scale:g} from step {done + 1} on, by hand")
             if not self.touched:
                 self.touched = True
                 self.run.note(touched=True)
@@ -245,7 +265,7 @@ class Session:
             self.trainer.request_stop()
         else:
             return
-        at = {key: getattr(self.card, key) for key in ("step", "tokens", "seconds")}
+        at = {"step": done, "tokens": self.card.tokens, "seconds": self.card.seconds}
         self._told({"kind": "control", **at, **{key: command[key] for key in ("do", "scale") if key in command}})
         write_card(self.run, self.card)
 
@@ -332,6 +352,7 @@ class Session:
                 f"the loss stopped being a number at step {card.step}; a lower --lr or --muon_lr would do"
             )
         self.log.flush(durable=True)
+        self.loggers.close(card.status, card.final)
         with contextlib.suppress(LabError):  # where the disk is full the model is still there, and the card says so
             write_card(run, card)
             run.set_status(

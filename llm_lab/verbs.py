@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from llm_lab.corpora.options import CORPORA, CorpusOptions, SourceOptions, corpus_options
 from llm_lab.decoding.options import STRATEGIES, EnsembleOptions, GenerateOptions, strategy_options
 from llm_lab.errors import NotYet
+from llm_lab.loggers.options import LogOptions
 from llm_lab.metrics.options import ANSWERS, EvaluateOptions
 from llm_lab.models.options import ModelOptions
 from llm_lab.models.presets import PRESETS, PresetOptions
@@ -264,6 +265,7 @@ VERBS: dict[str, Verb] = {
                 SaveOptions,
                 CheckpointOptions,
                 WatchOptions,
+                LogOptions,
                 SampleOptions,
             ),
             "options",

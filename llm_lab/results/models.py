@@ -94,6 +94,7 @@ class TrainingReport(Result):
     train_tokens: int = 0  # of the training text
     lr: float = 0.0
     peak_lr: float = 0.0  # the largest of the groups' peak learning rates
+    lr_scale: float = 1.0  # what a person multiplies the schedule by
     schedule: str = ""
     memory: int = 0  # bytes in use by this process (or on the device)
     memory_total: int = 0

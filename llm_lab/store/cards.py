@@ -14,7 +14,7 @@ from llm_lab.store.runs import Run
 from llm_lab.store.typed import build
 
 # What events tell; the file says the rest.
-_TOLD = frozenset({"train", "val", "parts", "val_parts", "watched", "samples", "watch_seconds"})
+_TOLD = frozenset({"train", "val", "parts", "val_parts", "watched", "samples", "watch_seconds", "lr_scale"})
 _LIVE = frozenset({"actions", "code", "looks"})  # what is there only as long as the process that made it
 
 
@@ -23,6 +23,9 @@ def tell(card: TrainingReport, event: Mapping[str, Any]) -> None:
     kind = event.get("kind")
     if kind == "start":
         card.setup_seconds = number(event.get("seconds")) or 0.0
+    if kind == "control" and event.get("do") == "lr":
+        scale = number(event.get("scale"))
+        card.lr_scale = 1.0 if scale is None else scale
     if kind not in ("step", "validation", "watch", "sample"):
         return
     step, seconds = event["step"], event["seconds"]

@@ -337,6 +337,10 @@ def _refuse_failed(run: Run) -> None:
     if state.get("status") == "failed":
         rest = "and its weights are not numbers to work with" if has_weights else "and its weights were not saved"
         raise BadValue(f"the run in {str(run.path)!r} failed{why}, {rest}; train it again, or load one that finished")
+    if run.status == "training" and not has_weights:
+        raise BadValue(
+            f"run {run.id} of {run.name} has only just begun, and saved no weights yet; try again in a moment"
+        )
     if state and not has_weights:
         raise BadValue(
             f"{run.path / 'model.safetensors'} is missing: the run's status is {run.status}, and its weights were not "

@@ -60,15 +60,15 @@ class Saver:
     """Writes states while the steps go on: they wait for the copy, and not for the disk.
 
     A state is due `every` so many seconds, or so rarely that copying and writing take at most a hundredth of the time;
-    with 0 never by itself.
+    with 0 never by itself. `at_once`: the first one is due now, since others wait for it.
     """
 
-    def __init__(self, run: Run, every: float) -> None:
+    def __init__(self, run: Run, every: float, at_once: bool = False) -> None:
         self.run, self.every = run, every
         self.saved: int | None = None  # the last step whose state is on the disk
         self.problem = ""  # what kept the last one from it
         self._thread: threading.Thread | None = None
-        self._last = time.monotonic()
+        self._last = time.monotonic() - (every if at_once else 0)
         self._cost = 0.0  # seconds of one
 
     @property

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from llm_lab.errors import BadValue
 from llm_lab.results import (
     Answer,
     AttentionMaps,
+    BackgroundRun,
     BeamNode,
     BeamTree,
     Chat,
@@ -126,6 +128,50 @@ def training(status: str = "finished", name: str = "bard", steps: int = 606, by_
         notes=["batch 24 of 64 tokens was fitted to this machine"],
         repeat="%pretrain bard shakespeare --tokenizer char --steps 606 --batch_size 24 --seed 0" if done else "",
     )
+
+
+def background(status: str = "training", name: str = "bard", steps: int = 300, why: str = "") -> BackgroundRun:
+    report = training(status, name, steps)
+    report.notes += [why] if why else []
+    return BackgroundRun(name=name, run="3f2a9c", report=report)
+
+
+def growing(name: str = "bard", by: int = 4, ends: int = 10_000) -> BackgroundRun:
+    """A run that grows by some steps with every look, and does what is asked of it at the next one."""
+    made = background("training", name, 1)
+    whole = training("training", name, ends).train
+    asked: list[tuple[str, float]] = []
+
+    def update() -> TrainingReport:
+        report = made.report
+        for do, scale in asked:
+            if do == "lr":
+                report.lr_scale, report.lr = scale, 6.4e-3 * scale
+            else:
+                report.status = {"pause": "paused", "resume": "training", "stop": "finished"}[do]
+        asked.clear()
+        if report.status == "training":
+            report.step = min(report.step + by, ends)
+            report.train = whole[: report.step]
+            report.val = whole[79 : report.step : 80]
+            report.seconds, report.tokens = report.train[-1][1], 2048 * report.step
+            if report.step == ends:
+                report.status = "finished"
+        return report
+
+    def pause() -> None:
+        if made.report.status != "training":
+            raise BadValue(f"pause: run 3f2a9c of {name} is {made.report.status}, not training")
+        asked.append(("pause", 1.0))
+
+    made.actions = {
+        "update": update,
+        "pause": pause,
+        "resume": lambda: asked.append(("resume", 1.0)),
+        "stop": lambda: asked.append(("stop", 1.0)),
+        "lr": lambda scale: asked.append(("lr", scale)),
+    }
+    return made
 
 
 def pieces(texts: list[str]) -> list[Piece]:
@@ -922,6 +968,10 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "units": units(),
             "units growing": units(n=0),
             "linear": linear(),
+            "in the background": background(),
+            "paused": background("paused"),
+            "died": background("died", why="its process was ended by SIGKILL; %lab resume bard goes on from step 250"),
+            "done in the background": background("finished", steps=606),
         }
     evil = "".join(HOSTILE)
     live, done = training("training", evil), training("finished", evil)
@@ -978,4 +1028,6 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         "attributed": attributed(evil, evil),
         "units": units(tuple(HOSTILE), evil),
         "linear": linear(tuple(HOSTILE), evil),
+        "in the background": background("training", evil, why=EVIL),
+        "died": background("died", evil, why=evil),
     }
