@@ -24,6 +24,7 @@ from llm_lab.store.lm import LM, load_run
 from llm_lab.store.runs import Run
 
 LOG = "worker.log"
+_LOOK = 0.1  # seconds between two looks
 _children: dict[str, subprocess.Popen[bytes]] = {}  # by run: who began them must also bury them
 
 
@@ -112,7 +113,10 @@ class _Watched:
         return card
 
     def lm(self) -> LM:
-        """The model as it was last saved; the same object until there is a newer one."""
+        """The model as it was last saved; the same object until there is a newer one. A run that has only just begun is
+        waited for: it saves itself at its first step."""
+        while self.run.status == "training" and not self.run.states:
+            time.sleep(_LOOK)
         newest = self.run.states[-1:] if self.run.status != "finished" else ["finished"]
         if self._lm is None or self._lm[0] != newest:
             self._lm = (newest, load_run(self.run))
