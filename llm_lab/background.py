@@ -193,14 +193,16 @@ def death(run: Run) -> str:
         else:
             why = _last_words(run) or "its process ended without a word (killed, or the machine was switched off)"
     if not run.resumable:
-        return why
-    return f"{why}; its state after step {run.states[-1]} is on the disk, and %lab resume {run.name} goes on from there"
+        return why[:300]
+    there = f"its state after step {run.states[-1]} is on the disk, and %lab resume {run.name} goes on from there"
+    return f"{why[:300]}; {there}"
 
 
 def _last_words(run: Run) -> str:
     """The last line that its process wrote."""
-    with suppress(OSError):
-        lines = (run.path / LOG).read_bytes()[-4000:].decode("utf-8", "replace").strip().splitlines()
+    with suppress(OSError, BadValue), run.open(LOG) as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 4000))
+        lines = file.read(4000).decode("utf-8", "replace").strip().splitlines()
         return lines[-1][:300] if lines else ""
     return ""
 

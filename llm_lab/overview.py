@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import shutil
 import sys
 import time
 from importlib import metadata
-from pathlib import Path
 
 from llm_lab import machine
 from llm_lab.errors import LabError
@@ -32,47 +30,6 @@ def ago(then: object) -> str:
             count = int(seconds // size)
             return f"{count} {unit}{'s' * (count != 1)} ago"
     return "just now"
-
-
-def all_runs() -> Listing:
-    """Every run of every store, the newest first."""
-    rows = []
-    for run in store.all_runs():
-        status, corpus, final = run.read("status"), run.read("request").get("corpus"), run.read("status").get("final")
-        name = corpus.get("name") if isinstance(corpus, dict) else None
-        rows.append(
-            [
-                run.name,
-                run.id,
-                run.status,
-                name if isinstance(name, str) else "",
-                number(status.get("steps")),
-                number(final.get("loss")) if isinstance(final, dict) else None,
-                ago(status.get("time")),
-                round(_bytes(run.path) / 1e6, 2),
-                str(run.path),
-            ]
-        )
-    return Listing(
-        title="runs",
-        facts=[f"{len(rows)} in {store.home()}"],
-        columns=["name", "run", "status", "corpus", "steps", "held-out loss", "when", "MB", "folder"],
-        rows=rows,
-        caption="Loss in nats per token over the whole held-out split. lab.load(name) or lab.load(run) brings a model back."
-        if rows
-        else "There is no run yet; %%pretrain bard makes one.",
-        code="lab.runs()",
-    )
-
-
-def _bytes(folder: Path) -> int:
-    """The size of a folder's files, checkpoints included; one that is replaced meanwhile does not count."""
-    total = 0
-    with contextlib.suppress(OSError):
-        for file in folder.rglob("*"):
-            with contextlib.suppress(OSError):
-                total += file.stat().st_size if file.is_file() else 0
-    return total
 
 
 def code(run: store.Run, repeat: str) -> Listing:

@@ -22,6 +22,7 @@ from llm_lab.corpora.options import CorpusOptions, opening
 from llm_lab.data.arrays import tokenize
 from llm_lab.errors import BadValue, LabError, listing
 from llm_lab.jobs import check_job, read_job, write_job
+from llm_lab.loggers.options import LogOptions
 from llm_lab.models import cost
 from llm_lab.models.adapted import adapt
 from llm_lab.models.language_model import LanguageModel
@@ -150,6 +151,8 @@ def _restored(run: runs.Run, request: Request, display: bool) -> LM:
     given = [key for key in specs(SampleOptions) if key in request.given]
     if given and isinstance(lm.report, TrainingReport):
         lm.report.notes.append(f"the samples are those of that run: {listing(given)} changes what a new one shows")
+    if (log := request[LogOptions].log) and isinstance(lm.report, TrainingReport):
+        lm.report.notes.append(f"nothing was trained, so nothing was told to {listing(log)}")
     if display and lm.report is not None:
         load("llm_lab.views.live:show")(lm.report)
     return lm

@@ -18,6 +18,8 @@ from llm_lab import forking
 from llm_lab.corpora.corpus import Corpus
 from llm_lab.corpora.open import open_corpus
 from llm_lab.errors import BadValue, LabError, show
+from llm_lab.loggers.loggers import Loggers
+from llm_lab.loggers.options import LogOptions
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.models.options import ModelConfig, ModelOptions
 from llm_lab.models.presets import PRESETS, PresetOptions
@@ -82,6 +84,7 @@ class Request:
         own_options(self.objectives, self.objective_options)
         if not self.own:
             check_pair(self.objectives, sizes)
+        self.loggers = Loggers(self[LogOptions].log)
         try:
             (self[SampleOptions].sample_prompt or "").encode()
         except UnicodeEncodeError:
@@ -104,7 +107,8 @@ class Request:
     def identity(self, corpus: Corpus, own: LanguageModel | None) -> dict[str, Any]:
         """What an identical cell is recognised by: everything that changes the result. `own` is the user's model, made."""
         run, watches = self[RunOptions], self[WatchOptions].watch
-        unseen = {"fresh", "model", "init_from", "watch", *specs(SampleOptions), *specs(SaveOptions)}
+        shown = {*specs(SampleOptions), *specs(SaveOptions), *specs(LogOptions)}
+        unseen = {"fresh", "model", "init_from", "watch", *shown}
         return {
             "verb": "pretrain",
             "recipe": RECIPE,

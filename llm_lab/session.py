@@ -64,6 +64,7 @@ class Session:
         self.data, self.held_out = data, held_out
         self.samples: SampleOptions = request[SampleOptions]
         self.saving: SaveOptions = request[SaveOptions]
+        self.loggers = request.loggers
         model = trainer.trainee.model
         self.info = {
             "corpus": corpus.name,
@@ -167,6 +168,20 @@ class Session:
             )
             run.write("environment", machine.environment())
             self.lm.save_description(run.path)
+        self.loggers.start(
+            {
+                **{part: run.read(part) for part in ("request", "plan", "environment")},
+                "name": run.name,
+                "id": run.id,
+                "folder": run.path,
+                "facts": self.card.facts,
+                "step": self.first.step,
+                "seconds": self.first.seconds,
+                "several": self.card.several,
+            },
+            self.card.notes,
+            run.events(),
+        )
         write_card(run, self.card)
         control, ends = Control(run), self.saving.time_limit and time.monotonic() + self.saving.time_limit
         live = load("llm_lab.views.live:Live")(self.card) if display else None
@@ -197,6 +212,7 @@ class Session:
         except BaseException as error:
             self.card.status = "paused" if isinstance(error, KeyboardInterrupt) and run.states else "failed"
             self.card.notes.append(f"ended by {type(error).__name__} at step {self.card.step}: {error}".rstrip(": "))
+            self.loggers.close(self.card.status, {})
             raise
         finally:
             self.saver.wait()
@@ -227,8 +243,9 @@ class Session:
             self.card.status = "failed" if self.diverged else event.reason
 
     def _told(self, line: dict[str, Any]) -> None:
-        """To the trace and the card."""
+        """To the trace, the loggers and the card."""
         self.log.add(line)
+        self.loggers.tell(line)
         tell(self.card, line)
 
     def _obey(self, command: Mapping[str, Any]) -> None:
@@ -335,6 +352,7 @@ class Session:
                 f"the loss stopped being a number at step {card.step}; a lower --lr or --muon_lr would do"
             )
         self.log.flush(durable=True)
+        self.loggers.close(card.status, card.final)
         with contextlib.suppress(LabError):  # where the disk is full the model is still there, and the card says so
             write_card(run, card)
             run.set_status(

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from llm_lab.corpora.options import CORPORA, CorpusOptions, SourceOptions, corpus_options
 from llm_lab.decoding.options import STRATEGIES, EnsembleOptions, GenerateOptions, strategy_options
 from llm_lab.errors import NotYet
+from llm_lab.loggers.options import LogOptions
 from llm_lab.metrics.options import ANSWERS, EvaluateOptions
 from llm_lab.models.options import ModelOptions
 from llm_lab.models.presets import PRESETS, PresetOptions
@@ -16,6 +17,8 @@ from llm_lab.objectives.options import ObjectiveOptions, objective_options
 from llm_lab.options import Options, Spec, all_specs, option
 from llm_lab.probes.options import PROBES, ProbeOptions, WatchOptions, probe_options
 from llm_lab.registry import Table, load
+from llm_lab.results.runs import COLUMNS
+from llm_lab.store.runs import STATUSES
 from llm_lab.tokenizers.options import TOKENIZERS, TokenizerOptions
 from llm_lab.training.options import BudgetOptions, CheckpointOptions, SampleOptions, TrainOptions
 
@@ -145,6 +148,18 @@ class ChatOptions(Options):
 
 
 @dataclass(frozen=True)
+class LabOptions(Options):
+    room: ClassVar[str] = "runs"
+    status: tuple[str, ...] = option((), "list the runs of this status", choices=lambda: STATUSES, example="paused")
+    corpus: str | None = option(None, "list the runs on this corpus; * stands for any letters", example="shakespeare")
+    sort: str | None = option(
+        None, "the column to list by: numbers from the highest, losses from the lowest", choices=lambda: COLUMNS,
+        auto="the newest first", example="loss",
+    )  # fmt: skip
+    all: bool = option(False, "rename or delete all runs of the name")
+
+
+@dataclass(frozen=True)
 class TokenizeOptions(Options):
     room: ClassVar[str] = "tokenizer"
     kind: tuple[str, ...] = option(
@@ -250,6 +265,7 @@ VERBS: dict[str, Verb] = {
                 SaveOptions,
                 CheckpointOptions,
                 WatchOptions,
+                LogOptions,
                 SampleOptions,
             ),
             "options",
@@ -403,14 +419,20 @@ VERBS: dict[str, Verb] = {
                     "action",
                     "choice",
                     "what to do",
-                    choices=("runs", "show", "code", "rename", "delete", "stop", "pack", "accept"),
+                    choices=("runs", "show", "code", "rename", "delete", "accept", "pack", "stop", "resume"),
                 ),
-                Arg("name", "word", "a run"),
-                Arg("to", "word", "its new name"),
+                Arg("name", "word", "a run, by its name or id; of runs also a pattern: bar*"),
+                Arg("to", "word", "its new name; the name again, to delete it; the zip to pack it in"),
             ),
-            (),
+            (LabOptions,),
             "",
             "llm_lab.lab:lab",
+            examples=(
+                '%lab runs "bar*" --status paused --sort loss',
+                "%lab rename bard poet",
+                "%lab delete bard bard",
+                "%lab pack bard bard.zip",
+            ),
         ),
         Verb("doctor", "the machine and what works on it", "%doctor", (), (), "", "llm_lab.lab:doctor"),
         _soon(

@@ -42,6 +42,7 @@ from llm_lab.results.prompts import (
     ratio_interval,
 )
 from llm_lab.results.robustness import NoisePoint, Robustness, Swap
+from llm_lab.results.runs import RunRow, RunTable
 from llm_lab.results.sides import SideBySide
 from llm_lab.results.tables import Evaluation, Listing, Score
 from llm_lab.results.texts import CorpusReport, Tokenization, TokenizationRow
@@ -95,6 +96,8 @@ __all__ = [
     "Robustness",
     "RunComparison",
     "RunFacts",
+    "RunRow",
+    "RunTable",
     "Sample",
     "Score",
     "SideBySide",

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from llm_lab.results import Sample, TrainingReport
-from llm_lab.store.events import FILE, number, read_events
+from llm_lab.store.events import number
 from llm_lab.store.runs import Run
 from llm_lab.store.typed import build
 
@@ -77,7 +77,7 @@ class Follower:
 
     def update(self) -> TrainingReport:
         """The card with what happened since."""
-        for event, place in read_events(self.run.path / FILE, self.place):
+        for event, place in self.run.trace(self.place):
             tell(self.card, event)
             self.place = place
         return self.card

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from llm_lab.store import inside
 from llm_lab.store.folders import writing
 from llm_lab.store.runs import Run
 
@@ -19,7 +20,7 @@ def ask(run: Run, do: str, **more: Any) -> None:
     line = json.dumps({"do": do, **more}).encode() + b"\n"
     path = run.path / FILE
     with writing(path):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | inside.NO_LINK, 0o644)
         try:
             os.write(descriptor, line)  # one write of few bytes: two who ask at once do not mix their lines
         finally:

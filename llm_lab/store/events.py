@@ -7,8 +7,10 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from llm_lab.errors import BadValue
+from llm_lab.store import inside
 from llm_lab.store.folders import why, writing
 
 FILE = "events.jsonl"
@@ -18,7 +20,6 @@ _NUMBERS = {
     "watch": ("step", "tokens", "seconds"),
     "sample": ("step", "seconds"),
 }
-_LONGEST = 1 << 24  # bytes of a line: an event is a few hundred
 
 
 def number(value: object) -> float | None:
@@ -33,7 +34,7 @@ class EventLog:
 
     def __init__(self, path: Path) -> None:
         with writing(path):
-            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | inside.NO_LINK, 0o644)
         self._path, self._waiting = path, bytearray()
         self._end = os.lseek(self._file, 0, os.SEEK_END)
 
@@ -59,33 +60,31 @@ class EventLog:
             os.close(self._file)
 
 
-def read_events(path: Path, start: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
-    """The whole lines from a place in the file on, each with the place behind it; one cut off by a crash, or damaged, ends
-    them."""
-    try:
-        file = open(path, "rb")  # noqa: SIM115  # closed by the with below
-    except OSError:
-        return
-    with file:
+def read_events(file: IO[bytes], start: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
+    """The whole lines of an open file from a place on, each with the place behind it; one cut off by a crash, or damaged,
+    ends them."""
+    if start:
         file.seek(start)
-        while line := file.readline(_LONGEST):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                event = json.loads(line.decode("utf-8"))
-            except (ValueError, RecursionError):
-                return
-            if not _is_event(event):
-                return
-            start += len(line)
-            yield event, start
+    while line := file.readline(inside.LINE):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            event = inside.parsed(line, FILE)
+        except BadValue:
+            return
+        if not _is_event(event):
+            return
+        start += len(line)
+        yield event, start
 
 
 def cut_after(path: Path, step: int) -> None:
     """Forget what happened after a step: a run that goes on from there does it again."""
     from llm_lab.store.files import write_bytes
 
-    kept = [event for event, _ in read_events(path) if (number(event.get("step")) or 0) <= step]
+    kept = []
+    with contextlib.suppress(OSError, BadValue), inside.opened(path, path.parent) as file:
+        kept = [event for event, _ in read_events(file) if (number(event.get("step")) or 0) <= step]
     write_bytes(path, b"".join(map(_line, kept)))
 
 

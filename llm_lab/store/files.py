@@ -21,8 +21,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from llm_lab.errors import BadValue
+from llm_lab.store import inside as safe
 from llm_lab.store.folders import writing
 
+# Of a published model, bytes of a JSON file (the index of its weights) and of the head of its weights.
+_PUBLISHED, _PUBLISHED_HEAD = 1 << 26, 1 << 24
 _UNSEALED = "0" * 64
 _BESIDE = re.compile(r"\..+\.[0-9a-f]{8}")
 _SEAL = re.compile(rb'"sha256":"([0-9a-f]{64})"')
@@ -101,15 +104,15 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
-    """The file's value; BadValue that names the file where it is missing or damaged."""
+def read_json(path: Path, inside: Path | None = None) -> Any:
+    """The file's value; BadValue that names the file where it is missing or damaged, or is none of the folder `inside`."""
+    most = safe.limit(path.name) if inside else _PUBLISHED
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with safe.opened(path, inside, most) as file:
+            return safe.parsed(safe.bounded(file, path, most), path)
     except FileNotFoundError:
         raise BadValue(f"{path} is missing: the run is not whole") from None
-    except RecursionError:
-        raise BadValue(f"{path} cannot be read: it is nested too deeply") from None
-    except (ValueError, OSError) as error:
+    except OSError as error:
         raise BadValue(f"{path} cannot be read: {error}") from None
 
 
@@ -127,15 +130,19 @@ def write_weights(path: Path, model: nn.Module, elsewhere: Collection[int] = ())
     write_bytes(path, sealed(tensors))
 
 
-def weight_shapes(path: Path, prefix: str = "") -> dict[str, tuple[int, ...]]:
+def weight_shapes(path: Path, prefix: str = "", inside: Path | None = None) -> dict[str, tuple[int, ...]]:
     """The shapes of the tensors in a file whose names begin so, by its head alone; BadValue where it is missing, damaged or
-    cut off."""
+    cut off, or is none of the folder `inside`."""
     try:
-        with safe_open(path, framework="numpy") as file:
-            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118  # no dict
-            return {name.removeprefix(prefix): tuple(file.get_slice(name).get_shape()) for name in names}
+        with safe.opened(path, inside) as raw:
+            most = safe.HEAD if inside else _PUBLISHED_HEAD
+            found = safe.shapes(raw, path, os.fstat(raw.fileno()).st_size, most)
+        with safe_open(path, framework="numpy"):  # which looks that the tensors lie one behind the other, to the end
+            return {name.removeprefix(prefix): shape for name, shape in found.items() if name.startswith(prefix)}
     except FileNotFoundError:
         raise BadValue(f"{path} is missing: the run has no weights yet") from None
+    except BadValue:
+        raise
     except (SafetensorError, OSError, ValueError) as error:
         raise BadValue(f"{path} is damaged: {error}") from None
 
@@ -163,10 +170,12 @@ def _memory(tensor: Tensor) -> tuple[int, tuple[int, ...]]:
     return id(tensor) if tensor.is_meta else tensor.data_ptr(), tuple(tensor.shape)
 
 
-def read_weights(path: Path, model: nn.Module, partly: bool = False, prefix: str = "") -> None:
+def read_weights(
+    path: Path, model: nn.Module, partly: bool = False, prefix: str = "", inside: Path | None = None
+) -> None:
     """Load a state into a model of the same make; BadValue that names what does not fit. `partly`: what is missing is
     there already, shared with another model. `prefix` begins the names of its tensors where the file holds others too."""
-    check_fit(path, weight_shapes(path, prefix), model, partly)
+    check_fit(path, weight_shapes(path, prefix, inside), model, partly)
     check_seal(path)
     try:
         with safe_open(path, framework="pt") as file:

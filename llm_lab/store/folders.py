@@ -57,6 +57,21 @@ def stores() -> list[Path]:
     return list(found.values())
 
 
+def is_pack(path: str | os.PathLike[str]) -> bool:
+    """Whether a name is that of a zip that is here."""
+    return os.fspath(path).lower().endswith(".zip") and os.path.isfile(path)
+
+
+def packs() -> list[Path]:
+    """The zips that LLM_LAB_PATH names, and those in the folders that it names."""
+    found: dict[str, Path] = {}
+    for part in filter(None, os.environ.get("LLM_LAB_PATH", "").split(os.pathsep)):
+        with contextlib.suppress(OSError):
+            inside = [Path(part, name) for name in sorted(os.listdir(part))] if os.path.isdir(part) else [Path(part)]
+            found |= {os.path.realpath(path): path for path in inside if is_pack(path)}
+    return list(found.values())
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Within it, what keeps `path` from being written is a BadValue of one line that says what would work."""

@@ -28,10 +28,12 @@ from llm_lab.objectives.options import OBJECTIVES
 from llm_lab.options import specs
 from llm_lab.registry import load
 from llm_lab.results import Result
+from llm_lab.store import inside
 from llm_lab.store.cards import load_card
 from llm_lab.store.files import check_fit, read_json, read_weights, weight_shapes, write_json, write_weights
 from llm_lab.store.folders import writing
 from llm_lab.store.runs import Run
+from llm_lab.tokenizers.foreign import BESIDE
 from llm_lab.tokenizers.template import ChatTemplate
 from llm_lab.tokenizers.tokenizer import Tokenizer
 from llm_lab.training.state import EXTRAS, MODEL
@@ -264,13 +266,10 @@ def load_lm(
         )
     about = _description(file)
     name = name or about["name"] or folder.name
-    try:
-        tokenizer = Tokenizer.load(folder / "tokenizer.json")
-    except LabError as error:
-        raise BadValue(f"{folder / 'tokenizer.json'} cannot be used: {error}") from None
+    tokenizer = load_tokenizer(folder)
     module: LanguageModel
     if about["config"] is not None:
-        module = _own_shape(file, about["config"], *weights)
+        module = _own_shape(file, about["config"], *weights, folder)
     elif model is None:
         own = about["own_class"] or "your own"
         raise BadValue(
@@ -283,11 +282,11 @@ def load_lm(
         raise _unusable(
             file, f"the model knows {module.vocab_size} tokens, and tokenizer.json has {tokenizer.vocab_size}"
         )
-    read_weights(weights[0], module, prefix=weights[1])
+    read_weights(weights[0], module, prefix=weights[1], inside=folder)
     lm = LM(name, module, tokenizer, info=about["info"])
-    if extras[0].is_file() and weight_shapes(*extras):
+    if extras[0].is_file() and weight_shapes(*extras, folder):
         lm.extras = lm.objective().attach(module).extras
-        read_weights(extras[0], lm.extras, partly=True, prefix=extras[1])
+        read_weights(extras[0], lm.extras, partly=True, prefix=extras[1], inside=folder)
     module.to(device).eval()
     lm.extras.to(device).eval()
     return lm
@@ -302,7 +301,7 @@ def _places(state: Path) -> tuple[tuple[Path, str], tuple[Path, str]]:
 
 def load_run(run: Run, model: Any = None) -> LM:
     """The LM in a run's folder, with its history and its card: as it ended, or as it was when it was last saved."""
-    lm = _latest(run, model) if run.states and run.status != "finished" else load_lm(run.path, run.name, model)
+    lm = _latest(run, model) if run.states and run.status != "finished" else load_lm(run.folder, run.name, model)
     lm.run = run
     lm.report = load_card(run)
     return lm
@@ -313,7 +312,7 @@ def _latest(run: Run, model: Any) -> LM:
     for attempt in range(3):
         for step in reversed(run.states):
             try:
-                return load_lm(run.path, run.name, model, state=run.state_file(step))
+                return load_lm(run.folder, run.name, model, state=run.state_file(step))
             except BadValue:
                 if run.state_file(step).is_file() and (step == run.states[0] or attempt == 2):
                     raise
@@ -322,7 +321,7 @@ def _latest(run: Run, model: Any) -> LM:
 
 def load_checkpoint(run: Run, step: int, model: Any = None) -> LM:
     """The LM as a step of a run left it. A run that failed or died later has its checkpoints still."""
-    lm = load_lm(run.path, f"{run.name}@{step}", model, state=run.checkpoint(step))
+    lm = load_lm(run.folder, f"{run.name}@{step}", model, state=run.checkpoint(step))
     lm.run, lm.step = run, step
     return lm
 
@@ -373,7 +372,7 @@ _TEACHES = {"next_token": {"next_token", "seq2seq", "any_order"}, "fill": {"fill
 
 def _description(file: Path) -> dict[str, Any]:
     """model.json, every part of the kind that its readers rest on."""
-    about = read_json(file)
+    about = read_json(file, file.parent)
     if not isinstance(about, dict):
         raise _unusable(file, f"it holds a {type(about).__name__}, not a model's description")
     config, info, own = about.get("config"), about.get("info") or {}, about.get("own_class")
@@ -426,11 +425,26 @@ def affordable(file: Path, config: ModelConfig) -> ModelConfig:
     return config
 
 
-def _own_shape(file: Path, sizes: dict[str, Any], weights: Path, prefix: str = "") -> LanguageModel:
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a folder, by files of its own. BadValue where there is none that can be used."""
+    file = folder / "tokenizer.json"
+    try:
+        for beside in (file, *(folder / name for name in (BESIDE, "config.json", "special_tokens_map.json"))):
+            if beside == file or os.path.lexists(beside):
+                inside.plain(beside, folder, inside.limit(beside.name))
+        return Tokenizer.load(file)
+    except (LabError, OSError) as error:
+        raise BadValue(f"{file} cannot be used: {error}") from None
+
+
+def _own_shape(file: Path, sizes: dict[str, Any], weights: Path, prefix: str, folder: Path) -> LanguageModel:
     """A model of our own parts. It is first made without memory and compared with the weights' shapes."""
     config = checked(file, sizes)
-    shapes = weight_shapes(weights, prefix)
+    shapes = weight_shapes(weights, prefix, folder)
     check_sizes(file, config, shapes, weights.name)
+    need, free = 4 * inside.count(shapes), machine.memory().available
+    if need > free:
+        raise _unusable(file, f"its weights take {need / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free")
     empty = bare(config)
     if resize := getattr(empty, "resize", None):  # its tables are as large as the text it counted
         resize(shapes)

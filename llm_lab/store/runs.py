@@ -20,19 +20,22 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from llm_lab import machine
 from llm_lab.errors import BadValue, Busy, listing, show, suggestion
+from llm_lab.store import inside
 from llm_lab.store.events import FILE, number, read_events
 from llm_lab.store.folders import cache as cache
 from llm_lab.store.folders import home as home
-from llm_lab.store.folders import stores, writing
+from llm_lab.store.folders import is_pack, packs, stores, writing
 
 if TYPE_CHECKING:
     import pandas as pd
 
+STATUSES = ("training", "paused", "finished", "failed", "died")
 COLUMNS = ("step", "tokens", "seconds", "train_loss", "val_loss", "lr")
 _held: set[str] = set()  # the runs that this process writes
 RESUMABLE = ("paused", "died", "failed")
@@ -52,11 +55,44 @@ class Run:
     def name(self) -> str:
         return self.path.name.rpartition("-")[0] or self.path.name
 
+    @property
+    def folder(self) -> Path:
+        """Where its files are to be loaded from."""
+        return self.path
+
+    @property
+    def where(self) -> Path:
+        """The folder, or the file, that a person finds it in."""
+        return self.path
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk, checkpoints included."""
+        return inside.size(self.path)
+
+    def open(self, name: str, most: int | None = None) -> IO[bytes]:
+        """One of its files. Every one is data that a stranger may have written: see `inside.plain` for what is refused."""
+        return inside.opened(self.path / name, self.path, most)
+
+    def has(self, name: str) -> bool:
+        """Whether it has that file, and as one of its own."""
+        return inside.is_plain(self.path / name, self.path)
+
+    def names(self, folder: str) -> list[str]:
+        """What is in a folder of its."""
+        try:
+            return os.listdir(self.path / folder)
+        except OSError:
+            return []
+
     def read(self, part: str) -> dict[str, Any]:
         """request | plan | environment | status | report, as a dict; empty where it is not written yet, or damaged."""
+        name = f"{part}.json"
+        most = inside.limit(name)
         try:
-            value = json.loads((self.path / f"{part}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            with self.open(name, most) as file:
+                value = inside.parsed(inside.bounded(file, name, most), name)
+        except (OSError, BadValue):
             return {}
         return value if isinstance(value, dict) else {}
 
@@ -65,7 +101,7 @@ class Run:
         """training | paused | finished | failed | died (its process is gone)"""
         state = self.read("status")
         status = state.get("status")
-        if not isinstance(status, str):
+        if status not in STATUSES:
             return "failed"
         if status == "training" and state.get("host") == socket.gethostname():
             # A full disk may have kept this process from writing that it is over.
@@ -83,7 +119,7 @@ class Run:
         """Whether there is a model to load: a finished one, or the state of one that is on its way or was left there."""
         if self.diverged:
             return False
-        return bool(self.states) or (self.status != "failed" and os.path.isfile(self.path / "model.safetensors"))
+        return bool(self.states) or (self.status != "failed" and self.has("model.safetensors"))
 
     @property
     def resumable(self) -> bool:
@@ -92,7 +128,8 @@ class Run:
     @property
     def states(self) -> list[int]:
         """The steps that it can go on from, in order."""
-        return sorted(int(f.stem) for f in (self.path / "resume").glob("*.safetensors") if f.stem.isdecimal())
+        stems = [name.removesuffix(".safetensors") for name in self.names("resume")]
+        return sorted(int(stem) for stem in stems if stem.isdecimal() and self.has(f"resume/{stem}.safetensors"))
 
     @property
     def reached(self) -> int:
@@ -111,8 +148,8 @@ class Run:
     @property
     def checkpoints(self) -> list[int]:
         """The steps whose weights were kept on the way, in order."""
-        found = (self.path / "checkpoints").glob("*/model.safetensors")
-        return sorted(int(file.parent.name) for file in found if file.parent.name.isdecimal())
+        names = [name for name in self.names("checkpoints") if name.isdecimal()]
+        return sorted(int(name) for name in names if self.has(f"checkpoints/{name}/model.safetensors"))
 
     def checkpoint(self, step: int) -> Path:
         """The folder of what is kept of a step."""
@@ -139,8 +176,17 @@ class Run:
 
     def events(self) -> Iterator[dict[str, Any]]:
         """The events as they happened; a line cut off by a crash, or damaged, ends them."""
-        for event, _ in read_events(self.path / FILE):
+        for event, _ in self.trace():
             yield event
+
+    def trace(self, start: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
+        """The events from a place in their file on, each with the place behind it. None of a file that memory could not hold."""
+        try:
+            file = self.open(FILE, machine.memory().available // 2)
+        except (OSError, BadValue):
+            return
+        with file:
+            yield from read_events(file, start)
 
     @property
     def history(self) -> pd.DataFrame:
@@ -181,6 +227,19 @@ class Run:
     def learning_rates(self) -> tuple[float, ...]:
         """The factor of the peak learning rate that each step used: the trace."""
         return tuple(event["lr"] for event in self.events() if event.get("kind") == "step")
+
+
+def parameters(run: Run) -> int | None:
+    """The numbers among a run's weights, by the head of their file; None where it has none that can be read."""
+    name, start = "model.safetensors", ""
+    if not run.has(name) and (states := run.states):
+        name, start = f"resume/{states[-1]:08d}.safetensors", "model."  # beside what optimisers hold
+    try:
+        with run.open(name) as file:
+            found = inside.shapes(file, name)
+    except (OSError, BadValue):
+        return None
+    return inside.count({tensor: shape for tensor, shape in found.items() if tensor.startswith(start)})
 
 
 def _parts(event: dict[str, Any]) -> dict[str, float | None]:
@@ -239,6 +298,8 @@ def create(name: str, request: dict[str, Any], fresh: bool = True) -> Run:
 @contextlib.contextmanager
 def hold(run: Run) -> Iterator[None]:
     """The lock on a run, as long as this process writes it. Busy, with who holds it, where another does."""
+    if os.path.lexists(run.path / "lock"):
+        inside.plain(run.path / "lock", run.path)  # a link would have its target written
     lock = FileLock(run.path / "lock")
     with writing(run.path / "lock"):
         try:
@@ -262,12 +323,25 @@ def busy(run: Run) -> Busy:
     )
 
 
-def all_runs() -> list[Run]:
-    """Every run of every store, the newest first; one whose files are damaged is among them, the oldest."""
+def all_runs(refused: list[str] | None = None) -> list[Run]:
+    """Every run of every store, the newest first; one whose files are damaged is among them, the oldest. A zip that cannot
+    be used is left out, and why is added to `refused`; so is a zip's copy of a run that is here."""
     found: list[Run] = []
     for store in stores():
         with contextlib.suppress(OSError):  # a store that may not be read has nothing for us
             found += [Run(path.parent) for path in (store / "runs").glob("*/request.json")]
+    here = {run.path.name for run in found}
+    for file in packs():
+        from llm_lab.store.packs import packed
+
+        try:
+            new = [run for run in packed(file) if run.path.name not in here]
+        except BadValue as error:
+            if refused is not None:
+                refused.append(str(error))
+            continue
+        found += new
+        here |= {run.path.name for run in new}
     return sorted(found, key=lambda run: run.recent, reverse=True)
 
 
@@ -280,7 +354,12 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Run:
-    """The newest run of that name that left a model (finished ones first), or the run of that id, whatever became of it."""
+    """The newest run of that name that left a model (finished ones first), or the run of that id, whatever became of it;
+    or the run in the zip of that name."""
+    if is_pack(name):
+        from llm_lab.store.packs import only
+
+        return only(Path(name))
     runs = all_runs()
     named = [run for run in runs if run.name == name]
     good = [run for run in named if run.loadable]
@@ -304,6 +383,20 @@ def find_any(name: object) -> Run:
     known = list(dict.fromkeys(run.name for run in runs))
     there = f"there is: {listing(known)}" if known else "there is none yet; %%pretrain NAME makes one"
     raise BadValue(f"no run is called {show(name)}{suggestion(name, known)}; {there}")
+
+
+def find_traced(name: str) -> tuple[Run, int | None]:
+    """The run whose trace a name, an id or `bard@500` means: as `find`, and where no run of that name left a model, the
+    newest that has begun. The step is that of the checkpoint."""
+    if "@" in name:
+        return find_checkpoint(name)
+    try:
+        return find(name), None
+    except BadValue:
+        begun = [run for run in all_runs() if run.name == name and run.has("events.jsonl")]
+        if not begun:
+            raise
+        return begun[0], None
 
 
 def find_checkpoint(name: str) -> tuple[Run, int]:
@@ -352,7 +445,8 @@ def _whole(run: Run) -> bool:
     from llm_lab.store.files import read_json, weight_shapes
 
     try:
-        weight_shapes(run.path / "model.safetensors")
-        return all(isinstance(read_json(run.path / f"{part}.json"), dict) for part in ("model", "tokenizer"))
+        folder = run.folder
+        weight_shapes(folder / "model.safetensors", inside=folder)
+        return all(isinstance(read_json(folder / f"{part}.json", folder), dict) for part in ("model", "tokenizer"))
     except BadValue:
         return False

@@ -15,7 +15,7 @@ import llm_lab as lab
 from llm_lab import session
 from llm_lab.magics.complete import complete
 from llm_lab.magics.parse import parse
-from llm_lab.overview import all_runs
+from llm_lab.managing import listed
 from llm_lab.store import runs
 from llm_lab.training.options import BudgetOptions, CheckpointOptions, TrainOptions
 from llm_lab.training.plan import resolve
@@ -123,7 +123,7 @@ def test_an_identical_request_is_found_as_before():
     kept = train("bard", checkpoints=2)
     assert kept.run.id != plain.run.id
     assert torch.equal(weights(kept), weights(plain))
-    megabytes = all_runs().to_pandas().set_index("run")["MB"]
+    megabytes = listed().to_pandas().set_index("run")["MB"]
     assert megabytes[kept.run.id] > 1.5 * megabytes[plain.run.id]
     again = train("bard", checkpoints=2)
     assert again.run.id == kept.run.id

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import llm_lab as lab
-from llm_lab import overview
+from llm_lab import managing, overview
 from llm_lab.results import Sample, TrainingReport
 from llm_lab.store import runs
 from llm_lab.store.typed import build
@@ -66,7 +66,7 @@ def test_a_damaged_status_breaks_no_list(run, changes):
     edit(run.path / "status.json", **changes)
     other = train("other", steps=2)
     assert {row["run"] for _, row in lab.runs().iterrows()} == {run.id, other.run.id}
-    assert run.id in str(overview.all_runs())
+    assert run.id in str(managing.listed())
     assert "2 runs" in str(lab.doctor())
     assert runs.find("other").id == other.run.id
     assert lab.load(run.id).run == run
@@ -79,7 +79,7 @@ def test_a_damaged_status_breaks_no_list(run, changes):
 def test_a_damaged_request_or_status_breaks_no_list(run, text, part):
     (run.path / f"{part}.json").write_text(text)
     assert list(lab.runs()["run"]) == [run.id]
-    assert run.id in str(overview.all_runs())
+    assert run.id in str(managing.listed())
     assert runs.find_identical("bard", {"corpus": "y"}) is None
     train("bard", steps=2)
     assert len(runs.all_runs()) == 2

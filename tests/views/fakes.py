@@ -49,6 +49,8 @@ from llm_lab.results import (
     Robustness,
     RunComparison,
     RunFacts,
+    RunRow,
+    RunTable,
     Sample,
     Score,
     SideBySide,
@@ -619,12 +621,30 @@ def runs(name: str = "bard", corpus: str = "shakespeare") -> RunComparison:
             name=f"{name}{i or ''}", run="3f2a9c" if i < 2 else "", preset="modern", parameters=812_000 + i,
             corpus=corpus, objective="clm", unit="nats/char", steps=180 - i, tokens=368_640, seconds=20.0 + i,
             train_loss=2.2, val_loss=2.21 - i / 10 if i < 2 else None, bits_per_byte=3.2 if i < 2 else None,
-            val=[(step, seconds, loss - i / 5) for step, seconds, loss in val] if i < 2 else [],
+            val=[(step, seconds, loss - i / 5) for step, seconds, loss in val] if i < 2 else [], status="finished",
+            train=[(s, s / 10, 4.1 - s / 100 - i / 5 + 0.2 * math.sin(7.0 * s)) for s in range(1, 181)] if i < 2 else [],
             options={"n_layer": 4 + i},
         )
         for i in range(3)
     ]  # fmt: skip
     return RunComparison(models=facts, differ={"n_layer": [4, 5, None], "corpus": [corpus] * 3}, notes=[name])
+
+
+def run_table(name: str = "bard", corpus: str = "shakespeare", n: int = 1) -> RunTable:
+    """A run of every status, one of them forked, one in another store."""
+    states = ("training", "paused", "finished", "failed", "died", "finished")
+    rows = [
+        RunRow(
+            name=f"{name}{i or ''}", run=f"{i:06x}", status=status, corpus=corpus, steps=812 + i,
+            planned_steps=2000 if i % 2 else None, planned_seconds=60.0, tokens=368_640, seconds=20.0 + i,
+            parameters=812_000 if i != 4 else None, loss=1.7 + i / 10 if status == "finished" else None,
+            bits_per_byte=2.4 if status == "finished" else None, started=1.7e9, when=1.7e9 + 1e4 * i, size=3_200_000 * (i + 1),
+            folder=f"/home/teacher/courses/language models, autumn/{name * 4}/runs/{name}-{i:06x}", elsewhere=i == 5,
+            parent="000002" if i == 4 else None, parent_name=name, parent_step=500,
+        )
+        for i, status in enumerate(states * n)
+    ]  # fmt: skip
+    return RunTable(rows=rows, store=f"/home/me/{name}/.llm_lab", free=3_000_000_000, notes=[name])
 
 
 def heatmap(words: tuple[str, ...] = ("To", " be", ",", " or"), name: str = "bard", panels: int = 2) -> Heatmap:
@@ -927,6 +947,8 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "compared models": compared(models=2, tree=beams()),
             "searched": searched(),
             "runs": runs(),
+            "table of runs": run_table(),
+            "no runs": RunTable(rows=[], store="/home/me/.llm_lab"),
             "routing": routing(["To", " be", ",", " or", " not"]),
             "heatmap": heatmap(),
             "heads": heads(),
@@ -991,6 +1013,7 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         "compared": compared(HOSTILE, (EVIL, evil), evil, models=2, tree=beams(HOSTILE, n_steps=20)),
         "searched": searched(HOSTILE, evil),
         "runs": runs(evil, EVIL),
+        "table of runs": run_table(evil, EVIL),
         "routing": routing(HOSTILE, name=evil),
         "heatmap": heatmap(tuple(HOSTILE), evil),
         "heads": heads(name=evil),
