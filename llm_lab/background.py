@@ -156,14 +156,6 @@ def resume(run: Run) -> None:
     begin(run)
 
 
-def stop_all(how: str) -> list[Run]:
-    """`pause` or `stop` every run that is training on this machine; those that were asked."""
-    asked = [run for run in runs.all_runs() if run.status == "training"]
-    for run in asked:
-        control.ask(run, how)
-    return asked
-
-
 def bury(run: Run, gone: bool) -> None:
     """Let the system forget a process of ours that has ended, and write down how. One that is `gone` is waited for: it
     cannot take long."""

@@ -4,7 +4,7 @@ options that differ."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -199,7 +199,7 @@ def _shown(value: float | str | None, show: Callable[[Any], str] | None) -> str:
     return clip(str(value), 40) if show is None else show(value)
 
 
-def _chart(drawn: list[tuple[str, Curve, Curve]]) -> str:
+def _chart(drawn: Sequence[tuple[str, Curve, Curve]]) -> str:
     ends = (f"{name} {number((val or train)[-1][2])}" for name, train, val in drawn)
     alt = "loss of each run at its end, of validation where there is one: " + ", ".join(ends)
     return picture(curves.overlaid(drawn), alt, curves.WIDTH, curves.HEIGHT)
