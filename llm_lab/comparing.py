@@ -194,7 +194,9 @@ def _facts(
     """What the files of a run tell of it, any of which may be missing or damaged, beside what is known of its model."""
     request, plan, status, report = (run.read(part) if run else {} for part in ("request", "plan", "status", "report"))
     final, asked, own = (_table(one) for one in (status.get("final"), request.get("options"), request.get("model")))
-    settled: dict[str, Any] = {part: plan[part] for part in ("steps", "seconds", "device", "precision", "threads") if part in plan}
+    settled: dict[str, Any] = {
+        part: plan[part] for part in ("steps", "seconds", "device", "precision", "threads") if part in plan
+    }
     train, val = list[Point](), list[Point]()
     watched, last = dict[str, float](), {}
     if run:
