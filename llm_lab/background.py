@@ -24,6 +24,7 @@ from llm_lab.store.lm import LM, load_run
 from llm_lab.store.runs import Run
 
 LOG = "worker.log"
+_LOOK = 0.1  # seconds between two looks
 _children: dict[str, subprocess.Popen[bytes]] = {}  # by run: who began them must also bury them
 
 
@@ -112,7 +113,10 @@ class _Watched:
         return card
 
     def lm(self) -> LM:
-        """The model as it was last saved; the same object until there is a newer one."""
+        """The model as it was last saved; the same object until there is a newer one. A run that has only just begun is
+        waited for: it saves itself at its first step."""
+        while self.run.status == "training" and not self.run.states:
+            time.sleep(_LOOK)
         newest = self.run.states[-1:] if self.run.status != "finished" else ["finished"]
         if self._lm is None or self._lm[0] != newest:
             self._lm = (newest, load_run(self.run))
@@ -154,14 +158,6 @@ def resume(run: Run) -> None:
             f"run {run.id} of {run.name} was begun in a cell that holds what it needs; run that cell again to go on with it"
         )
     begin(run)
-
-
-def stop_all(how: str) -> list[Run]:
-    """`pause` or `stop` every run that is training on this machine; those that were asked."""
-    asked = [run for run in runs.all_runs() if run.status == "training"]
-    for run in asked:
-        control.ask(run, how)
-    return asked
 
 
 def bury(run: Run, gone: bool) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from llm_lab import machine, overview
 from llm_lab.decoding.options import EnsembleOptions
-from llm_lab.errors import BadType, BadValue, NotYet, listing, show, suggestion
+from llm_lab.errors import BadType, BadValue, listing, show, suggestion
 from llm_lab.options import REQUIRED, distribute, specs
 from llm_lab.probes.options import ProbeOptions
 from llm_lab.registry import load as load_entry
@@ -673,7 +673,8 @@ def runs(
 @_with_options("lab")
 def lab(action: str = "", name: str | None = None, to: str | None = None, **options: Any) -> Any:
     """What is here, and how to begin; `runs` lists what was trained; `show NAME` is a run's card, `code NAME` the Python
-    line that makes it; `rename NAME TO`, `delete NAME NAME` (the name twice), `accept NAME`, `pack NAME [FILE]`.
+    line that makes it; `rename NAME TO`, `delete NAME NAME` (the name twice), `accept NAME`, `pack NAME [FILE]`;
+    `pause`, `resume` and `stop NAME` are for runs in the background; `pause` and `stop` with `all` for every one.
     """
     from llm_lab import managing
 
@@ -688,6 +689,8 @@ def lab(action: str = "", name: str | None = None, to: str | None = None, **opti
         raise BadType(f"lab {action} has no use for {listing(idle)}")
     if action == "runs":
         return managing.listed(name, chosen)
+    if action in ("pause", "stop") and chosen.all:
+        return managing.end(name, action, every=True)
     if not name:
         raise BadType(f"lab {action} needs a name, for example %lab {action} bard")
     if action == "rename":
@@ -701,16 +704,18 @@ def lab(action: str = "", name: str | None = None, to: str | None = None, **opti
         raise BadType(f"lab {action} takes one name; {show(to)} is one word too many")
     if action == "accept":
         return managing.accept(name)
-    if action in ("show", "code"):
-        from llm_lab.store.cards import load_card
+    if action in ("pause", "stop"):
+        return managing.end(name, action)
+    if action == "resume":
+        return managing.resume(name)
+    from llm_lab.store.cards import load_card
 
-        run, _ = store.find_traced(name.partition("@")[0])
-        card = load_card(run)
-        return card if action == "show" and card is not None else overview.code(run, card.repeat if card else "")
-    raise NotYet(f"lab {action} is not there yet; ■ stops the training of a cell")
+    run, _ = store.find_traced(name.partition("@")[0])
+    card = load_card(run)
+    return card if action == "show" and card is not None else overview.code(run, card.repeat if card else "")
 
 
-_LAB_OPTIONS = {"runs": ("status", "corpus", "sort"), "rename": ("all",), "delete": ("all",)}
+_LAB_OPTIONS = {"runs": ("status", "corpus", "sort"), **dict.fromkeys(("rename", "delete", "pause", "stop"), ("all",))}
 
 
 def doctor() -> Listing:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_lab.errors import BadValue, Busy, listing, printable, suggestion
-from llm_lab.results import Listing, RunRow, RunTable
+from llm_lab.results import BackgroundRun, Listing, RunRow, RunTable
 from llm_lab.store import inside
 from llm_lab.store import runs as store
 from llm_lab.store.events import FILE, number
@@ -274,6 +274,43 @@ def accept(name: str) -> Listing:
         rows=[[run.id, now.status, now.steps, now.planned_steps, now.loss]],
         caption="It is finished as it is: its cell restores it; --fresh trains anew.",
     )
+
+
+def end(name: str | None, how: str, every: bool = False) -> Listing:
+    """`pause` a run that is training, or `stop` it: take it as it is. With `every`, all that train on this machine; nobody is
+    asked twice."""
+    from llm_lab.background import pause, stop
+
+    home = store.home()
+    if every and name:
+        raise BadValue(f"{how}: --all is for every run that is training; leave out {name!r}, or --all")
+    if every:
+        runs = [run for run in store.all_runs() if run.status == "training" and _is_ours(run, home)]
+    else:
+        found = [run for run in named(str(name)) if _is_ours(run, home)]
+        runs = [next((run for run in found if run.status == "training"), found[0])] if found else []
+    for run in runs:
+        (pause if how == "pause" else stop)(run)
+    then = "%lab resume NAME goes on with it." if how == "pause" else "Its cell restores it as it is."
+    told = f"The step in progress is finished first. {then}" if runs else "No run is training."
+    rows = [[run.id, run.name, run.status, str(run.path)] for run in runs]
+    return Listing(
+        title=name or "runs", facts=[how], columns=["run", "name", "status", "folder"], rows=rows, caption=told
+    )
+
+
+def resume(name: str) -> BackgroundRun:
+    """Go on in the background with the newest run of a name that waits, or the one of that id."""
+    from llm_lab.background import attach
+    from llm_lab.background import resume as go_on
+
+    home = store.home()
+    found = [run for run in named(name) if _is_ours(run, home)]
+    if not found:
+        raise BadValue(f"{name!r} is in a store that is only read; %lab resume is for runs of {home}")
+    run = next((run for run in found if run.resumable), found[0])
+    go_on(run)
+    return attach(run)
 
 
 def pack(name: str, to: str | None = None) -> Listing:

@@ -156,7 +156,7 @@ class LabOptions(Options):
         None, "the column to list by: numbers from the highest, losses from the lowest", choices=lambda: COLUMNS,
         auto="the newest first", example="loss",
     )  # fmt: skip
-    all: bool = option(False, "rename or delete all runs of the name")
+    all: bool = option(False, "rename or delete all runs of the name; pause or stop all runs that are training")
 
 
 @dataclass(frozen=True)
@@ -419,7 +419,7 @@ VERBS: dict[str, Verb] = {
                     "action",
                     "choice",
                     "what to do",
-                    choices=("runs", "show", "code", "rename", "delete", "accept", "pack", "stop", "resume"),
+                    choices=("runs", "show", "code", "pause", "resume", "stop", "accept", "rename", "delete", "pack"),
                 ),
                 Arg("name", "word", "a run, by its name or id; of runs also a pattern: bar*"),
                 Arg("to", "word", "its new name; the name again, to delete it; the zip to pack it in"),

@@ -41,6 +41,16 @@ class BackgroundRun(Result):
         """The model as the run last saved it, an LM; of a finished run, the model that it made."""
         return self.actions["lm"]()
 
+    @property
+    def model(self) -> Any:
+        """The module of `.lm`."""
+        return self.lm.model
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of `.lm`."""
+        return self.lm.tokenizer
+
     def update(self) -> TrainingReport:
         """The card as the run is now."""
         self.report = self.actions["update"]()

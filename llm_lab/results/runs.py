@@ -81,7 +81,7 @@ class RunTable(Result):
                 moments = pd.to_datetime(pd.Series(frame[name], dtype="float64"), unit="s", utc=True, errors="coerce")
                 frame[name] = moments.dt.tz_convert(zone)
             else:
-                dtype: Any = pd.StringDtype() if kind == "str" else kind
+                dtype: Any = kind if kind != "str" else pd.StringDtype()
                 frame[name] = frame[name].astype(dtype)
         return frame
 

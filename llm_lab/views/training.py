@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects
 
 WORD = {"finished": "trained", "restored": "trained, restored from the store"}
-AGAIN = "shows this again, live, from any notebook of this folder"
+AGAIN = "shows this again, from any notebook of this folder"
 _CODE = "background:none;padding:0;white-space:pre-wrap;overflow-wrap:anywhere"
 
 

@@ -11,7 +11,6 @@ import signal
 import pytest
 
 from llm_lab.store import control
-from llm_lab.store.events import read_events
 from llm_lab.store.runs import Run
 from tests.browser.lab import Notebook, refuse_kernels, server, write_notebook
 from tests.browser.test_playing import saved_outputs, until
@@ -54,8 +53,7 @@ def run_of(place, name):
 
 
 def events(place, name, kind):
-    found = read_events(run_of(place, name).path / "events.jsonl")
-    return [event for event, _ in found if event["kind"] == kind]
+    return [event for event in run_of(place, name).events() if event["kind"] == kind]
 
 
 def begun(page, place, name, *cells):

@@ -563,6 +563,18 @@ def test_static_stays_where_the_view_fails(page, tmp_path):
     assert page.locator(".llm-lab img").is_visible()
 
 
+@pytest.mark.parametrize(("theme", "blue"), [("dark", "#6ea2ff"), ("light", "#2563cf")])
+@pytest.mark.parametrize(
+    "place", ['<body data-jp-theme-light="{light}"><p class="llm-lab">', '<p class="llm-lab" data-theme="{theme}">']
+)
+def test_hues_follow_the_theme(page, place, theme, blue):
+    inside = place.format(theme=theme, light=str(theme == "light").lower())
+    page.set_content(f'<style>{css()}</style>{inside}<b class="llm-lab lab-play">x</b>')
+    for selector in ("p", "b"):
+        value = page.locator(selector).evaluate("it => getComputedStyle(it).getPropertyValue('--lab-blue')")
+        assert value.strip() == blue
+
+
 def test_a_film_of_tokens_by_keys_and_pointer(visit):
     film = fakes.projection(frames=3, dims=2)
     page = visit(film)
