@@ -456,3 +456,23 @@ def test_control_lines_that_are_none_are_passed_by(monkeypatch):
         file.write(b'op"}\n')
     assert list(reader.new()) == [{"do": "stop"}]
     assert json.loads((run.path / "status.json").read_text())["status"] == "finished"
+
+
+def test_a_job_that_this_user_did_not_write_starts_nothing(text, monkeypatch):
+    """A stranger's folder, put into one's own store: its job could name any code."""
+    with monkeypatch.context() as patch:
+        pausing(patch, 5)
+        run = train("bard", text, steps=12).run
+    job = json.loads((run.path / "job.json").read_text())
+    Path("canary.py").write_text("open('executed', 'w')")
+    for changed in (
+        {"path": [os.getcwd()]},
+        {"options": {**job["options"], "model": {"code": "canary:x"}}},
+        {"seal": None},
+    ):
+        run.write("job", {**job, **changed})
+        with pytest.raises(BadValue, match=r"job\.json was not written in this store, so nothing is started by it"):
+            lab.lab("resume", "bard")
+    assert not Path("executed").exists()
+    run.write("job", job)
+    assert lab.lab("resume", "bard").wait(60).run.status == "finished"
