@@ -185,7 +185,7 @@ class Session:
         write_card(run, self.card)
         control, ends = Control(run), self.saving.time_limit and time.monotonic() + self.saving.time_limit
         live = load("llm_lab.views.live:Live")(self.card) if display else None
-        self.log = EventLog(run.path / FILE)
+        self.log, drawn = EventLog(run.path / FILE), True
         try:
             with _interrupt_is_pause(self.trainer):
                 flushed = time.monotonic()
@@ -194,8 +194,8 @@ class Session:
                     self._tell_seen(self.first)
                 for event in self.trainer.events():
                     self._update(event)
-                    if live is not None:
-                        live.update(self.card)
+                    if live is not None and drawn:
+                        drawn = self._draw(live)
                     if self.trainer.resumable and self.saver.due:
                         self.trainer.request_save()
                     now = time.monotonic()
@@ -220,6 +220,16 @@ class Session:
             if live is not None:
                 live.close(self.card)
         return self.lm
+
+    def _draw(self, live: Any) -> bool:
+        """The card as it is now; a card that cannot be drawn costs the drawing, and not the run."""
+        try:
+            live.update(self.card)
+        except Exception as error:  # a terminal that is gone, a view's mistake
+            why = f"{type(error).__name__}: {error}"
+            self.card.notes.append(f"not drawn from step {self.card.step} on, since that failed ({why})")
+            return False
+        return True
 
     def _update(self, event: TrainEvent) -> None:
         if event.kind == "save":

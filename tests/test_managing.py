@@ -116,7 +116,8 @@ def test_runs_are_filtered_and_sorted():
     assert ids(sort="name")[:2] == ["1", "0"] and ids(sort="started") == ["3", "2", "1", "0"]
     refused(lambda: lab.runs(sort="lost"), "sort: 'lost' is unknown; did you mean 'loss'")
     refused(lambda: lab.runs(status="pausd"), "did you mean 'paused'")
-    assert "did you mean 'bard'" in str(managing.listed("brad"))
+    assert "no run here is such a one; did you mean 'bard'" in str(managing.listed("brad"))
+    assert "--status paused lists the runs of that status" in str(managing.listed("paused"))
 
 
 def test_lineage_and_progress_are_shown():
@@ -168,7 +169,7 @@ def test_what_cannot_be_renamed():
     first, second = (run.id for run in reversed(runs.all_runs()))
     refused(lambda: verb("rename", "bard", "poet"), "2 runs are called 'bard'", first, second, "--all")
     refused(lambda: verb("rename", first, "my poet"), "cannot be a variable's name")
-    refused(lambda: verb("rename", first), "cannot be a variable's name")
+    refused(lambda: verb("rename", first), "lab rename needs a new name too")
     refused(lambda: verb("rename", "brad", "poet"), "no run is called 'brad'; did you mean 'bard'")
     refused(lambda: verb("rename", first, "poet", sort="loss"), "lab rename has no use for sort")
     assert {run.name for run in runs.all_runs()} == {"bard"}
