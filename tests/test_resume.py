@@ -509,7 +509,7 @@ def test_a_job_that_this_user_did_not_write_starts_nothing(text, monkeypatch):
     ):
         run.write("job", {**job, **changed})
         with pytest.raises(BadValue, match=r"job\.json was not written in this store, so nothing is started by it"):
-            lab.lab("resume", "bard")
+            lab.lab.lab("resume", "bard")
     assert not Path("executed").exists()
     run.write("job", job)
-    assert lab.lab("resume", "bard").wait(60).run.status == "finished"
+    assert lab.lab.lab("resume", "bard").wait(60).run.status == "finished"
