@@ -342,6 +342,8 @@ class Session:
         stands = [word for word in STANDS_FOR.values() if word in card.repeat]
         if stands:
             card.notes.append(f"in the line that repeats it, {' and '.join(stands)} is for the variable that you gave")
+        if began := forking.lost(self.request.base, self.request.lineage):
+            card.notes.append(f"it began with {began}, which is not kept; the line that repeats it begins otherwise")
         if kept := run.checkpoints:
             size = sum(file.stat().st_size for step in kept for file in run.checkpoint(step).iterdir())
             card.notes.append(
