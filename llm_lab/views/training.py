@@ -61,7 +61,7 @@ def report(result: TrainingReport) -> dict[str, str]:
         body += watched.looks(result, MOST - len(body.encode()) - 20_000)
     facts = [WORD.get(result.status, result.status), *result.facts]
     hint = "■ interrupt saves and stops" if running else ""
-    page = card(result.name, facts, body, caption=_foot(result), hint=hint, progress=_share(result))
+    page = card(result.name, facts, body, caption=_foot(result), hint=hint, progress=_share(result), done=not running)
     return bundle(_plain(result), page)
 
 

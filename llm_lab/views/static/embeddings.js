@@ -1,4 +1,4 @@
-import { el } from "./shared.js";
+import { el, howTo } from "./shared.js";
 
 /**
  * Tokens as points that can be found, pointed at and followed over several models; in space they can be turned.
@@ -242,7 +242,7 @@ function render({ model, el: root }) {
   function tell() {
     const i = lit ?? chosen;
     if (i === null) {
-      says.replaceChildren(el("span", { class: "lab-muted" }, rest));
+      says.replaceChildren(howTo(rest));
       return;
     }
     const counted = counts ? `, ${counts[i].toLocaleString("en-US")} times in the text counted` : "";
@@ -264,7 +264,7 @@ function render({ model, el: root }) {
         list.append(el("dt", { class: "lab-mono" }, name), el("dd", {}, one.cosine.toFixed(2).replace("-", "−")));
       }
       detail.append(title, found.length ? list : el("div", { class: "lab-muted lab-small" }, "Known of the last model only."));
-    } else detail.append(el("div", { class: "lab-muted lab-small" }, "The token that is clicked, and those whose vectors are nearest to its, by the cosine, stand here."));
+    } else detail.append(el("div", { class: "lab-small" }, howTo("The token that is clicked, and those whose vectors are nearest to its, by the cosine, stand here.")));
     draw();
   }
 
