@@ -83,6 +83,6 @@ def _packed(name: str, styles: str, data: Mapping[str, Any], buffers: Mapping[st
 
 
 def _slim(source: str) -> str:
-    """Source without the comments and indents that only its readers need (comments stand on lines of their own)."""
-    source = re.sub(r"^[ \t]*/\*\*(?:(?!\*/).)*\*/\n", "", source, flags=re.M | re.S)
+    """Source without the comments, types and indents that only its readers need (`//` stands on lines of its own)."""
+    source = re.sub(r"^[ \t]*/\*\*(?:(?!\*/).)*\*/\n|/\*\* @(?:(?!\*/).)*\*/ ?", "", source, flags=re.M | re.S)
     return re.sub(r"^[ \t]*(//[^\n]*\n)?", "", source, flags=re.M)

@@ -71,7 +71,7 @@ function render({ model, el: root }) {
   const canvas = /** @type {HTMLCanvasElement} */ (el("canvas", { class: "lab-cloud", tabindex: 0, role: "application" }));
   const keys = solid ? "Arrow keys turn it, + and − zoom." : "Arrow keys go to the next token, + and − zoom.";
   canvas.setAttribute("aria-label", `Map of ${N} tokens. ${keys}`);
-  const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+  let context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
   const says = el("div", { class: "lab-value", "aria-live": "polite" });
   const detail = el("div", { class: "lab-detail lab-near" });
 
@@ -228,6 +228,18 @@ function render({ model, el: root }) {
       context.stroke();
     }
   }
+
+  /** The map as it is now, in a picture of another size. @param {any} other @param {number} wide @param {number} tall */
+  const drawOn = (other, wide, tall) => {
+    const own = /** @type {const} */ ([context, width, height]);
+    [context, width, height] = [other, wide, tall];
+    try {
+      draw();
+    } finally {
+      [context, width, height] = own;
+    }
+  };
+  Object.assign(canvas, { drawOn });
 
   const rest = solid ? "Drag, or use the arrow keys, to turn it; click a token for its nearest." : "Point at a token; click it for its nearest; drag moves the map.";
 
