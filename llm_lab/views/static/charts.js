@@ -1,4 +1,4 @@
-import { enlarged, imageFrom, link, painted, paintOf, shape } from "./shapes.js";
+import { enlarged, familyOf, imageFrom, link, painted, paintOf, shape } from "./shapes.js";
 
 /** An SVG of the page inside a saved picture: what draws is copied with its looks at itself, and nothing else. */
 
@@ -50,7 +50,7 @@ function copyInside(source, into, around, name, waits) {
   const style = getComputedStyle(source);
   for (const [look, rest] of Object.entries(LOOKS)) {
     const value = style.getPropertyValue(look);
-    if (value !== (around ? around.getPropertyValue(look) : rest)) into.setAttribute(look, value);
+    if (value !== (around ? around.getPropertyValue(look) : rest)) into.setAttribute(look, look === "font-family" ? familyOf(value) : value);
   }
   if (Number(style.opacity) < 1) into.setAttribute("opacity", style.opacity);
   for (const child of source.childNodes) {

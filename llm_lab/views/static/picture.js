@@ -1,5 +1,5 @@
 import { chartOf, HELD } from "./charts.js";
-import { enlarged, imageOf, painted, paintOf, path, reachOf, shape, ShapePen, widthOf } from "./shapes.js";
+import { enlarged, familyOf, imageOf, painted, paintOf, path, reachOf, shape, ShapePen, widthOf } from "./shapes.js";
 import { linesOf } from "./typeset.js";
 
 /** @typedef {import("./shapes.js").Box} Box */
@@ -34,7 +34,7 @@ class Drawing {
 
   make() {
     const { width, height } = this.origin;
-    const root = shape("svg", { width, height, viewBox: path`0 0 ${width} ${height}`, "font-family": this.style.fontFamily, "font-size": this.style.fontSize });
+    const root = shape("svg", { width, height, viewBox: path`0 0 ${width} ${height}`, "font-family": familyOf(this.style.fontFamily), "font-size": this.style.fontSize });
     root.setAttributeNS("http://www.w3.org/XML/1998/namespace", "xml:space", "preserve");
     root.append(shape("title", {}, titleOf(this.view).join(" ")), this.defs, shape("rect", { width, height, ...painted("fill", this.ground) }));
     this.element(this.view, root, Infinity);
@@ -235,7 +235,7 @@ class Drawing {
       y,
       "text-anchor": align === "center" ? "middle" : side !== rtl ? "end" : undefined,
       direction: rtl ? "rtl" : undefined,
-      "font-family": style.fontFamily === this.style.fontFamily ? undefined : style.fontFamily,
+      "font-family": style.fontFamily === this.style.fontFamily ? undefined : familyOf(style.fontFamily),
       "font-size": style.fontSize === this.style.fontSize ? undefined : style.fontSize,
       "font-weight": style.fontWeight === "400" ? undefined : style.fontWeight,
       "font-style": style.fontStyle === "normal" ? undefined : style.fontStyle,

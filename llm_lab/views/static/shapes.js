@@ -78,6 +78,25 @@ export function widthOf(text, style) {
   return scratch.measureText(text);
 }
 
+/** @type {Map<string, string>} */ const families = new Map();
+
+/**
+ * A list of fonts with the one first that the page has used: some programs read no further.
+ * @param {string} list
+ */
+export function familyOf(list) {
+  if (!families.has(list)) {
+    const wide = (/** @type {string} */ fonts) => {
+      scratch.font = `64px ${fonts}`;
+      return scratch.measureText("mmmmiiii&@0").width;
+    };
+    const names = list.split(/,\s*/);
+    const used = names.find((name) => wide(`${name}, monospace`) === wide(`${name}, serif`)) ?? names[0];
+    families.set(list, [used, ...names.filter((name) => name !== used)].join(", "));
+  }
+  return families.get(list);
+}
+
 /**
  * How far a font reaches above its baseline, and below, as the page lays its lines out.
  * @param {CSSStyleDeclaration} style
@@ -189,7 +208,7 @@ export class ShapePen {
   word(text, x, y, looks) {
     const [size, family] = this.font.split(/(?<=px) /);
     const anchor = this.textAlign === "right" ? "end" : undefined;
-    this.into.append(shape("text", { x, y, "font-size": size, "font-family": family, "text-anchor": anchor, ...looks }, text));
+    this.into.append(shape("text", { x, y, "font-size": size, "font-family": familyOf(family), "text-anchor": anchor, ...looks }, text));
   }
   /** @param {string} text */
   measureText(text) {
