@@ -39,11 +39,12 @@ _PUBLIC = {
     "evaluate": "llm_lab.lab:evaluate",
     "runs": "llm_lab.lab:runs",
     "load": "llm_lab.lab:load",
+    "attach": "llm_lab.lab:attach",
     "doctor": "llm_lab.lab:doctor",
     "LM": "llm_lab.store.lm:LM",
     "LabError": "llm_lab.errors:LabError",
 }
-_LATER = ("finetune", "compress", "export", "attach")
+_LATER = ("finetune", "compress", "export")
 
 __all__ = [*_PUBLIC, *_LATER, "__version__"]
 

@@ -4,19 +4,27 @@ models by the runs that made them."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm_lab.decoding.choosing import SECOND
 from llm_lab.decoding.options import DRAWS, FILLS, FILTERS, STRATEGIES, ConstraintOptions, GenerateOptions
 from llm_lab.decoding.writing import write
-from llm_lab.errors import BadType, BadValue, show
+from llm_lab.errors import BadType, BadValue, LabError, printable, show
 from llm_lab.metrics.diversity import distinct, repetition, self_bleu
 from llm_lab.models.presets import PresetOptions
 from llm_lab.options import specs
 from llm_lab.results import Compared, Comparison, Generation, RunComparison, RunFacts, mean
-from llm_lab.store.lm import LM
-from llm_lab.store.runs import COLUMNS, number
+from llm_lab.store.events import number
+from llm_lab.store.lm import LM, load_tokenizer
+from llm_lab.store.runs import COLUMNS, Run, parameters
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Point = tuple[int, float, float]  # (step, seconds, loss)
+CURVE = 5000  # points of a curve that are kept, at most twice as many
 
 
 def setting(value: Any) -> tuple[str, dict[str, Any]]:
@@ -116,72 +124,138 @@ def _measured(found: Generation, lm: LM, name: str, prompt: int) -> Compared:
     )
 
 
-def compare_runs(lms: Sequence[LM], notes: Sequence[str] = ()) -> RunComparison:
-    """Models by how they were trained; one that has no run says so."""
-    found = [_facts(lm) for lm in lms]
-    names = dict.fromkeys(name for one in found for name in one.options)
-    values = {name: [one.options.get(name) for one in found] for name in names}
-    differ = {name: each for name, each in values.items() if any(one != each[0] for one in each)}
+def compare_runs(models: Sequence[LM | tuple[Run, int | None]], notes: Sequence[str] = ()) -> RunComparison:
+    """Models by how they were trained; one that has no run says so. A run (with the step of a checkpoint, or None) is read
+    from its files, whatever became of it, and no weights are loaded."""
+    found = [_of_model(one) if isinstance(one, LM) else _of_run(*one) for one in models]
+    begun = [not isinstance(one, LM) and not one[0].has("model.json") for one in models]  # has not said all yet
+    differ: dict[str, list[Any]] = {}
+    for name in dict.fromkeys(name for one in found for name in one.options):
+        each = [one.options.get(name) for one in found]
+        told = [value for one, value, early in zip(found, each, begun, strict=True) if name in one.options or not early]
+        if any(value != told[0] for value in told):
+            differ[name] = each
     said = [*notes, *(f"{one.name} has no run: how it was trained is not known" for one in found if not one.run)]
-    if len({one.unit for one in found if one.val}) > 1:
+    if len({one.unit for one in found if one.val and one.unit}) > 1:
         said.append("their losses count different tokens, so compare bits per byte")
     if len({one.corpus for one in found if one.run}) > 1:
         said.append("they were trained, and measured, on different texts; %evaluate measures them on one")
     return RunComparison(models=found, differ=differ, notes=said)
 
 
-def _facts(lm: LM) -> RunFacts:
-    """What an LM and the files of its run tell; any of them may be missing or damaged."""
-    read = lm.run.read if lm.run else lambda part: {}
-    request, plan, status, report = (read(part) for part in ("request", "plan", "status", "report"))
-    final, asked, own = (_table(one) for one in (status.get("final"), request.get("options"), request.get("model")))
+def _of_model(lm: LM) -> RunFacts:
     config = lm.model.config
-    settled: dict[str, Any] = {
-        name: plan[name] for name in ("steps", "seconds", "device", "precision", "threads") if name in plan
-    }
-    train, val = list[float](), list[tuple[int, float, float]]()
-    watched: dict[str, float] = {}
-    if lm.run:
-        history = lm.history
-        seen = history.drop(
-            columns=[name for name in history if name in COLUMNS or str(name).startswith(("train_", "val_"))]
-        )
-        watched = {str(name): float(column.dropna().iloc[-1]) for name, column in seen.items() if column.notna().any()}
-        train = history["train_loss"].dropna().tolist()
-        kept = history[["step", "seconds", "val_loss"]].dropna()
-        val = [(int(step), float(seconds), float(loss)) for step, seconds, loss in kept.itertuples(index=False)]
-    preset = own.get("class") or asked.get("preset") or specs(PresetOptions)["preset"].default
-    counts = {name: number(status.get(name)) for name in ("steps", "tokens", "seconds")}
-    if lm.step is not None:  # of a checkpoint what its run had come to then
-        last = history[["tokens", "seconds"]].max()
-        counts, final = {"steps": lm.step, "tokens": float(last["tokens"]), "seconds": float(last["seconds"])}, {}
-    return RunFacts(
-        name=lm.name,
-        run=lm.run.id if lm.run else "",
-        preset=str(preset) if lm.run else None,
+    return _facts(
+        lm.name,
+        lm.run,
+        lm.step,
         parameters=sum(p.numel() for p in lm.model.parameters()),
-        corpus=lm.info.get("corpus"),
-        objective=lm.info.get("objective"),
-        unit=str(report.get("unit") or f"nats/{lm.tokenizer.unit}"),
-        steps=None if counts["steps"] is None else int(counts["steps"]),
-        tokens=None if counts["tokens"] is None else int(counts["tokens"]),
-        seconds=counts["seconds"],
-        train_loss=train[-1] if train else None,
-        val_loss=number(final.get("loss")),
-        bits_per_byte=number(final.get("bits_per_byte")),
-        val=val,
-        options={
+        info=lm.info,
+        sizes={
             **(config.to_dict() if config is not None else {}),
             "vocab_size": lm.tokenizer.vocab_size,
             "tokenizer": lm.tokenizer.kind,
-            **{name: lm.info[name] for name in ("objective", "corpus") if name in lm.info},
-            **_table(lm.info.get("objective_options")),
+        },
+        unit=f"nats/{lm.tokenizer.unit}",
+    )
+
+
+def _of_run(run: Run, step: int | None) -> RunFacts:
+    """A run that is not loaded: before it has written what its model is, the options that it was asked for stand for it."""
+    about, request = run.read("model"), run.read("request")
+    asked, config, corpus = (
+        _table(one) for one in (request.get("options"), about.get("config"), request.get("corpus"))
+    )
+    cut: dict[str, Any] = {}
+    with suppress(LabError):  # it has none yet, or a damaged one
+        tokenizer = load_tokenizer(run.folder)
+        cut = {"vocab_size": tokenizer.vocab_size, "tokenizer": tokenizer.kind}
+    return _facts(
+        run.name if step is None else f"{run.name}@{step}",
+        run,
+        step,
+        parameters=parameters(run),
+        info={"corpus": corpus.get("name"), **_table(about.get("info"))},
+        sizes={**asked, **config, **cut},
+        unit="",
+    )
+
+
+def _facts(
+    name: str,
+    run: Run | None,
+    step: int | None,
+    *,
+    parameters: int | None,
+    info: Mapping[str, Any],
+    sizes: Mapping[str, Any],
+    unit: str,
+) -> RunFacts:
+    """What the files of a run tell of it, any of which may be missing or damaged, beside what is known of its model."""
+    request, plan, status, report = (run.read(part) if run else {} for part in ("request", "plan", "status", "report"))
+    final, asked, own = (_table(one) for one in (status.get("final"), request.get("options"), request.get("model")))
+    settled: dict[str, Any] = {
+        part: plan[part] for part in ("steps", "seconds", "device", "precision", "threads") if part in plan
+    }
+    train, val = list[Point](), list[Point]()
+    watched, last = dict[str, float](), {}
+    if run:
+        history = run.history
+        history = history if step is None else history[history["step"] <= step]
+        seen = history.drop(
+            columns=[part for part in history if part in COLUMNS or str(part).startswith(("train_", "val_"))]
+        )
+        watched = {str(part): float(column.dropna().iloc[-1]) for part, column in seen.items() if column.notna().any()}
+        train, val = (_curve(history[["step", "seconds", loss]].dropna()) for loss in ("train_loss", "val_loss"))
+        last = {part: number(float(history[part].max())) for part in ("tokens", "seconds")} if len(history) else {}
+        last |= {"steps": train[-1][0] if train else 0}
+    preset = own.get("class") or asked.get("preset") or specs(PresetOptions)["preset"].default
+    counts = {part: number(status.get(part)) for part in ("steps", "tokens", "seconds")}
+    counts = {part: last.get(part) if value is None else value for part, value in counts.items()}  # it is not over
+    if step is not None:  # of a checkpoint what its run had come to then
+        counts, final = {**last, "steps": step}, {}
+    parent = _table(request.get("from"))
+    lineage = {"from": f"{parent.get('run')}@{parent.get('step')}"} if parent else {}
+    return RunFacts(
+        name=name,
+        run=run.id if run else "",
+        status=run.status if run else "",
+        preset=str(preset) if run else None,
+        parameters=parameters,
+        corpus=_word(info.get("corpus")),
+        objective=_word(info.get("objective")),
+        unit=_word(report.get("unit")) or unit,
+        steps=_whole(counts.get("steps")),
+        tokens=_whole(counts.get("tokens")),
+        seconds=counts.get("seconds"),
+        train_loss=train[-1][2] if train else None,
+        val_loss=number(final.get("loss")),
+        bits_per_byte=number(final.get("bits_per_byte")),
+        train=train[:: 1 + len(train) // CURVE],
+        val=val,
+        options={
+            **sizes,
+            **{part: info[part] for part in ("objective", "corpus") if part in info},
+            **_table(info.get("objective_options")),
             **_table(plan.get("options")),
             **settled,
+            **lineage,
         },
         watched=watched,
     )
 
 
+def _curve(frame: pd.DataFrame) -> list[Point]:
+    return [(int(step), float(seconds), float(loss)) for step, seconds, loss in frame.itertuples(index=False)]
+
+
 def _table(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _word(value: Any) -> str | None:
+    return printable(value) if isinstance(value, str) and value else None
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+# What a terminal would obey, or half a character that it cannot show: names of files hold them too.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """A text with what a terminal would obey as escapes."""
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class LabError(Exception):
     """A mistake that its reader can mend. The message is one line; notebooks show it without a traceback."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(str(message).split()))
+        super().__init__(printable(" ".join(str(message).split())))
 
     def _render_traceback_(self) -> list[str]:
         """IPython asks the exception itself how to show it: a user's slip needs no stack of our frames."""
@@ -23,6 +32,10 @@ class BadValue(LabError, ValueError):
 
 class BadType(LabError, TypeError):
     """An argument is of a kind that cannot work, or is unknown, missing, or given twice."""
+
+
+class Busy(BadValue):
+    """Another process is at it."""
 
 
 class Stopped(LabError):

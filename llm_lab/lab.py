@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from llm_lab import machine, overview
 from llm_lab.decoding.options import EnsembleOptions
-from llm_lab.errors import BadType, BadValue, NotYet, listing, show, suggestion
+from llm_lab.errors import BadType, BadValue, listing, show, suggestion
 from llm_lab.options import REQUIRED, distribute, specs
 from llm_lab.probes.options import ProbeOptions
 from llm_lab.registry import load as load_entry
 from llm_lab.results import (
+    BackgroundRun,
     Chat,
     Comparison,
     Evaluation,
@@ -32,7 +33,18 @@ from llm_lab.results import (
     Tokenization,
 )
 from llm_lab.store import runs as store
-from llm_lab.verbs import VERBS, BuildOptions, ChatOptions, CompareOptions, LiveOptions, TokenizeOptions, WeightOptions
+from llm_lab.store.folders import is_pack
+from llm_lab.verbs import (
+    VERBS,
+    AttachOptions,
+    BuildOptions,
+    ChatOptions,
+    CompareOptions,
+    LabOptions,
+    LiveOptions,
+    TokenizeOptions,
+    WeightOptions,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,8 +114,9 @@ def tokenizer(source: Any, kind: str = "char", vocab_size: int | None = None) ->
 
 
 def load(name: str, model: Any = None) -> LM:
-    """A finished model: by its name, its run's id, or the folder it was saved in; `bard@500` as its step 500 left it, where
-    that checkpoint was kept; a published one by its folder, or as `hf:openai-community/gpt2` from the Hugging Face hub.
+    """A finished model: by its name, its run's id, the folder it was saved in, or the zip of a run; `bard@500` as its step
+    500 left it, where that checkpoint was kept; a published one by its folder, or as `hf:openai-community/gpt2` from the
+    Hugging Face hub.
 
     `model` is your class where it was trained with one of your own.
     """
@@ -119,6 +132,8 @@ def load(name: str, model: Any = None) -> LM:
         from llm_lab.store.hf import load_hf
 
         return load_hf(Path(name))
+    if isinstance(name, Path) and is_pack(name):
+        name = str(name)
     if not isinstance(name, str):
         raise BadType(f"name: {show(name)} is {type(name).__name__}; a run's name or id, or a folder would do")
     if "@" in name:
@@ -133,6 +148,12 @@ def _lm(value: Any) -> LM:
     if isinstance(value, LM):
         value.model.need_weights()
         return value
+    if isinstance(value, BackgroundRun):
+        lm = value.lm
+        print(
+            f"{lm.name}: run {value.run} is {value.status}; its weights after step {lm.run.reached if lm.run else 0} are used"
+        )
+        return lm
     if isinstance(value, str):
         with machine.uninterrupted():
             lm = load(value)
@@ -208,21 +229,51 @@ def _check_name(name: Any) -> None:
 
 
 @_with_options("pretrain")
-def pretrain(corpus: Any = None, name: str = "lm", *, display: bool = True, **options: Any) -> LM:
+def pretrain(corpus: Any = None, name: str = "lm", *, display: bool = True, **options: Any) -> LM | BackgroundRun:
     """Train a model from nothing on text; `display` draws a live card in a notebook, a progress line in a terminal.
 
     Give one budget (`steps`, `seconds`, `tokens` or `epochs`; 60 seconds otherwise). An identical request that has
-    finished is restored at once. An interrupt ends the step and keeps the model. Returns the LM.
+    finished is restored at once, one that was left on its way goes on. An interrupt ends the step and saves: the run is
+    paused. Returns the LM; with `background` a BackgroundRun, which a process of its own trains.
     """
+    from llm_lab.background import attach as watch
     from llm_lab.models.presets import PRESETS
     from llm_lab.pretraining import pretrain as carry_out
+    from llm_lab.store.lm import LM
 
     _check_name(name)
     if name in PRESETS and "preset" not in options and "model" not in options:
         raise BadValue(
             f"name: {name} is a preset, and none was chosen, so that another would be trained under its name; use preset={name!r}, or another name"
         )
-    return carry_out(corpus, name, options, display)
+    if options.get("init_from") is not None:
+        options["init_from"] = _lm(options["init_from"])
+    made = carry_out(corpus, name, options, display)
+    if isinstance(made, LM):
+        return made
+    attached = watch(made)
+    if display:
+        load_entry("llm_lab.views.background:show")(attached)
+    return attached
+
+
+@_with_options("attach")
+def attach(name: Any, *, display: bool = False, **options: Any) -> BackgroundRun:
+    """Watch a run that another process trains, or trained: `bard = lab.attach("bard")`, by its name or its run's id.
+
+    `bard.lm` is the model as it was last saved, and `bard` itself goes wherever a model goes; `bard.pause()`, `.resume()`,
+    `.stop()`, `.lr(0.5)` ask things of it; `bard.wait()` waits for its end. Its folder is all that it reads.
+    """
+    from llm_lab.background import attach as watch
+
+    (own,) = distribute((AttachOptions,), options, "attach")
+    run = getattr(name, "run", name)  # of a model, or of one that was attached before
+    attached = watch(run if isinstance(run, store.Run) else store.find_any(run))
+    if display:
+        load_entry(f"llm_lab.views.background:{'watch' if own.wait else 'show'}")(attached)
+    elif own.wait:
+        attached.wait()
+    return attached
 
 
 @_with_options("build")
@@ -383,7 +434,8 @@ def compare(
     model: Any, prompt: str | Sequence[str] = "", strategies: Any = None, *, display: bool = False, **options: Any
 ) -> Comparison | RunComparison:
     """Strategies side by side on the same prompts: what each wrote, how likely and how varied it is. Several models
-    without a prompt, and without strategies, are compared by the runs that made them.
+    without a prompt, and without strategies, are compared by the runs that made them; runs by their name or id, also while
+    they train and after they died, for nothing is loaded.
 
     `strategies` are names, with options where they differ: `["greedy", "top_p:p=0.5", {"strategy": "beam", "num_beams": 8}]`;
     one text (a comma between) will do too. Options are for all; a strategy without a use for one goes without it.
@@ -392,11 +444,15 @@ def compare(
     from llm_lab.comparing import compare_runs
     from llm_lab.store.lm import called, words
 
-    lms = _lms(model)
-    names, prompts = called(lms), _texts("prompt", prompt)
-    if len(lms) > 1 and prompts in ([], [""]) and not strategies:
+    given, prompts = list(model) if isinstance(model, list | tuple) else [model], _texts("prompt", prompt)
+    if len(given) > 1 and prompts in ([], [""]) and not strategies:
         idle = [f"{listing(options)} is for what models write; give a prompt in quotes"] if options else []
-        return _drawn(iter([compare_runs(lms, idle)]), display, lambda _: f"lab.compare({names})")
+        told = ", ".join(repr(one) if isinstance(one, str) else getattr(one, "called", "model") for one in given)
+        given = [one.run if isinstance(one, BackgroundRun) else one for one in given]
+        runs = [store.find_traced(one) if isinstance(one, str) else _lm(one) for one in given]
+        return _drawn(iter([compare_runs(runs, idle)]), display, lambda _: f"lab.compare([{told}])")
+    lms = _lms(model)
+    names = called(lms)
     if strategies is None or strategies == "":
         strategies = (
             ["greedy", "top_k", "top_p", "min_p", "beam"] if "next_token" in lms[0].supports else ["fill", "gibbs"]
@@ -602,29 +658,64 @@ def tokenize(text: str | Sequence[str], **options: Any) -> Tokenization:
     return result
 
 
-def runs() -> pd.DataFrame:
-    """Every run, the newest first: name, run, status, corpus, steps, loss, when, megabytes, folder."""
-    return overview.all_runs().to_pandas()
+def runs(
+    name: str | None = None, *, status: Any = (), corpus: str | None = None, sort: str | None = None
+) -> pd.DataFrame:
+    """Every run, the newest first, one row a run: name, run, from, from_step, status, steps, planned_steps, corpus, tokens,
+    parameters, loss, bits_per_byte, started, when, seconds, MB, folder. `name` may be a pattern: `lab.runs("bar*")`.
+    """
+    from llm_lab.managing import listed
+
+    (chosen,) = distribute((LabOptions,), {"status": status, "corpus": corpus, "sort": sort}, "runs")
+    return listed(name, chosen).to_pandas()
 
 
-def lab(action: str = "", name: str | None = None, to: str | None = None) -> Any:
-    """What is here: `runs`, `show NAME` (its card), `code NAME` (the Python line that makes it); nothing: how to begin."""
+@_with_options("lab")
+def lab(action: str = "", name: str | None = None, to: str | None = None, **options: Any) -> Any:
+    """What is here, and how to begin; `runs` lists what was trained; `show NAME` is a run's card, `code NAME` the Python
+    line that makes it; `rename NAME TO`, `delete NAME NAME` (the name twice), `accept NAME`, `pack NAME [FILE]`;
+    `pause`, `resume` and `stop NAME` are for runs in the background; `pause` and `stop` with `all` for every one.
+    """
+    from llm_lab import managing
+
     known = VERBS["lab"].args[0].choices
     if not action:
         return overview.verbs()
     if action not in known:
         raise BadValue(f"action {show(action)} is unknown{suggestion(action, known)}; there is: {listing(known)}")
+    (chosen,) = distribute((LabOptions,), options, "lab")
+    idle = [key for key in options if key not in _LAB_OPTIONS.get(action, ())]
+    if idle:
+        raise BadType(f"lab {action} has no use for {listing(idle)}")
     if action == "runs":
-        return overview.all_runs()
-    if action in ("show", "code"):
-        from llm_lab.store.lm import load_card
+        return managing.listed(name, chosen)
+    if action in ("pause", "stop") and chosen.all:
+        return managing.end(name, action, every=True)
+    if not name:
+        raise BadType(f"lab {action} needs a name, for example %lab {action} bard")
+    if action == "rename":
+        _check_name(to)
+        return managing.rename(name, str(to), chosen.all)
+    if action == "delete":
+        return managing.delete(name, to, chosen.all)
+    if action == "pack":
+        return managing.pack(name, to)
+    if to is not None:
+        raise BadType(f"lab {action} takes one name; {show(to)} is one word too many")
+    if action == "accept":
+        return managing.accept(name)
+    if action in ("pause", "stop"):
+        return managing.end(name, action)
+    if action == "resume":
+        return managing.resume(name)
+    from llm_lab.store.cards import load_card
 
-        if not name:
-            raise BadType(f"lab {action} needs a name, for example %lab {action} bard")
-        run = store.find(name.partition("@")[0])
-        card = load_card(run)
-        return card if action == "show" and card is not None else overview.code(run, card.repeat if card else "")
-    raise NotYet(f"lab {action} is not there yet; a run is the folder that %lab runs shows, and can be deleted by hand")
+    run, _ = store.find_traced(name.partition("@")[0])
+    card = load_card(run)
+    return card if action == "show" and card is not None else overview.code(run, card.repeat if card else "")
+
+
+_LAB_OPTIONS = {"runs": ("status", "corpus", "sort"), **dict.fromkeys(("rename", "delete", "pause", "stop"), ("all",))}
 
 
 def doctor() -> Listing:

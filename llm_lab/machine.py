@@ -96,6 +96,24 @@ def memory(root: Path = _CGROUP) -> Memory:
     return Memory(total, min(available, total))
 
 
+def ooms(root: Path = _CGROUP) -> int:
+    """How often the system has killed a process of this container for memory."""
+    found = 0
+    for folder in _cgroup_folders(root, "memory"):
+        for line in (_read(folder / "memory.events") or _read(folder / "memory.oom_control")).splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill" and count.isdigit():
+                found = max(found, int(count))
+    return found
+
+
+def born(pid: int) -> float:
+    """When a process began; 0 where it is gone already."""
+    with contextlib.suppress(psutil.Error):
+        return psutil.Process(pid).create_time()
+    return 0.0
+
+
 def used() -> int:
     """Bytes of main memory this process holds."""
     return psutil.Process().memory_info().rss

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import shutil
 import sys
 import time
 from importlib import metadata
-from pathlib import Path
 
 from llm_lab import machine
 from llm_lab.errors import LabError
 from llm_lab.results import Listing
 from llm_lab.store import runs as store
+from llm_lab.store.events import number
 from llm_lab.verbs import VERBS
 
 _PACKAGES = ("torch", "tokenizers", "IPython", "ipykernel", "jupyterlab", "ipywidgets", "anywidget", "plotly")
@@ -22,7 +21,7 @@ _PACKAGES = ("torch", "tokenizers", "IPython", "ipykernel", "jupyterlab", "ipywi
 
 def ago(then: object) -> str:
     """How long ago a time was; a damaged file's may be anything."""
-    moment = store.number(then)
+    moment = number(then)
     if moment is None:
         return "some time ago"
     seconds = max(0.0, time.time() - moment)
@@ -31,47 +30,6 @@ def ago(then: object) -> str:
             count = int(seconds // size)
             return f"{count} {unit}{'s' * (count != 1)} ago"
     return "just now"
-
-
-def all_runs() -> Listing:
-    """Every run of every store, the newest first."""
-    rows = []
-    for run in store.all_runs():
-        status, corpus, final = run.read("status"), run.read("request").get("corpus"), run.read("status").get("final")
-        name = corpus.get("name") if isinstance(corpus, dict) else None
-        rows.append(
-            [
-                run.name,
-                run.id,
-                run.status,
-                name if isinstance(name, str) else "",
-                store.number(status.get("steps")),
-                store.number(final.get("loss")) if isinstance(final, dict) else None,
-                ago(status.get("time")),
-                round(_bytes(run.path) / 1e6, 2),
-                str(run.path),
-            ]
-        )
-    return Listing(
-        title="runs",
-        facts=[f"{len(rows)} in {store.home()}"],
-        columns=["name", "run", "status", "corpus", "steps", "held-out loss", "when", "MB", "folder"],
-        rows=rows,
-        caption="Loss in nats per token over the whole held-out split. lab.load(name) or lab.load(run) brings a model back."
-        if rows
-        else "There is no run yet; %%pretrain bard makes one.",
-        code="lab.runs()",
-    )
-
-
-def _bytes(folder: Path) -> int:
-    """The size of a folder's files, checkpoints included; one that is replaced meanwhile does not count."""
-    total = 0
-    with contextlib.suppress(OSError):
-        for file in folder.rglob("*"):
-            with contextlib.suppress(OSError):
-                total += file.stat().st_size if file.is_file() else 0
-    return total
 
 
 def code(run: store.Run, repeat: str) -> Listing:

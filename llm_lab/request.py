@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +14,27 @@ import numpy as np
 import torch
 from torch import nn
 
+from llm_lab import forking
 from llm_lab.corpora.corpus import Corpus
 from llm_lab.corpora.open import open_corpus
 from llm_lab.errors import BadValue, LabError, show
+from llm_lab.loggers.loggers import Loggers
+from llm_lab.loggers.options import LogOptions
 from llm_lab.models.language_model import LanguageModel
-from llm_lab.models.options import ModelOptions
+from llm_lab.models.options import ModelConfig, ModelOptions
 from llm_lab.models.presets import PRESETS, PresetOptions
 from llm_lab.objectives.make import check_pair, fitting, make
 from llm_lab.objectives.objective import Objective
-from llm_lab.objectives.options import ObjectiveOptions, objective_options, own_options
+from llm_lab.objectives.options import OBJECTIVES, ObjectiveOptions, objective_options, own_options
 from llm_lab.options import all_specs, distribute, specs
 from llm_lab.probes.options import WatchOptions
 from llm_lab.probes.watches import described
+from llm_lab.store.lm import LM
 from llm_lab.store.runs import Run
 from llm_lab.tokenizers.tokenizer import Tokenizer
-from llm_lab.training.options import BUDGETS, SampleOptions
+from llm_lab.training.options import BUDGETS, SampleOptions, TrainOptions
 from llm_lab.training.plan import Plan
-from llm_lab.verbs import VERBS, RunOptions
+from llm_lab.verbs import VERBS, RunOptions, SaveOptions
 
 STANDS_FOR = {
     "model": "@your_model",
@@ -48,12 +54,23 @@ class Request:
         self.by_type = {type(one): one for one in made}
         overrides = {key: value for key, value in options.items() if key in specs(ModelOptions)}
         preset = PRESETS.load(self[PresetOptions].preset)
-        self.config = lambda vocab_size: preset.config(vocab_size, **overrides)
+        self.base: LM | None = self[RunOptions].init_from
+        if self.base is not None:
+            forking.check(self.base, self.given)
+        self.lineage = forking.lineage(self.base) if self.base else None
+        begun = forking.config(self.base, self.given) if self.base else None
+        self.config: Callable[[int], ModelConfig] = lambda size: begun or preset.config(size, **overrides)
         sizes = self.config(256)  # sizes that do not fit each other are refused now
         asked: ObjectiveOptions = self[ObjectiveOptions]
         # A user's own model is one of the next token, whatever the preset's shape.
-        usual = "clm" if self[RunOptions].model is not None else fitting(sizes, preset.objective)
-        self.objectives = asked.objective or (usual,)
+        self.own = self[RunOptions].model is not None or (self.base is not None and begun is None)
+        usual = "clm" if self.own else fitting(sizes, preset.objective)
+        # A model that is trained further goes on with what it learned, unless it is to learn something else.
+        learned = self.base.info if self.base and not asked.objective else {}
+        before = self.base.objectives if self.base and all(one in OBJECTIVES for one in self.base.objectives) else None
+        self.objectives = asked.objective or before or (usual,)
+        self.mix: str = learned.get("mix", asked.mix)
+        self.weights: tuple[float, ...] = tuple(learned.get("weights", asked.weights))
         self.notes = (
             []
             if asked.objective or usual in ("clm", preset.objective)
@@ -63,9 +80,11 @@ class Request:
         )
         known = all_specs(objective_options())
         self.objective_options = {key: value for key, value in self.given.items() if key in known}
+        self.objective_options = {**learned.get("objective_options", {}), **self.objective_options}
         own_options(self.objectives, self.objective_options)
-        if self[RunOptions].model is None:
+        if not self.own:
             check_pair(self.objectives, sizes)
+        self.loggers = Loggers(self[LogOptions].log)
         try:
             (self[SampleOptions].sample_prompt or "").encode()
         except UnicodeEncodeError:
@@ -76,14 +95,20 @@ class Request:
     def __getitem__(self, cls: type) -> Any:
         return self.by_type[cls]
 
+    def share_cores(self, cores: int, among: int) -> None:
+        """Where no number of threads was asked for: a fair part of the cores."""
+        options: TrainOptions = self[TrainOptions]
+        if options.threads is None:
+            self.by_type[TrainOptions] = replace(options, threads=max(1, cores // among))
+
     def objective(self, tokenizer: Tokenizer) -> Objective:
-        asked: ObjectiveOptions = self[ObjectiveOptions]
-        return make(self.objectives, self.objective_options, tokenizer, asked.weights, asked.mix)
+        return make(self.objectives, self.objective_options, tokenizer, self.weights, self.mix)
 
     def identity(self, corpus: Corpus, own: LanguageModel | None) -> dict[str, Any]:
         """What an identical cell is recognised by: everything that changes the result. `own` is the user's model, made."""
         run, watches = self[RunOptions], self[WatchOptions].watch
-        unseen = {"fresh", "model", "watch", *specs(SampleOptions)}
+        shown = {*specs(SampleOptions), *specs(SaveOptions), *specs(LogOptions)}
+        unseen = {"fresh", "model", "init_from", "watch", *shown}
         return {
             "verb": "pretrain",
             "recipe": RECIPE,
@@ -96,7 +121,7 @@ class Request:
             }
             | ({"watch": described(watches)} if watches else {}),
             "model": None if own is None else _describe(run.model, own),
-        }
+        } | ({"from": self.lineage} if self.lineage else {})
 
 
 def _describe(model: Any, made: LanguageModel) -> dict[str, Any]:
@@ -135,21 +160,25 @@ def default_corpus(notes: list[str]) -> Corpus:
         return open_corpus("python-docs")
 
 
-def repeat_line(request: Request, tokenizer: Tokenizer, plan: Plan, run: Run, status: str) -> str:
+def repeat_line(request: Request, tokenizer: Tokenizer, plan: Plan, run: Run, as_planned: bool) -> str:
     """The cell that trains the same weights again: every choice that was left to the machine is written out."""
     given = dict(request.given)
-    for gone in (*BUDGETS, "fresh", "replay"):
+    for gone in (*BUDGETS, "fresh", "replay", *specs(SaveOptions)):
         given.pop(gone, None)
+    if request.base is not None:
+        given["init_from"] = request.base.called.strip("'")
+        given.pop("tokenizer", None)
+    else:
+        given["tokenizer"] = tokenizer.kind if isinstance(given.get("tokenizer", ""), str) else tokenizer
     fixed = {
-        "tokenizer": tokenizer.kind if isinstance(given.get("tokenizer", ""), str) else tokenizer,
         "seed": plan.options.seed,
         "device": plan.device,
         "precision": plan.precision,
     }
     if plan.device == "cpu":
         fixed["threads"] = plan.threads
-    # Learning rates that followed the clock, or an interrupted run, are repeated from the run's own trace.
-    traced = plan.steps is None or plan.learning_rates or status != "finished"
+    # Learning rates that followed the clock or a hand, or an interrupted run, are repeated from the run's own trace.
+    traced = plan.steps is None or plan.learning_rates or not as_planned
     budget = {"replay": run.id} if traced else {"steps": plan.steps}
     words = [f"--{key} {_option(value)}" for key, value in {**budget, **given, **fixed}.items()]
     return f"%%pretrain {request.name} {_word(request.corpus)} {' '.join(words)} --fresh"

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from llm_lab.corpora.options import CORPORA, CorpusOptions, SourceOptions, corpus_options
 from llm_lab.decoding.options import STRATEGIES, EnsembleOptions, GenerateOptions, strategy_options
 from llm_lab.errors import NotYet
+from llm_lab.loggers.options import LogOptions
 from llm_lab.metrics.options import ANSWERS, EvaluateOptions
 from llm_lab.models.options import ModelOptions
 from llm_lab.models.presets import PRESETS, PresetOptions
@@ -16,6 +17,8 @@ from llm_lab.objectives.options import ObjectiveOptions, objective_options
 from llm_lab.options import Options, Spec, all_specs, option
 from llm_lab.probes.options import PROBES, ProbeOptions, WatchOptions, probe_options
 from llm_lab.registry import Table, load
+from llm_lab.results.runs import COLUMNS
+from llm_lab.store.runs import STATUSES
 from llm_lab.tokenizers.options import TOKENIZERS, TokenizerOptions
 from llm_lab.training.options import BudgetOptions, CheckpointOptions, SampleOptions, TrainOptions
 
@@ -24,8 +27,38 @@ from llm_lab.training.options import BudgetOptions, CheckpointOptions, SampleOpt
 class RunOptions(Options):
     room: ClassVar[str] = "run"
     model: object = option(None, "your own nn.Module, class or instance, in place of a preset", example="@MyGPT")
+    init_from: object = option(
+        None,
+        "begin with the weights of this model, run or checkpoint, in place of random ones",
+        also=("from",),
+        auto="random weights",
+        example="bard@500",
+    )
     fresh: bool = option(False, "train again although an identical run is finished")
     replay: str | None = option(None, "a run whose learning rates are used again step by step", example="3f2a9c")
+
+
+@dataclass(frozen=True)
+class SaveOptions(Options):
+    room: ClassVar[str] = "saving"
+    save_every: float = option(
+        10.0,
+        "seconds between two states that the run can go on from after a crash; rarer where saving would take over a hundredth of the time; 0: only when it is paused",
+        unit="s",
+        ge=0,
+    )
+    time_limit: float | None = option(
+        None, "wall-clock time after which the run is paused", unit="s", gt=0, auto="none", example="3600"
+    )
+    background: bool = option(
+        False, "train in a process of its own, which outlives this kernel; %attach NAME watches it from any other"
+    )
+
+
+@dataclass(frozen=True)
+class AttachOptions(Options):
+    room: ClassVar[str] = "attach"
+    wait: bool = option(False, "watch from this cell until the run is over or paused; an interrupt detaches")
 
 
 @dataclass(frozen=True)
@@ -115,6 +148,18 @@ class ChatOptions(Options):
 
 
 @dataclass(frozen=True)
+class LabOptions(Options):
+    room: ClassVar[str] = "runs"
+    status: tuple[str, ...] = option((), "list the runs of this status", choices=lambda: STATUSES, example="paused")
+    corpus: str | None = option(None, "list the runs on this corpus; * stands for any letters", example="shakespeare")
+    sort: str | None = option(
+        None, "the column to list by: numbers from the highest, losses from the lowest", choices=lambda: COLUMNS,
+        auto="the newest first", example="loss",
+    )  # fmt: skip
+    all: bool = option(False, "rename or delete all runs of the name; pause or stop all runs that are training")
+
+
+@dataclass(frozen=True)
 class TokenizeOptions(Options):
     room: ClassVar[str] = "tokenizer"
     kind: tuple[str, ...] = option(
@@ -133,7 +178,7 @@ class TokenizeOptions(Options):
 class Arg:
     """A value that needs no flag. `takes` says what kind it is:
 
-    new (the NAME a maker creates), model (an existing one), models (one, or several as a list: `a,b`), corpus (a name, path, URL,
+    new (the NAME a maker creates), run (a run's name or id, which becomes a variable where it can be one's), model (an existing one), models (one, or several as a list: `a,b`), corpus (a name, path, URL,
     `@df`), text and texts (quoted), choice (a bare word of `choices`), word (any bare word).
     """
 
@@ -217,8 +262,10 @@ VERBS: dict[str, Verb] = {
                 *corpus_options(),
                 ModelOptions,
                 TrainOptions,
+                SaveOptions,
                 CheckpointOptions,
                 WatchOptions,
+                LogOptions,
                 SampleOptions,
             ),
             "options",
@@ -372,14 +419,20 @@ VERBS: dict[str, Verb] = {
                     "action",
                     "choice",
                     "what to do",
-                    choices=("runs", "show", "code", "rename", "delete", "stop", "pack", "accept"),
+                    choices=("runs", "show", "code", "pause", "resume", "stop", "accept", "rename", "delete", "pack"),
                 ),
-                Arg("name", "word", "a run"),
-                Arg("to", "word", "its new name"),
+                Arg("name", "word", "a run, by its name or id; of runs also a pattern: bar*"),
+                Arg("to", "word", "its new name; the name again, to delete it; the zip to pack it in"),
             ),
-            (),
+            (LabOptions,),
             "",
             "llm_lab.lab:lab",
+            examples=(
+                '%lab runs "bar*" --status paused --sort loss',
+                "%lab rename bard poet",
+                "%lab delete bard bard",
+                "%lab pack bard bard.zip",
+            ),
         ),
         Verb("doctor", "the machine and what works on it", "%doctor", (), (), "", "llm_lab.lab:doctor"),
         _soon(
@@ -406,12 +459,15 @@ VERBS: dict[str, Verb] = {
             (_MODEL, Arg("path", "word", "the file to write")),
             "options",
         ),
-        _soon(
+        Verb(
             "attach",
-            "watch a run of another kernel",
+            "watch a run that is trained in the background, and steer it",
             "%attach bard",
-            "runs train in their own cell; %lab runs lists them",
-            (_MODEL,),
+            (Arg("name", "run", "a run, by its name or its id; the name becomes a notebook variable", required=True),),
+            (AttachOptions,),
+            "",
+            "llm_lab.lab:attach",
+            draws=True,
         ),
     )
 }

@@ -45,7 +45,7 @@ def test_every_verb_that_is_not_there_says_so_in_one_line():
 def test_a_run_is_plain_files_and_loads_again():
     lm = train("bard", steps=20)
     names = {path.name for path in lm.run.path.iterdir()}
-    wanted = {"request.json", "plan.json", "environment.json", "status.json", "events.jsonl", "report.json"}
+    wanted = {"request.json", "plan.json", "environment.json", "status.json", "events.jsonl", "report.json", "lock"}
     assert names == wanted | {"model.safetensors", "model.json", "tokenizer.json"}
     for path in lm.run.path.glob("*.json"):
         json.loads(path.read_text(encoding="utf-8"))

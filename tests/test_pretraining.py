@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import llm_lab as lab
-from llm_lab import pretraining
+from llm_lab import session
 from llm_lab.errors import BadType, BadValue
 from llm_lab.magics.parse import parse
 from llm_lab.store import runs
@@ -55,15 +55,15 @@ def test_the_repeat_line_repeats_bit_by_bit(options, tmp_path):
 
 
 def test_an_interrupted_run_repeats_to_where_it_stopped(monkeypatch):
-    def stop(self, event, real=pretraining._Session._update):
+    def stop(self, event, real=session.Session._update):
         real(self, event)
         if event.step == 5:
             self.trainer.request_stop()
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretraining._Session, "_update", stop)
+        patch.setattr(session.Session, "_update", stop)
         lm = train("cut", steps=40, keep="best", eval_every=2)
-    assert lm.report.status == "stopped"
+    assert lm.report.status == "paused"
     assert lm.report.repeat.startswith("%%pretrain cut @your_text --replay")
     assert same(lm, repeat(lm, your_text=[TEXT]))
 
@@ -125,7 +125,7 @@ def test_an_interrupt_of_the_last_measurement_keeps_the_model(monkeypatch):
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pretraining, "likelihoods", interrupted)
+    monkeypatch.setattr(session, "likelihoods", interrupted)
     lm = train("late")
     assert lm.report.status == "finished"
     assert "was not read" in lm.report.notes[-1]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import llm_lab as lab
-from llm_lab import pretraining
+from llm_lab import session
 from llm_lab.magics.parse import parse
 from llm_lab.probes.heads import head_scores
 from llm_lab.probes.options import PROBES, WATCHES
@@ -92,17 +92,17 @@ def test_the_norm_of_the_gradient_is_that_before_it_is_clipped(clip, monkeypatch
 
     def backward(self, *args, **more):
         real(self, *args, **more)
-        grads = [p.grad for p in session[0].lm.model.parameters()]
+        grads = [p.grad for p in sessions[0].lm.model.parameters()]
         norms.append(math.sqrt(sum(float(g.double().square().sum()) for g in grads if g is not None)))
 
-    session = []
-    prepare = pretraining._Session.__init__
+    sessions = []
+    prepare = session.Session.__init__
 
     def begin(self, *args):
-        session[:] = [self]
+        sessions[:] = [self]
         prepare(self, *args)
 
-    monkeypatch.setattr(pretraining._Session, "__init__", begin)
+    monkeypatch.setattr(session.Session, "__init__", begin)
     monkeypatch.setattr(torch.Tensor, "backward", backward)
     lm = train("bard", grad_clip=clip, watch="grad_norm", eval_every=3, steps=6)
     seen = rows(lm)["grad_norm"].dropna()

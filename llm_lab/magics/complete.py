@@ -100,7 +100,7 @@ def _of_argument(arg: Arg, fragment: str, namespace: names.Namespace) -> list[tu
         return [(str(name), "corpus") for name in arg.choices] + _paths(fragment)
     if arg.takes == "choice":
         return [(str(name), arg.name) for name in arg.choices]
-    return [(name, "run") for name in names.run_names()] if arg.takes == "word" and arg.name == "name" else []
+    return [(name, "run") for name in names.run_names()] if arg.takes in ("word", "run") and arg.name == "name" else []
 
 
 def _value(verb: Verb, name: str, fragment: str, namespace: names.Namespace) -> Found | None:

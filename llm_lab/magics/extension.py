@@ -18,6 +18,7 @@ from llm_lab.magics import help as help_pages
 from llm_lab.magics.complete import add_matcher
 from llm_lab.magics.parse import Call, parse
 from llm_lab.magics.transform import CellTransformer, ShowOnce
+from llm_lab.results import BackgroundRun
 from llm_lab.verbs import VERBS, Verb
 
 
@@ -76,8 +77,8 @@ def perform(ip: Any, call: Call) -> Any:
         ip.push(dict.fromkeys(call.binds, result))
     if to_show:
         print(result) if isinstance(result, str) else display(result)
-    report: Any = getattr(result, "report", None)
-    if getattr(report, "status", "") in ("stopped", "failed"):
+    report: Any = None if isinstance(result, BackgroundRun) else getattr(result, "report", None)
+    if getattr(report, "status", "") in ("paused", "failed"):
         # An error is what keeps the cells queued behind this one from running on an unfinished model.
         raise Stopped(f"{report.name}: {report.notes[-1]}")
     return result

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_lab.errors import BadType, BadValue, LabError, listing, show, suggestion
+from llm_lab.results import BackgroundRun
 
 Namespace = Mapping[str, Any]
 
@@ -19,8 +20,14 @@ def is_ours(value: object) -> bool:
     return type(value).__module__.split(".")[0] == "llm_lab"
 
 
+def can_be_variable(value: object) -> bool:
+    return isinstance(value, str) and value.isidentifier() and not keyword.iskeyword(value)
+
+
 def is_model(value: object) -> bool:
-    """Whether it is a language model: ours, or anything that has a model and a tokenizer."""
+    """Whether it is a language model: ours, a run in the background, or anything that has a model and a tokenizer."""
+    if isinstance(value, BackgroundRun):
+        return True
     try:
         return not isinstance(value, type) and hasattr(value, "model") and hasattr(value, "tokenizer")
     except Exception:  # a foreign object's attributes may do anything when asked for

@@ -34,12 +34,13 @@ class Call:
     @property
     def binds(self) -> tuple[str, ...]:
         """The variables that the result becomes."""
-        made = [self.kwargs[arg.name] for arg in self.verb.args if arg.takes == "new" and not self.help]
+        takers = [arg for arg in self.verb.args if arg.takes in ("new", "run") and not self.help]
+        made = [name for name in (self.kwargs[arg.name] for arg in takers) if names.can_be_variable(name)]
         return tuple(dict.fromkeys([*made, *([self.bind_as] if self.bind_as else [])]))
 
     def run(self) -> tuple[Any, bool]:
         """The result, and whether it is still to be shown."""
-        if any(arg.takes in ("new", "model", "models") for arg in self.verb.args):
+        if any(arg.takes in ("new", "run", "model", "models") for arg in self.verb.args):
             with uninterrupted():
                 load("llm_lab.store.lm:LM")  # and torch with it
         result = self.verb.load()(**self.kwargs, **({"display": True} if self.verb.draws else {}))
@@ -84,6 +85,8 @@ class _Reader:
         self.verb, self.namespace, self.shell = verb, namespace, shell
         self.specs = verb.specs
         self.args = {arg.name: arg for arg in verb.args}
+        # A word of Python cannot be an argument's name; on a line, and in a body, it can.
+        self.aliases = {word: s.name for s in self.specs.values() for word in s.also if keyword.iskeyword(word)}
         self.given: dict[str, Any] = {}
         self.bind_as: str | None = None
         self.notes: list[str] = []
@@ -105,6 +108,7 @@ class _Reader:
         """Take a flag and, where it has none by `=`, the value from the front of `rest`."""
         name = word.flag or ""
         name = next((arg.name for arg in self.args.values() if arg.also and arg.also == name), name)
+        name = self.aliases.get(name, name)
         spec = self.specs.get(name)
         if name != "as" and name not in self.args and spec is None:
             self._refuse_flag(name)
@@ -169,7 +173,7 @@ class _Reader:
 
     def _give_argument(self, arg: Arg, word: Word) -> None:
         """Names stay as they are written; every other word may be an `@var`."""
-        value = word.text if arg.takes in ("new", "model", "models") else self._expand(word)
+        value = word.text if arg.takes in ("new", "run", "model", "models") else self._expand(word)
         if arg.takes == "texts":
             self.given.setdefault(arg.name, []).extend(value if isinstance(value, list | tuple) else [value])
         else:
@@ -238,7 +242,10 @@ class _Reader:
             raise BadType(f"{self.verb.name} takes no body; keep only the first line, for example {self.verb.example}")
         if kind == "options":
             for name, value in read_options(self.verb.name, body).items():
-                self._give(name, None if value == NONE else names.expand(_without_none(value), self.namespace))
+                self._give(
+                    self.aliases.get(name, name),
+                    None if value == NONE else names.expand(_without_none(value), self.namespace),
+                )
             return
         if kind in self.given:
             raise BadType(f"{self.verb.name}: {kind} is given twice, on the line and in the body; keep one")
@@ -262,8 +269,9 @@ class _Reader:
         for name, value in defaults.items():
             if name in self.specs and name not in options and not (budget and name in BUDGETS):
                 options[name] = value
-        if "model" in options:
-            options["model"] = names.model(options["model"], self.namespace)
+        for name in ("model", "init_from"):
+            if name in options:
+                options[name] = names.model(options[name], self.namespace)
         for name in ("model", "corpus"):
             if isinstance(value := options.get(name), str) and value not in CORPORA:
                 names.refuse_bare_variable(self.verb.name, name, value, self.namespace)
@@ -289,7 +297,7 @@ class _Reader:
     def _argument(self, arg: Arg) -> Any:
         """The value of an argument, checked for its kind."""
         verb, value = self.verb.name, self.given[arg.name]
-        if arg.takes == "new":
+        if arg.takes == "new" or (arg.takes == "run" and names.can_be_variable(value)):
             self._refuse_choice_as_name(value)
             return names.new_name(verb, value, self.namespace, self.verb.example)
         if arg.takes in ("model", "models"):

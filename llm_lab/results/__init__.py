@@ -8,6 +8,7 @@ entry string and imported when a result is first shown.
 from __future__ import annotations
 
 from llm_lab.results.attention import AttentionMaps
+from llm_lab.results.background import BackgroundRun
 from llm_lab.results.base import Piece, Result, in_notebook, mean
 from llm_lab.results.comparisons import Compared, Comparison, RunComparison, RunFacts
 from llm_lab.results.counterfactual import Counterfactual
@@ -41,6 +42,7 @@ from llm_lab.results.prompts import (
     ratio_interval,
 )
 from llm_lab.results.robustness import NoisePoint, Robustness, Swap
+from llm_lab.results.runs import RunRow, RunTable
 from llm_lab.results.sides import SideBySide
 from llm_lab.results.tables import Evaluation, Listing, Score
 from llm_lab.results.texts import CorpusReport, Tokenization, TokenizationRow
@@ -52,6 +54,7 @@ __all__ = [
     "Answer",
     "AttentionMaps",
     "Autoencoder",
+    "BackgroundRun",
     "BeamNode",
     "BeamTree",
     "Chat",
@@ -93,6 +96,8 @@ __all__ = [
     "Robustness",
     "RunComparison",
     "RunFacts",
+    "RunRow",
+    "RunTable",
     "Sample",
     "Score",
     "SideBySide",

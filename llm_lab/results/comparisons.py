@@ -77,18 +77,22 @@ class RunFacts:
 
     name: str
     run: str  # its id; "" for a model without one, which then has no numbers of its training
+    status: str = ""  # of its run
     preset: str | None  # or the class of a user's own model
-    parameters: int
+    parameters: int | None
     corpus: str | None
     objective: str | None
-    unit: str  # of the losses: "nats/char"
+    unit: str  # of the losses: "nats/char"; "" where it is not known
     steps: int | None
     tokens: int | None
     seconds: float | None
     train_loss: float | None  # of the last step
     val_loss: float | None  # over the whole held-out split
     bits_per_byte: float | None
-    val: list[tuple[int, float, float]]  # (step, seconds, loss) on the slice that was read while it trained
+    train: list[tuple[int, float, float]] = field(
+        default_factory=list
+    )  # (step, seconds, loss), of a long run some steps
+    val: list[tuple[int, float, float]]  # the same on the slice that was read while it trained
     options: dict[str, Any]  # all sizes and settings of training
     watched: dict[str, float] = field(default_factory=dict)  # what was watched while it trained, at last
 
@@ -112,7 +116,9 @@ class RunComparison(Result):
 
         rows = []
         for i, one in enumerate(self.models):
-            facts = {key: value for key, value in vars(one).items() if key not in ("val", "options", "watched")}
+            facts = {
+                key: value for key, value in vars(one).items() if key not in ("train", "val", "options", "watched")
+            }
             own = {name: values[i] for name, values in self.differ.items()}
             rows.append({**own, **facts, **one.watched, "tokens_per_second": one.tokens_per_second})
         return pd.DataFrame(rows)

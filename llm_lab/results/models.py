@@ -63,7 +63,7 @@ class TrainingReport(Result):
 
     renderer: ClassVar[str] = "llm_lab.views.training:report"
     name: str
-    status: str  # training | finished | stopped | failed | restored
+    status: str  # training | paused | finished | failed | died | restored
     facts: list[
         str
     ]  # "modern", "0.80 M parameters", "shakespeare, char", "cpu 2 threads, fp32", "run 3f2a9c", "seed 0"
@@ -82,6 +82,7 @@ class TrainingReport(Result):
     setup_seconds: float = 0.0  # before the first step
     watch_seconds: float = 0.0  # of the time after it, what watching took
     val_on: str = ""  # "first 20,480 characters of the validation split"
+    several: bool = False  # the loss has parts, each with a curve of its own
     by_time: bool = False  # the budget is seconds, so the chart runs over time; else over steps
     budget_steps: int | None = None  # an estimate where by_time
     budget_seconds: float | None = None
@@ -90,7 +91,10 @@ class TrainingReport(Result):
     tokens: int = 0
     epochs: float = 0.0
     tokens_per_second: float = 0.0
+    train_tokens: int = 0  # of the training text
     lr: float = 0.0
+    peak_lr: float = 0.0  # the largest of the groups' peak learning rates
+    lr_scale: float = 1.0  # what a person multiplies the schedule by
     schedule: str = ""
     memory: int = 0  # bytes in use by this process (or on the device)
     memory_total: int = 0

@@ -1,24 +1,37 @@
-"""Files that are whole or not there: written beside, flushed to disk, then renamed. JSON and safetensors only."""
+"""Files that are whole or not there: written beside, flushed to disk, then renamed. JSON and safetensors only.
+
+Tensors are sealed: the file's own SHA-256, taken with zeros in its place, stands in the header's metadata.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import mmap
 import os
+import re
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from llm_lab.errors import BadValue
+from llm_lab.store import inside as safe
 from llm_lab.store.folders import writing
 
+# Of a published model, bytes of a JSON file (the index of its weights) and of the head of its weights.
+_PUBLISHED, _PUBLISHED_HEAD = 1 << 26, 1 << 24
+_UNSEALED = "0" * 64
+_BESIDE = re.compile(r"\..+\.[0-9a-f]{8}")
+_SEAL = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 
-def write_bytes(path: Path, data: bytes) -> None:
+
+def write_bytes(path: Path, data: bytes | bytearray) -> None:
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with writing(path):
         try:
@@ -27,24 +40,79 @@ def write_bytes(path: Path, data: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(beside, path)
+            _sync(path.parent)
         finally:
             with contextlib.suppress(OSError):
                 beside.unlink()
+
+
+def sweep(folder: Path) -> None:
+    """Remove what was being written when its process was killed. For who holds the folder: others may be writing."""
+    for file in folder.glob("**/.*"):
+        if _BESIDE.fullmatch(file.name):
+            with contextlib.suppress(OSError):
+                file.unlink()
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename last, where the system lets a folder be synced."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def sealed(tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> bytearray:
+    """A safetensors file with its own checksum in it, and beside that what `about` says."""
+    data = bytearray(save(dict(tensors), {**(about or {}), "sha256": _UNSEALED}))
+    where = _SEAL.search(data, 8, 8 + int.from_bytes(data[:8], "little"))
+    assert where is not None, "it was just written"
+    start, end = where.span(1)
+    data[start:end] = hashlib.sha256(data).hexdigest().encode()
+    return data
+
+
+def check_seal(path: Path, needed: bool = False) -> None:
+    """BadValue where a tensor file is not as it was written; one without a seal, as other programs write it, passes
+    unless it is `needed`."""
+    try:
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size < 8:
+                raise BadValue(f"{path} is damaged: it is cut off")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                where = _SEAL.search(data, 8, min(len(data), 8 + int.from_bytes(data[:8], "little")))
+                if where is None and not needed:
+                    return
+                if where is None:
+                    raise BadValue(f"{path} is damaged: it has no checksum")
+                start, end = where.span(1)
+                digest, found = hashlib.sha256(memoryview(data)[:start]), where[1]
+                digest.update(_UNSEALED.encode())
+                digest.update(memoryview(data)[end:])
+                del where  # it holds the map
+    except FileNotFoundError:
+        raise BadValue(f"{path} is missing: the run has no weights yet") from None
+    except OSError as error:
+        raise BadValue(f"{path} cannot be read: {error}") from None
+    if digest.hexdigest().encode() != found:
+        raise BadValue(f"{path} is damaged: its checksum is not that of what was written")
 
 
 def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
-    """The file's value; BadValue that names the file where it is missing or damaged."""
+def read_json(path: Path, inside: Path | None = None) -> Any:
+    """The file's value; BadValue that names the file where it is missing or damaged, or is none of the folder `inside`."""
+    most = safe.limit(path.name) if inside else _PUBLISHED
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with safe.opened(path, inside, most) as file:
+            return safe.parsed(safe.bounded(file, path, most), path)
     except FileNotFoundError:
         raise BadValue(f"{path} is missing: the run is not whole") from None
-    except RecursionError:
-        raise BadValue(f"{path} cannot be read: it is nested too deeply") from None
-    except (ValueError, OSError) as error:
+    except OSError as error:
         raise BadValue(f"{path} cannot be read: {error}") from None
 
 
@@ -59,16 +127,22 @@ def write_weights(path: Path, model: nn.Module, elsewhere: Collection[int] = ())
             continue
         seen.add(key)
         tensors[name] = tensor.detach().cpu().contiguous()
-    write_bytes(path, save(tensors))
+    write_bytes(path, sealed(tensors))
 
 
-def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of the tensors in a file, by its head alone; BadValue where it is missing, damaged or cut off."""
+def weight_shapes(path: Path, prefix: str = "", inside: Path | None = None) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors in a file whose names begin so, by its head alone; BadValue where it is missing, damaged or
+    cut off, or is none of the folder `inside`."""
     try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no dict
+        with safe.opened(path, inside) as raw:
+            most = safe.HEAD if inside else _PUBLISHED_HEAD
+            found = safe.shapes(raw, path, os.fstat(raw.fileno()).st_size, most)
+        with safe_open(path, framework="numpy"):  # which looks that the tensors lie one behind the other, to the end
+            return {name.removeprefix(prefix): shape for name, shape in found.items() if name.startswith(prefix)}
     except FileNotFoundError:
         raise BadValue(f"{path} is missing: the run has no weights yet") from None
+    except BadValue:
+        raise
     except (SafetensorError, OSError, ValueError) as error:
         raise BadValue(f"{path} is damaged: {error}") from None
 
@@ -96,12 +170,17 @@ def _memory(tensor: Tensor) -> tuple[int, tuple[int, ...]]:
     return id(tensor) if tensor.is_meta else tensor.data_ptr(), tuple(tensor.shape)
 
 
-def read_weights(path: Path, model: nn.Module, partly: bool = False) -> None:
+def read_weights(
+    path: Path, model: nn.Module, partly: bool = False, prefix: str = "", inside: Path | None = None
+) -> None:
     """Load a state into a model of the same make; BadValue that names what does not fit. `partly`: what is missing is
-    there already, shared with another model."""
-    check_fit(path, weight_shapes(path), model, partly)
+    there already, shared with another model. `prefix` begins the names of its tensors where the file holds others too."""
+    check_fit(path, weight_shapes(path, prefix, inside), model, partly)
+    check_seal(path)
     try:
-        tensors = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118  # no dict
+            tensors = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError) as error:
         raise BadValue(f"{path} is damaged: {error}") from None
     model.load_state_dict(tensors, strict=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +40,25 @@ def _gone() -> str:
         return ""
 
 
+def secret() -> bytes:
+    """What only this user has, outside of every store: by it a file that a process may act on is told from one that a stranger
+    put there, were it with a whole store."""
+    import platformdirs
+
+    path = platformdirs.user_data_path("llm_lab") / "secret"
+    with writing(path):
+        with contextlib.suppress(FileNotFoundError):
+            return path.read_bytes()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".secret.{secrets.token_hex(4)}")
+        beside.touch(0o600)
+        beside.write_bytes(secrets.token_bytes(32))
+        with contextlib.suppress(FileExistsError):
+            os.link(beside, path)  # of two that make one at once, the first one's holds
+        beside.unlink()
+        return path.read_bytes()
+
+
 def cache(make: bool = True) -> Path:
     """Where tokenised corpora are kept."""
     folder = home(make) / "data"
@@ -57,16 +77,31 @@ def stores() -> list[Path]:
     return list(found.values())
 
 
+def is_pack(path: str | os.PathLike[str]) -> bool:
+    """Whether a name is that of a zip that is here."""
+    return os.fspath(path).lower().endswith(".zip") and os.path.isfile(path)
+
+
+def packs() -> list[Path]:
+    """The zips that LLM_LAB_PATH names, and those in the folders that it names."""
+    found: dict[str, Path] = {}
+    for part in filter(None, os.environ.get("LLM_LAB_PATH", "").split(os.pathsep)):
+        with contextlib.suppress(OSError):
+            inside = [Path(part, name) for name in sorted(os.listdir(part))] if os.path.isdir(part) else [Path(part)]
+            found |= {os.path.realpath(path): path for path in inside if is_pack(path)}
+    return list(found.values())
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Within it, what keeps `path` from being written is a BadValue of one line that says what would work."""
     try:
         yield
     except OSError as error:
-        raise BadValue(_why(path, error)) from None
+        raise BadValue(why(path, error)) from None
 
 
-def _why(path: Path, error: OSError) -> str:
+def why(path: Path, error: OSError) -> str:
     if error.errno == errno.ENAMETOOLONG:
         return f"name: {show(path.name)} is too long for a folder here; a name of at most 64 letters would do"
     file = next((p for p in (path, *path.parents) if os.path.isfile(p)), None)

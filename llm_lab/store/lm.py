@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import math
 import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,13 +27,16 @@ from llm_lab.objectives.objective import Objective, Trainee
 from llm_lab.objectives.options import OBJECTIVES
 from llm_lab.options import specs
 from llm_lab.registry import load
-from llm_lab.results import Result, TrainingReport
+from llm_lab.results import Result
+from llm_lab.store import inside
+from llm_lab.store.cards import load_card
 from llm_lab.store.files import check_fit, read_json, read_weights, weight_shapes, write_json, write_weights
 from llm_lab.store.folders import writing
 from llm_lab.store.runs import Run
-from llm_lab.store.typed import build
+from llm_lab.tokenizers.foreign import BESIDE
 from llm_lab.tokenizers.template import ChatTemplate
 from llm_lab.tokenizers.tokenizer import Tokenizer
+from llm_lab.training.state import EXTRAS, MODEL
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -254,24 +255,21 @@ def load_lm(
     folder: Path, name: str | None = None, model: Any = None, device: str = "cpu", state: Path | None = None
 ) -> LM:
     """The LM in a folder. `model` is the user's class (or instance) where it was trained with one; `state` the folder of
-    its weights, where it is another."""
+    its weights, where it is another, or the file of a state that its run can go on from."""
     if state is None:
         _refuse_failed(Run(folder))
-    state = state or folder
-    file, weights = folder / "model.json", state / "model.safetensors"
+    file = folder / "model.json"
+    weights, extras = _places(state or folder)
     if not file.is_file():
         raise BadValue(
             f"{str(folder)!r} holds no model (model.json is missing); LM.save(path) and training runs write one"
         )
     about = _description(file)
     name = name or about["name"] or folder.name
-    try:
-        tokenizer = Tokenizer.load(folder / "tokenizer.json")
-    except LabError as error:
-        raise BadValue(f"{folder / 'tokenizer.json'} cannot be used: {error}") from None
+    tokenizer = load_tokenizer(folder)
     module: LanguageModel
     if about["config"] is not None:
-        module = _own_shape(file, about["config"], weights)
+        module = _own_shape(file, about["config"], *weights, folder)
     elif model is None:
         own = about["own_class"] or "your own"
         raise BadValue(
@@ -284,39 +282,51 @@ def load_lm(
         raise _unusable(
             file, f"the model knows {module.vocab_size} tokens, and tokenizer.json has {tokenizer.vocab_size}"
         )
-    read_weights(weights, module)
+    read_weights(weights[0], module, prefix=weights[1], inside=folder)
     lm = LM(name, module, tokenizer, info=about["info"])
-    if (state / "extras.safetensors").is_file():
-        lm.extras = lm.objective().attach(module).extras
-        read_weights(state / "extras.safetensors", lm.extras, partly=True)
+    if extras[0].is_file() and weight_shapes(*extras, folder):
+        try:
+            lm.extras = lm.objective().attach(module).extras
+        except LabError as error:
+            raise _unusable(file, str(error)) from None
+        read_weights(extras[0], lm.extras, partly=True, prefix=extras[1], inside=folder)
     module.to(device).eval()
     lm.extras.to(device).eval()
     return lm
 
 
+def _places(state: Path) -> tuple[tuple[Path, str], tuple[Path, str]]:
+    """The files of a model's weights and of what its objective added, and how the names in them begin."""
+    if state.suffix == ".safetensors":
+        return (state, MODEL), (state, EXTRAS)
+    return (state / "model.safetensors", ""), (state / "extras.safetensors", "")
+
+
 def load_run(run: Run, model: Any = None) -> LM:
-    """The LM in a run's folder, with its history and its card."""
-    lm = load_lm(run.path, run.name, model)
+    """The LM in a run's folder, with its history and its card: as it ended, or as it was when it was last saved."""
+    lm = _latest(run, model) if run.states and run.status != "finished" else load_lm(run.folder, run.name, model)
     lm.run = run
     lm.report = load_card(run)
     return lm
 
 
+def _latest(run: Run, model: Any) -> LM:
+    """From the newest state that is whole. One that goes meanwhile, since its run goes on, has left a newer one."""
+    for attempt in range(3):
+        for step in reversed(run.states):
+            try:
+                return load_lm(run.folder, run.name, model, state=run.state_file(step))
+            except BadValue:
+                if run.state_file(step).is_file() and (step == run.states[0] or attempt == 2):
+                    raise
+    raise BadValue(f"run {run.id} of {run.name} changes faster than it can be read; try again")
+
+
 def load_checkpoint(run: Run, step: int, model: Any = None) -> LM:
     """The LM as a step of a run left it. A run that failed or died later has its checkpoints still."""
-    lm = load_lm(run.path, f"{run.name}@{step}", model, state=run.checkpoint(step))
+    lm = load_lm(run.folder, f"{run.name}@{step}", model, state=run.checkpoint(step))
     lm.run, lm.step = run, step
     return lm
-
-
-def load_card(run: Run) -> TrainingReport | None:
-    """The card of a run; none where its file is missing or damaged."""
-    with contextlib.suppress(ValueError):
-        card = build(TrainingReport, run.read("report"), skip=frozenset({"actions", "code", "looks"}))
-        curves = [card.train, card.val, *card.parts.values(), *card.val_parts.values(), *card.watched.values()]
-        if all(math.isfinite(seconds) for curve in curves for _, seconds, _ in curve):
-            return card
-    return None
 
 
 def _refuse_failed(run: Run) -> None:
@@ -327,6 +337,10 @@ def _refuse_failed(run: Run) -> None:
     if state.get("status") == "failed":
         rest = "and its weights are not numbers to work with" if has_weights else "and its weights were not saved"
         raise BadValue(f"the run in {str(run.path)!r} failed{why}, {rest}; train it again, or load one that finished")
+    if run.status == "training" and not has_weights:
+        raise BadValue(
+            f"run {run.id} of {run.name} has only just begun, and saved no weights yet; try again in a moment"
+        )
     if state and not has_weights:
         raise BadValue(
             f"{run.path / 'model.safetensors'} is missing: the run's status is {run.status}, and its weights were not "
@@ -361,7 +375,7 @@ _TEACHES = {"next_token": {"next_token", "seq2seq", "any_order"}, "fill": {"fill
 
 def _description(file: Path) -> dict[str, Any]:
     """model.json, every part of the kind that its readers rest on."""
-    about = read_json(file)
+    about = read_json(file, file.parent)
     if not isinstance(about, dict):
         raise _unusable(file, f"it holds a {type(about).__name__}, not a model's description")
     config, info, own = about.get("config"), about.get("info") or {}, about.get("own_class")
@@ -414,11 +428,26 @@ def affordable(file: Path, config: ModelConfig) -> ModelConfig:
     return config
 
 
-def _own_shape(file: Path, sizes: dict[str, Any], weights: Path) -> LanguageModel:
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a folder, by files of its own. BadValue where there is none that can be used."""
+    file = folder / "tokenizer.json"
+    try:
+        for beside in (file, *(folder / name for name in (BESIDE, "config.json", "special_tokens_map.json"))):
+            if beside == file or os.path.lexists(beside):
+                inside.plain(beside, folder, inside.limit(beside.name))
+        return Tokenizer.load(file)
+    except (LabError, OSError) as error:
+        raise BadValue(f"{file} cannot be used: {error}") from None
+
+
+def _own_shape(file: Path, sizes: dict[str, Any], weights: Path, prefix: str, folder: Path) -> LanguageModel:
     """A model of our own parts. It is first made without memory and compared with the weights' shapes."""
     config = checked(file, sizes)
-    shapes = weight_shapes(weights)
+    shapes = weight_shapes(weights, prefix, folder)
     check_sizes(file, config, shapes, weights.name)
+    need, free = 4 * inside.count(shapes), machine.memory().available
+    if need > free:
+        raise _unusable(file, f"its weights take {need / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free")
     empty = bare(config)
     if resize := getattr(empty, "resize", None):  # its tables are as large as the text it counted
         resize(shapes)

@@ -1,8 +1,10 @@
 """Runs on disk: one folder each, of plain files. It knows no torch: names and lists cost nothing to ask for.
 
-.llm_lab/runs/bard-3f2a9c/   request.json  plan.json  environment.json  status.json  events.jsonl
+.llm_lab/runs/bard-3f2a9c/   request.json  plan.json  environment.json  status.json  events.jsonl  report.json
                              model.safetensors  model.json  tokenizer.json
-                             checkpoints/500/model.safetensors
+                             checkpoints/500/model.safetensors      weights that were asked for
+                             resume/00000812.safetensors            what the run goes on from
+                             lock                                   held by the one process that writes it
 """
 
 from __future__ import annotations
@@ -11,32 +13,34 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import secrets
+import shutil
 import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from llm_lab.errors import BadValue, listing, suggestion
+from filelock import FileLock, Timeout
+
+from llm_lab import machine
+from llm_lab.errors import BadValue, Busy, listing, show, suggestion
+from llm_lab.store import inside
+from llm_lab.store.events import FILE, number, read_events
 from llm_lab.store.folders import cache as cache
 from llm_lab.store.folders import home as home
-from llm_lab.store.folders import stores, writing
+from llm_lab.store.folders import is_pack, packs, stores, writing
 
 if TYPE_CHECKING:
     import pandas as pd
 
+STATUSES = ("training", "paused", "finished", "failed", "died")
 COLUMNS = ("step", "tokens", "seconds", "train_loss", "val_loss", "lr")
-_NUMBERS = {"step": ("step", "tokens", "seconds", "lr"), "validation": ("step", "tokens", "seconds")}
-_NUMBERS["watch"] = _NUMBERS["validation"]
-
-
-def number(value: object) -> float | None:
-    """A finite number as it is, and None for whatever else a file may hold in its place."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return value if abs(value) < 1e300 else None  # not of NaN
+_held: set[str] = set()  # the runs that this process writes
+_WORD = re.compile(r"\w[\w.-]*")
+RESUMABLE = ("paused", "died", "failed")
 
 
 @dataclass(frozen=True)
@@ -53,35 +57,101 @@ class Run:
     def name(self) -> str:
         return self.path.name.rpartition("-")[0] or self.path.name
 
+    @property
+    def folder(self) -> Path:
+        """Where its files are to be loaded from."""
+        return self.path
+
+    @property
+    def where(self) -> Path:
+        """The folder, or the file, that a person finds it in."""
+        return self.path
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk, checkpoints included."""
+        return inside.size(self.path)
+
+    def open(self, name: str, most: int | None = None) -> IO[bytes]:
+        """One of its files. Every one is data that a stranger may have written: see `inside.plain` for what is refused."""
+        return inside.opened(self.path / name, self.path, most)
+
+    def has(self, name: str) -> bool:
+        """Whether it has that file, and as one of its own."""
+        return inside.is_plain(self.path / name, self.path)
+
+    def names(self, folder: str) -> list[str]:
+        """What is in a folder of its."""
+        try:
+            return os.listdir(self.path / folder)
+        except OSError:
+            return []
+
     def read(self, part: str) -> dict[str, Any]:
         """request | plan | environment | status | report, as a dict; empty where it is not written yet, or damaged."""
+        name = f"{part}.json"
+        most = inside.limit(name)
         try:
-            value = json.loads((self.path / f"{part}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            with self.open(name, most) as file:
+                value = inside.parsed(inside.bounded(file, name, most), name)
+        except (OSError, BadValue):
             return {}
         return value if isinstance(value, dict) else {}
 
     @property
     def status(self) -> str:
-        """training | finished | stopped | failed | died (its process is gone)"""
+        """training | paused | finished | failed | died (its process is gone)"""
         state = self.read("status")
         status = state.get("status")
-        if not isinstance(status, str):
+        if status not in STATUSES:
             return "failed"
-        if status == "training" and state.get("host") == socket.gethostname() and not _alive(state.get("pid")):
-            return "died"
+        if status == "training" and state.get("host") == socket.gethostname():
+            # A full disk may have kept this process from writing that it is over.
+            ours = state.get("pid") == os.getpid() and self.path.name not in _held
+            return "died" if ours or not _alive(state) else status
         return status
 
     @property
+    def diverged(self) -> bool:
+        """Whether its loss stopped being a number: going on from there would do the same."""
+        return self.read("status").get("diverged") is True
+
+    @property
     def loadable(self) -> bool:
-        """Whether it left a model: weights were saved, and the run did not fail."""
-        return os.path.isfile(self.path / "model.safetensors") and self.status != "failed"
+        """Whether there is a model to load: a finished one, or the state of one that is on its way or was left there."""
+        if self.diverged:
+            return False
+        return bool(self.states) or (self.status != "failed" and self.has("model.safetensors"))
+
+    @property
+    def resumable(self) -> bool:
+        return self.status in RESUMABLE and bool(self.states) and not self.diverged
+
+    @property
+    def states(self) -> list[int]:
+        """The steps that it can go on from, in order."""
+        stems = [name.removesuffix(".safetensors") for name in self.names("resume")]
+        return sorted(int(stem) for stem in stems if stem.isdecimal() and self.has(f"resume/{stem}.safetensors"))
+
+    @property
+    def reached(self) -> int:
+        """The step whose weights are the newest on the disk."""
+        steps = number(self.read("status").get("steps"))
+        return int(steps or 0) if self.status == "finished" or not self.states else self.states[-1]
+
+    def state_file(self, step: int) -> Path:
+        return self.path / "resume" / f"{step:08d}.safetensors"
+
+    def forget_states(self) -> None:
+        """A finished run has its model, and nothing to go on to."""
+        for part in ("resume", "base"):
+            shutil.rmtree(self.path / part, ignore_errors=True)
 
     @property
     def checkpoints(self) -> list[int]:
         """The steps whose weights were kept on the way, in order."""
-        found = (self.path / "checkpoints").glob("*/model.safetensors")
-        return sorted(int(file.parent.name) for file in found if file.parent.name.isdecimal())
+        names = [name for name in self.names("checkpoints") if name.isdecimal()]
+        return sorted(int(name) for name in names if self.has(f"checkpoints/{name}/model.safetensors"))
 
     def checkpoint(self, step: int) -> Path:
         """The folder of what is kept of a step."""
@@ -94,17 +164,12 @@ class Run:
         return max(number(state.get("started")) or 0.0, number(state.get("restored")) or 0.0)
 
     def set_status(self, status: str, **more: Any) -> None:
-        from llm_lab.store.files import write_json
+        """Write it down; of one that is training, that this process does it."""
+        self.note(**(_holder() if status == "training" else {}), status=status, time=time.time(), **more)
 
-        state = {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            **self.read("status"),
-            "status": status,
-            "time": time.time(),
-            **more,
-        }
-        write_json(self.path / "status.json", state)
+    def note(self, **facts: Any) -> None:
+        """Add facts to its status."""
+        self.write("status", {**self.read("status"), **facts})
 
     def write(self, part: str, value: dict[str, Any]) -> None:
         from llm_lab.store.files import write_json
@@ -113,19 +178,17 @@ class Run:
 
     def events(self) -> Iterator[dict[str, Any]]:
         """The events as they happened; a line cut off by a crash, or damaged, ends them."""
+        for event, _ in self.trace():
+            yield event
+
+    def trace(self, start: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
+        """The events from a place in their file on, each with the place behind it. None of a file that memory could not hold."""
         try:
-            file = open(self.path / "events.jsonl", "rb")  # noqa: SIM115  # closed by the with below
-        except OSError:
+            file = self.open(FILE, machine.memory().available // 2)
+        except (OSError, BadValue):
             return
         with file:
-            for line in file:
-                try:
-                    event = json.loads(line.decode("utf-8"))
-                except (ValueError, RecursionError):
-                    return
-                if not _is_event(event):
-                    return
-                yield event
+            yield from read_events(file, start)
 
     @property
     def history(self) -> pd.DataFrame:
@@ -168,15 +231,17 @@ class Run:
         return tuple(event["lr"] for event in self.events() if event.get("kind") == "step")
 
 
-def _is_event(value: Any) -> bool:
-    """Whether a line of the trace holds what its readers rest on; a loss that was no number is None."""
-    if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
-        return False
-    needed = _NUMBERS.get(value["kind"], ())
-    if any(number(value.get(name)) is None for name in needed):
-        return False
-    loss = value.get("loss")
-    return not needed or (isinstance(value["step"], int) and (loss is None or number(loss) is not None))
+def parameters(run: Run) -> int | None:
+    """The numbers among a run's weights, by the head of their file; None where it has none that can be read."""
+    name, start = "model.safetensors", ""
+    if not run.has(name) and (states := run.states):
+        name, start = f"resume/{states[-1]:08d}.safetensors", "model."  # beside what optimisers hold
+    try:
+        with run.open(name) as file:
+            found = inside.shapes(file, name)
+    except (OSError, BadValue):
+        return None
+    return inside.count({tensor: shape for tensor, shape in found.items() if tensor.startswith(start)})
 
 
 def _parts(event: dict[str, Any]) -> dict[str, float | None]:
@@ -190,14 +255,23 @@ def _table(event: dict[str, Any], key: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _alive(pid: object) -> bool:
-    if not isinstance(pid, int) or isinstance(pid, bool) or pid <= 0:
-        return False
+def _holder() -> dict[str, Any]:
+    """What tells this process from every other, one that is given its number later included."""
     import psutil
 
+    return {"pid": os.getpid(), "born": psutil.Process().create_time(), "host": socket.gethostname()}
+
+
+def _alive(state: dict[str, Any]) -> bool:
+    import psutil
+
+    pid, born = state.get("pid"), number(state.get("born"))
+    if not isinstance(pid, int) or isinstance(pid, bool) or pid <= 0:
+        return False
     try:
-        return bool(psutil.pid_exists(pid))
-    except OverflowError:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and (born is None or abs(process.create_time() - born) < 1)
+    except (psutil.Error, OverflowError):
         return False
 
 
@@ -207,36 +281,92 @@ def key(request: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def create(name: str, request: dict[str, Any]) -> Run:
-    """A new run's folder with its request. BadValue where it cannot be written."""
+def create(name: str, request: dict[str, Any], fresh: bool = True) -> Run:
+    """A new run's folder with its request. BadValue where it cannot be written; Busy where another process is at the same
+    request, unless `fresh`."""
     folder = home(make=True) / "runs" / f"{name}-{secrets.token_hex(3)}"
     with writing(folder):
-        folder.mkdir(parents=True)
-    run = Run(folder)
-    run.write("request", request)
-    run.set_status("training", started=time.time())
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / ".lock"):  # of two that ask for the same at once, one is first
+            if not fresh and (other := find_identical(name, request)) and other.status == "training":
+                raise busy(other)
+            folder.mkdir()
+            run = Run(folder)
+            run.write("request", request)
+            run.set_status("training", started=time.time())
     return run
 
 
-def all_runs() -> list[Run]:
-    """Every run of every store, the newest first; one whose files are damaged is among them, the oldest."""
+@contextlib.contextmanager
+def hold(run: Run) -> Iterator[None]:
+    """The lock on a run, as long as this process writes it. Busy, with who holds it, where another does."""
+    if os.path.lexists(run.path / "lock"):
+        inside.plain(run.path / "lock", run.path)  # a link would have its target written
+    lock = FileLock(run.path / "lock")
+    with writing(run.path / "lock"):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:  # which is an OSError too
+            raise busy(run) from None
+    _held.add(run.path.name)
+    try:
+        yield
+    finally:
+        _held.discard(run.path.name)
+        lock.release()
+
+
+def busy(run: Run) -> Busy:
+    state = run.read("status")
+    since = number(state.get("resumed")) or number(state.get("started"))
+    when = f" since {time.strftime('%H:%M', time.localtime(since))}" if since else ""
+    return Busy(
+        f"run {run.id} of {run.name} is being trained by process {state.get('pid', '?')} on {state.get('host', '?')}{when}; %attach {run.name} watches it, --fresh trains another"
+    )
+
+
+def all_runs(refused: list[str] | None = None) -> list[Run]:
+    """Every run of every store, the newest first; one whose files are damaged is among them, the oldest. A zip that cannot
+    be used is left out, and why is added to `refused`; so is a zip's copy of a run that is here."""
     found: list[Run] = []
     for store in stores():
         with contextlib.suppress(OSError):  # a store that may not be read has nothing for us
             found += [Run(path.parent) for path in (store / "runs").glob("*/request.json")]
+    if odd := [run for run in found if not run.path.name.isprintable()]:
+        found = [run for run in found if run not in odd]
+        if refused is not None:
+            refused += [f"{show(str(run.path), 200)} is left out: its name holds control characters" for run in odd]
+    here = {run.path.name for run in found}
+    for file in packs():
+        from llm_lab.store.packs import packed
+
+        try:
+            new = [run for run in packed(file) if run.path.name not in here]
+        except BadValue as error:
+            if refused is not None:
+                refused.append(str(error))
+            continue
+        found += new
+        here |= {run.path.name for run in new}
     return sorted(found, key=lambda run: run.recent, reverse=True)
 
 
 def names() -> list[str]:
-    """The names of runs that can be loaded, the newest first; none where the working folder is gone."""
+    """The names of runs that can be loaded and that may stand on a line, the newest first; none where the working folder is
+    gone."""
     try:
-        return list(dict.fromkeys(run.name for run in all_runs() if run.loadable))
+        return list(dict.fromkeys(run.name for run in all_runs() if _WORD.fullmatch(run.name) and run.loadable))
     except BadValue:
         return []
 
 
 def find(name: str) -> Run:
-    """The newest run of that name that left a model (finished ones first), or the run of that id, whatever became of it."""
+    """The newest run of that name that left a model (finished ones first), or the run of that id, whatever became of it;
+    or the run in the zip of that name."""
+    if is_pack(name):
+        from llm_lab.store.packs import only
+
+        return only(Path(name))
     runs = all_runs()
     named = [run for run in runs if run.name == name]
     good = [run for run in named if run.loadable]
@@ -249,6 +379,31 @@ def find(name: str) -> Run:
         became = listing((f"{run.id} {run.status}" for run in named), 4)
         raise BadValue(f"no run called {name!r} has left a model ({became}); train it again; {there}")
     raise BadValue(f"no model or run is called {name!r}{suggestion(name, known)}; {there}")
+
+
+def find_any(name: object) -> Run:
+    """The newest run of that name, whatever became of it, or the one of that id. BadValue where there is none."""
+    runs = all_runs()
+    hits = [run for run in runs if run.name == name] or [run for run in runs if name in (run.id, run.path.name)]
+    if hits:
+        return next((run for run in hits if run.status == "training"), hits[0])
+    known = list(dict.fromkeys(run.name for run in runs))
+    there = f"there is: {listing(known)}" if known else "there is none yet; %%pretrain NAME makes one"
+    raise BadValue(f"no run is called {show(name)}{suggestion(name, known)}; {there}")
+
+
+def find_traced(name: str) -> tuple[Run, int | None]:
+    """The run whose trace a name, an id or `bard@500` means: as `find`, and where no run of that name left a model, the
+    newest that has begun. The step is that of the checkpoint."""
+    if "@" in name:
+        return find_checkpoint(name)
+    try:
+        return find(name), None
+    except BadValue:
+        begun = [run for run in all_runs() if run.name == name and run.has("events.jsonl")]
+        if not begun:
+            raise
+        return begun[0], None
 
 
 def find_checkpoint(name: str) -> tuple[Run, int]:
@@ -279,10 +434,15 @@ def find_checkpoint(name: str) -> tuple[Run, int]:
 
 
 def find_identical(name: str, request: dict[str, Any]) -> Run | None:
-    """The newest finished run of this name that was asked for in just this way, and whose files are whole."""
+    """The newest run of this name that was asked for in just this way: finished and whole, on its way, or left where it
+    can go on. One that a person touched and that is finished is found by its name only."""
     wanted = key(request)
     for run in all_runs():
-        if run.name == name and run.status == "finished" and key(run.read("request")) == wanted and _whole(run):
+        if run.name != name or key(run.read("request")) != wanted:
+            continue
+        if run.status == "finished" and not run.read("status").get("touched") and _whole(run):
+            return run
+        if (run.status == "training" or run.resumable) and os.access(run.path, os.W_OK):
             return run
     return None
 
@@ -292,7 +452,8 @@ def _whole(run: Run) -> bool:
     from llm_lab.store.files import read_json, weight_shapes
 
     try:
-        weight_shapes(run.path / "model.safetensors")
-        return all(isinstance(read_json(run.path / f"{part}.json"), dict) for part in ("model", "tokenizer"))
+        folder = run.folder
+        weight_shapes(folder / "model.safetensors", inside=folder)
+        return all(isinstance(read_json(folder / f"{part}.json", folder), dict) for part in ("model", "tokenizer"))
     except BadValue:
         return False

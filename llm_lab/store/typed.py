@@ -31,6 +31,8 @@ def _as(hint: Any, value: Any) -> Any:
         return None if value is None else _as(args[0], value)
     if origin is list and isinstance(value, list):
         return [_as(args[0], item) for item in value]
+    if origin is tuple and isinstance(value, list) and args[-1] is Ellipsis:
+        return tuple(_as(args[0], item) for item in value)
     if origin is tuple and isinstance(value, list) and len(value) == len(args):
         return tuple(_as(one, item) for one, item in zip(args, value, strict=True))
     if origin is dict and isinstance(value, dict):

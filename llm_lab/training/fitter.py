@@ -21,6 +21,7 @@ class Fitter:
     `reads` are the options of training that make a difference.
     """
 
+    resumable = False  # one pass has no middle to go on from
     reads: ClassVar[frozenset[str]] = frozenset({"batch_size", "device", "threads", "seed", "eval_tokens"})
 
     def __init__(
@@ -42,6 +43,8 @@ class Fitter:
 
     def request_stop(self) -> None:
         """One pass has no middle to end at."""
+
+    request_save = request_stop
 
     def events(self) -> Iterator[TrainEvent]:
         """One step, one validation, and the end."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from llm_lab.data.sampler import BlockSampler, DocumentSampler
 from llm_lab.objectives.objective import Objective, Trainee
 from llm_lab.training.options import OPTIMIZERS, SCHEDULES
 from llm_lab.training.plan import Plan
+from llm_lab.training.state import Progress, TrainState, best_of, gather, modules, spread
 from llm_lab.training.validation import autocast, block_losses, mean_losses, pieces
 
 
@@ -24,7 +25,7 @@ from llm_lab.training.validation import autocast, block_losses, mean_losses, pie
 class TrainEvent:
     """Something that happened. `seconds` count from the call; losses are in nats per target."""
 
-    kind: str  # step | validation | checkpoint | end
+    kind: str  # step | validation | checkpoint | save | end
     step: int  # steps done
     tokens: int
     seconds: float
@@ -32,7 +33,7 @@ class TrainEvent:
     lr: float = 0.0  # factor of the peak learning rates that the step used
     parts: dict[str, float] = field(default_factory=dict)
     measured: dict[str, float] = field(default_factory=dict)  # of a validation: what was asked of its step
-    reason: str = ""  # of the end: finished | stopped | diverged
+    reason: str = ""  # of the end: finished | paused | diverged
 
 
 class Trainer:
@@ -42,9 +43,13 @@ class Trainer:
 
     The model is usable between any two events; at a validation and at a checkpoint it is as the event's step left it.
     `measure` names what validations tell of their step besides losses: grad_norm (of the whole gradient, before it is
-    clipped), update_ratio (‖Δw‖ / ‖w‖ over all weights). `request_stop()` ends the run after the step in progress. Dropout draws from
-    torch's global generators, seeded anew for each step: a thread that draws from them meanwhile changes what is dropped.
+    clipped), update_ratio (‖Δw‖ / ‖w‖ over all weights). `request_save()` asks for a `save` event after the step in progress, at which
+    `state()` holds all that is needed to go on from there: `load_state` gives the same weights as if nothing had come between, bit for
+    bit on the CPU. `request_stop()` asks for one too, and ends there. `at.lr_scale` is a person's hand on the schedule. Dropout draws
+    from torch's global generators, seeded anew for each step: a thread that draws from them meanwhile changes what is dropped.
     """
+
+    resumable = True
 
     def __init__(
         self,
@@ -72,89 +77,117 @@ class Trainer:
         self._parameters = [parameter for _, parameter in trainee.parameters()]
         self.schedule = SCHEDULES.load(plan.options.schedule)
         self._model: Any = torch.compile(trainee.model) if plan.options.compile else trainee.model
-        self._stop = False
-        self._best: tuple[float, list[dict[str, Tensor]]] | None = (
-            None  # the loss, and the state of all that is trained
-        )
-        self._tokens = 0
+        self._stop = self._save = self._resumed = False
+        self._best: list[dict[str, Tensor]] = []  # of the model and the extras, at the lowest validation loss
         self._measured: dict[str, Tensor] = {}
-        self._shares = list(plan.checkpoint_shares)  # those still to come
+        self.at = Progress(shares=list(plan.checkpoint_shares))
 
     def request_stop(self) -> None:
-        """End after the step in progress; the model stays as it is then."""
+        """End after the step in progress, with a `save` before; the model stays as it is then."""
         self._stop = True
+
+    def request_save(self) -> None:
+        """Give a `save` event after the step in progress."""
+        self._save = True
 
     @property
     def seconds(self) -> float:
         return time.perf_counter() - self.started
 
+    def state(self) -> TrainState:
+        """A copy of all that the next steps rest on; exact at a `save` event."""
+        at = replace(self.at, seconds=self.seconds, shares=list(self.at.shares))
+        return TrainState(gather(self.trainee, self.optimizers, self._best), at)
+
+    def load_state(self, state: TrainState) -> None:
+        """Go on from there: the next step is the one after it, the clock runs on from its seconds. ValueError where the
+        state is another model's."""
+        spread(state.tensors, self.trainee, self.optimizers)
+        self.at, self._resumed = replace(state.progress, shares=list(state.progress.shares)), True
+        if state.progress.best_loss is not None:
+            self._best = best_of(state.tensors, len(modules(self.trainee)), self.device)
+
     def events(self) -> Iterator[TrainEvent]:
         """One event a step, one a validation, and an end. A step's loss is read only after the next step has been
         issued, so that no step waits for the device. Where the best weights are kept, the last ones are validated too."""
-        step, seen, last_eval, eval_time, step_time = 0, 0, 0.0, 0.0, 0.0
+        at = self.at
         pending: tuple[TrainEvent, Tensor, dict[str, Tensor]] | None = None
         reason = "finished"
-        if 0 in self.plan.checkpoints:
-            yield self._event("checkpoint", 0)
-        while not self._done(step, step_time):
+        if self._resumed:
+            self.started = time.perf_counter() - at.seconds
+        elif 0 in self.plan.checkpoints:
+            yield self._event("checkpoint")
+        while not self._done():
+            if pending and (self._save or self._stop):
+                yield (event := _read(*pending))
+                pending = None
+                if not np.isfinite(event.loss):
+                    reason = "diverged"
+                    break
+            if self._save or self._stop:
+                self._save = False
+                yield self._event("save")
             if self._stop:
-                reason = "stopped"
+                reason = "paused"
                 break
             began = time.perf_counter()
-            factor = self._factor(step)
+            factor = self._factor(at.step) * at.lr_scale
             # What a validation soon to come will tell; by time, it may come two steps early.
-            watched = bool(self.measure) and self._eval_due(step + 1, last_eval - 2 * step_time, eval_time)
-            loss, parts = self._step(step, factor, watched)
-            step += 1
+            watched = bool(self.measure) and self._eval_due(at.step + 1, at.last_eval - 2 * at.step_time)
+            loss, parts = self._step(at.step, factor, watched)
+            at.step += 1
             if pending:
                 yield (event := _read(*pending))
                 if not np.isfinite(event.loss):
                     pending, reason = None, "diverged"
                     break
-            pending = (TrainEvent("step", step, self._tokens, self.seconds, lr=factor), loss, parts)
+            pending = (TrainEvent("step", at.step, at.tokens, self.seconds, lr=factor), loss, parts)
             spent = time.perf_counter() - began
-            step_time = spent if not step_time else 0.9 * step_time + 0.1 * spent
-            if self._checkpoint_due(step):
+            at.step_time = spent if not at.step_time else 0.9 * at.step_time + 0.1 * spent
+            if self._checkpoint_due(at.step):
                 yield _read(*pending)
                 pending = None
-                yield self._event("checkpoint", step)
-            if self._eval_due(step, last_eval, eval_time):
+                yield self._event("checkpoint")
+            if self._eval_due(at.step, at.last_eval):
                 before = self.seconds
                 if pending:
                     yield _read(*pending)
                     pending = None
-                yield self._validate(step)
-                seen, last_eval = step, self.seconds
-                eval_time = last_eval - before  # with what the consumer makes of it, such as a sample
+                yield self._validate()
+                at.seen, at.last_eval = at.step, self.seconds
+                at.eval_time = at.last_eval - before  # with what the consumer makes of it, such as a sample
         if pending:
             yield (event := _read(*pending))
             if not np.isfinite(event.loss):
                 reason = "diverged"
-        if self._shares and step and reason == "finished":  # a time budget ends by the clock, a little before all of it
-            yield self._event("checkpoint", step)
+        if at.shares and at.step and reason == "finished":  # a time budget ends by the clock, a little before all of it
+            yield self._event("checkpoint")
         if self.plan.options.keep == "best":
-            if self.val_blocks and seen < step and reason != "diverged":
-                yield self._validate(step)
+            # A replay looks where the run looked that it repeats, and a paused one goes on to its own end.
+            if self.val_blocks and at.seen < at.step and reason == "finished" and not self.plan.learning_rates:
+                yield self._validate()
             self._keep_best()
         self.trainee.train(False)
-        yield TrainEvent("end", step, self._tokens, self.seconds, reason=reason)
+        yield replace(self._event("end"), reason=reason)
 
-    def _event(self, kind: str, step: int) -> TrainEvent:
-        return TrainEvent(kind, step, self._tokens, self.seconds)
+    def _event(self, kind: str) -> TrainEvent:
+        return TrainEvent(kind, self.at.step, self.at.tokens, self.seconds)
 
     def _checkpoint_due(self, step: int) -> bool:
-        if self._shares:
-            passed = len(self._shares)
-            self._shares = [share for share in self._shares if self.seconds < share * (self.plan.seconds or math.inf)]
-            return len(self._shares) < passed
+        if self.at.shares:
+            passed = len(self.at.shares)
+            self.at.shares = [
+                share for share in self.at.shares if self.seconds < share * (self.plan.seconds or math.inf)
+            ]
+            return len(self.at.shares) < passed
         return step in self.plan.checkpoints
 
-    def _done(self, step: int, step_time: float) -> bool:
+    def _done(self) -> bool:
         if self.plan.steps is not None:
-            return step >= self.plan.steps
+            return self.at.step >= self.plan.steps
         assert self.plan.seconds is not None
         # The step that would end more than half of itself too late is not begun; the first always is.
-        return step > 0 and self.seconds + step_time / 2 >= self.plan.seconds
+        return self.at.step > 0 and self.seconds + self.at.step_time / 2 >= self.plan.seconds
 
     def _factor(self, step: int) -> float:
         """The learning rate as a factor of its peak: by steps, by the time that has gone, or as it was in a replayed run."""
@@ -183,7 +216,7 @@ class Trainer:
                 first = (step * options.accumulate + micro) * options.batch_size
                 examples = self.sampler.examples(first, options.batch_size)
                 batch = self.objective.collate(examples, rng, step).to(self.device)
-                self._tokens += sum(map(len, examples)) - self._overlap * len(examples)
+                self.at.tokens += sum(map(len, examples)) - self._overlap * len(examples)
                 with autocast(self.device, self.plan.precision):
                     loss, named = self.objective.loss(Trainee(self._model, self.trainee.extras), batch)
                 (loss / options.accumulate).backward()
@@ -207,7 +240,7 @@ class Trainer:
             self._measured["update_ratio"] = moved / torch.nn.utils.get_total_norm(before)
         return total, parts
 
-    def _eval_due(self, step: int, last: float, cost: float) -> bool:
+    def _eval_due(self, step: int, last: float) -> bool:
         if not self.val_blocks:
             return False
         if self.plan.learning_rates:  # a replay looks where the run looked that it repeats: `keep best` depends on it
@@ -217,9 +250,9 @@ class Trainer:
         if self.plan.seconds is None:
             return True
         # Near its end a time budget belongs to the steps: the whole split is read after the clock anyway.
-        return self.seconds - last >= self.plan.seconds / 12 and self.seconds + cost < self.plan.seconds
+        return self.seconds - last >= self.plan.seconds / 12 and self.seconds + self.at.eval_time < self.plan.seconds
 
-    def _validate(self, step: int) -> TrainEvent:
+    def _validate(self) -> TrainEvent:
         found = block_losses(
             self.objective,
             self.trainee,
@@ -230,16 +263,17 @@ class Trainer:
         )
         parts = mean_losses(found)
         loss = self.objective.total(parts)
-        if self.plan.options.keep == "best" and (self._best is None or loss < self._best[0]):
-            states = [module.state_dict() for module in (self.trainee.model, self.trainee.extras)]
-            self._best = (loss, [{name: p.detach().clone() for name, p in state.items()} for state in states])
+        if self.plan.options.keep == "best" and (self.at.best_loss is None or loss < self.at.best_loss):
+            states = [module.state_dict() for module in modules(self.trainee).values()]
+            self.at.best_loss = loss
+            self._best = [{name: p.detach().clone() for name, p in state.items()} for state in states]
         measured = {name: float(value) for name, value in self._measured.items() if name in self.measure}
         self._measured = {}
-        return TrainEvent("validation", step, self._tokens, self.seconds, loss, parts=parts, measured=measured)
+        return replace(self._event("validation"), loss=loss, parts=parts, measured=measured)
 
     def _keep_best(self) -> None:
-        if self._best is not None:
-            for module, state in zip((self.trainee.model, self.trainee.extras), self._best[1], strict=True):
+        if self._best:
+            for module, state in zip(modules(self.trainee).values(), self._best, strict=True):
                 module.load_state_dict(state)
 
 

@@ -55,7 +55,7 @@ def _extent(r: TrainingReport, curves: Sequence[Curve]) -> tuple[float, float, f
     points = [p for curve in curves for p in curve]
     reach = max((p[x] for p in points), default=0)
     budget = (r.budget_seconds if r.by_time else r.budget_steps) or 0
-    span = max(reach, budget) if r.status in ("training", "stopped") else reach
+    span = max(reach, budget) if r.status in ("training", "paused") else reach
     losses = [p[2] for p in points]
     low, high = (min(losses), max(losses)) if losses else (0.0, 5.0)
     pad = max((high - low) * 0.05, abs(high) * 0.005, 1e-6)
@@ -113,10 +113,12 @@ def chart(r: TrainingReport) -> str:
     return svg.document(WIDTH, HEIGHT, body + named(ends, right))
 
 
-def validations(curves: Sequence[tuple[str, Curve]]) -> str:
-    """The validation curves of several runs over their steps, each dashed in its way and named at its end."""
-    shown = [(name, decimate(curve, 100)) for name, curve in curves]
-    points = [p for _, curve in shown for p in curve]
+def overlaid(runs: Sequence[tuple[str, Curve, Curve]]) -> str:
+    """The curves of several runs over their steps, (name, training, validation) of each: training faint, validation with
+    dots, both dashed in the run's way, and named at their end."""
+    most = max(300 // max(len(runs), 1), 60)
+    shown = [(name, decimate(train, most), decimate(val, 100)) for name, train, val in runs]
+    points = [p for _, *both in shown for curve in both for p in curve]
     span = max(1, *(p[0] for p in points))
     low, high = min(p[2] for p in points), max(p[2] for p in points)
     low, high = low - 0.05 * (high - low) - 1e-6, high + 0.05 * (high - low) + 1e-6
@@ -133,13 +135,16 @@ def validations(curves: Sequence[tuple[str, Curve]]) -> str:
     body += svg.levels(marks, y, LEFT, right)
     for tick in along:
         body += svg.text(x(tick), HEIGHT - 8, f"{tick:,.0f}{' steps' if tick == along[-1] else ''}", anchor="middle")
-    for i, (name, curve) in enumerate(shown):
-        look = f'stroke-width="1.5" stroke-dasharray="{dash(i - 1) if i else "none"}"'
-        body += f'<path class="o" {look} d="{svg.path([(x(p[0]), y(p[2])) for p in curve])}"/>'
-        if len(curve) == 1:
-            body += f'<circle class="of" cx="{x(curve[0][0]):.1f}" cy="{y(curve[0][2]):.1f}" r="3"/>'
-        ends.append((y(curve[-1][2]), name, look))
-    return svg.document(WIDTH, HEIGHT, body + named(ends, right, "o"))
+    above = ""  # validation lies upon training
+    for i, (name, train, val) in enumerate(shown):
+        dashes = f'stroke-dasharray="{dash(i - 1) if i else "none"}"'
+        look = f'stroke-width="1.5" {dashes}'
+        line = svg.path([(x(p[0]), y(p[2])) for p in train])
+        body += f'<path class="b" stroke-width="1" stroke-opacity=".5" {dashes} d="{line}"/>' if train else ""
+        above += f'<path class="o" {look} d="{svg.path([(x(p[0]), y(p[2])) for p in val])}"/>' if val else ""
+        above += "".join(f'<circle class="of" cx="{x(p[0]):.1f}" cy="{y(p[2]):.1f}" r="2.4"/>' for p in val)
+        ends.append((y((val or train)[-1][2]), name, look))
+    return svg.document(WIDTH, HEIGHT, body + above + named(ends, right, "o"))
 
 
 def named(ends: list[tuple[float, str, str]], right: float, hue: str = "b", height: float = HEIGHT) -> str:

@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any
 
-from llm_lab.results import Generation, Result, TrainingReport, in_notebook
+from llm_lab.results import BackgroundRun, Generation, Result, TrainingReport, in_notebook
 
 INTERVAL = 0.5  # seconds: notebook servers and their readers take no more
 
@@ -78,6 +78,8 @@ def status(result: Result) -> str:
     """The state of a result on one line."""
     from llm_lab.views.card import clean
 
+    if isinstance(result, BackgroundRun):
+        result = result.report
     if isinstance(result, TrainingReport):
         from llm_lab.views.training import progress
 

@@ -18,5 +18,7 @@ def sides(result: SideBySide) -> dict[str, str]:
     body = f'<div style="display:flex;flex-wrap:wrap;gap:0 12px;align-items:flex-start">{pages}</div>'
     head = small(f'<b style="font-weight:400">{esc(names)}</b><span>{esc(kind)}</span>', 4)
     inside = ("" if missing else saving()[0]) + head + body + wait
-    page = f'<div class="llm-lab-card" style="max-width:1720px;border-top:1px solid {HAIR};padding-top:4px">{inside}</div>'
+    page = (
+        f'<div class="llm-lab-card" style="max-width:1720px;border-top:1px solid {HAIR};padding-top:4px">{inside}</div>'
+    )
     return bundle("\n\n".join([names + kind, *(one["text/plain"] for one in shown), *(["…"] if missing else [])]), page)

@@ -33,11 +33,13 @@ from llm_lab.views.curves import HEIGHT, WIDTH, Curve, chart, dash, decimate, dr
 if TYPE_CHECKING:
     import plotly.graph_objects
 
-WORD = {"finished": "trained", "stopped": "paused", "restored": "trained, restored from the store"}
+WORD = {"finished": "trained", "restored": "trained, restored from the store"}
+AGAIN = "shows this again, from any notebook of this folder"
+_CODE = "background:none;padding:0;white-space:pre-wrap;overflow-wrap:anywhere"
 
 
-def report(result: TrainingReport) -> dict[str, str]:
-    """The card: loss over time or steps, the numbers beside it, the newest sample.
+def report(result: TrainingReport, elsewhere: bool = False) -> dict[str, str]:
+    """The card: loss over time or steps, the numbers beside it, the newest sample. `elsewhere`: another process trains it.
 
     No plotly figure stands in the bundle: where both are there JupyterLab shows plotly's, and the card would be lost.
     `figure(result)` makes one for those who ask.
@@ -59,10 +61,13 @@ def report(result: TrainingReport) -> dict[str, str]:
     )
     if not running:
         body += watched.looks(result, MOST - len(body.encode()) - 20_000)
-    facts = [WORD.get(result.status, result.status), *result.facts]
-    hint = "■ interrupt saves and stops" if running else ""
-    page = card(result.name, facts, body, caption=_foot(result), hint=hint, progress=_share(result), done=not running)
-    return bundle(_plain(result), page)
+    word = _word(result, elsewhere)
+    hint = "■ interrupt saves and stops" if running and not elsewhere else ""
+    again = [f'<code style="{_CODE}">%attach {esc(result.name)}</code> {AGAIN}'] if elsewhere else []
+    caption = "<br>".join([*_foot(result), *again])
+    facts, share = [word, *result.facts], _share(result)
+    page = card(result.name, facts, body, caption=caption, hint=hint, progress=share, done=not running)
+    return bundle(_plain(result, word) + (f"\n  %attach {result.name} {AGAIN}" if elsewhere else ""), page)
 
 
 def figure(result: TrainingReport) -> plotly.graph_objects.Figure:
@@ -185,13 +190,15 @@ def _samples(r: TrainingReport, running: bool) -> str:
     return page
 
 
-def _foot(r: TrainingReport) -> str:
+def _word(r: TrainingReport, elsewhere: bool) -> str:
+    return "training in the background" if elsewhere and r.status == "training" else WORD.get(r.status, r.status)
+
+
+def _foot(r: TrainingReport) -> list[str]:
     lines = [esc(note) for note in (r.notes[-4:] if r.status == "training" else r.notes)]
     if r.repeat and r.status != "training":
-        lines.append(
-            f'Repeats this run exactly: <code style="background:none;white-space:pre-wrap;overflow-wrap:anywhere">{esc(r.repeat)}</code>'
-        )
-    return "<br>".join(lines)
+        lines.append(f'Repeats this run exactly: <code style="{_CODE}">{esc(r.repeat)}</code>')
+    return lines
 
 
 def _trend(r: TrainingReport) -> str:
@@ -203,8 +210,8 @@ def _trend(r: TrainingReport) -> str:
     return text + (f", validation {number(last[-1][2], 3)}" if last else "")
 
 
-def _plain(r: TrainingReport) -> str:
-    lines = [" · ".join([r.name, WORD.get(r.status, r.status), *r.facts])]
+def _plain(r: TrainingReport, word: str) -> str:
+    lines = [" · ".join([r.name, word, *r.facts])]
     lines += [f"  {name:<29} {value}" for name, value in _figures(r)]
     if r.samples:
         last = r.samples[-1]

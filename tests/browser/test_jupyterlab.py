@@ -209,7 +209,7 @@ def test_an_interrupt_keeps_the_model_and_stops_the_cells_behind(lab, page):
     book.interrupt()
     book.wait(1, 40)
     text = book.output(1).inner_text()
-    assert "stopped at step" in text
+    assert "paused at step" in text
     assert "Traceback" not in text
     page.wait_for_timeout(500)
     assert "ran anyway" not in page.locator(".jp-Notebook").inner_text().replace("print('ran anyway')", "")

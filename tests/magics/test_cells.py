@@ -141,12 +141,12 @@ def test_a_model_of_an_interrupted_run_is_bound(lab, monkeypatch):
 
     def stopped(**kwargs):
         model = Model("pretrain", kwargs)
-        model.report = SimpleNamespace(name="tiny", status="stopped", notes=["stopped at step 5 of 10"])
+        model.report = SimpleNamespace(name="tiny", status="paused", notes=["paused at step 5 of 10"])
         return model
 
     monkeypatch.setattr(fake_lab, "pretrain", stopped)
     _, _, error = lab.run("%pretrain tiny")
-    assert str(error) == "tiny: stopped at step 5 of 10"
+    assert str(error) == "tiny: paused at step 5 of 10"
     assert lab.ip.user_ns["tiny"].verb == "pretrain"
 
 

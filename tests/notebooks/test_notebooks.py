@@ -18,6 +18,7 @@ import llm_lab as lab
 ROOT = Path(lab.__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 SMALL = {  # what a reader runs -> what the tests run
+    r"--seconds 60 --background\b": "--seconds 25 --threads 1 --background",  # it is looked into, and paused, meanwhile
     # One thread: two that share their cores with other tests spend their time waiting for each other.
     r"--seconds 60\b": "--seconds 4 --threads 1",
     r"--seconds 30\b": "--steps 40 --threads 1",
@@ -163,6 +164,20 @@ EXPECTED = {
         "walk": ["q · k, number by number", "W_in n", "probabilities"],
         "own-probe": ["gender"],
     },
+    "07_runs_that_last": {
+        "background": ["teller", "stories, bpe", "<img", "%attach teller"],
+        "generate": ["teller", "seed 1"],
+        "probe": ["teller", "3 layers × 4 heads"],
+        "evaluate": ["teller", "bits per byte"],
+        "attach": ["teller", "trained", "4 checkpoints kept", "<img"],
+        "course": ["train_loss"],
+        "runs": ["teller", "finished"],
+        "restored": ["short", "restored from the store"],
+        "fork": ["traveller", "from teller@\\d+", "<img"],
+        "scratch": ["novice"],
+        "compare": ["traveller, novice", "from", "<img"],
+        "pack": ["packed", "teller.zip"],
+    },
 }
 CHARTS = {  # cells that show a chart of plotly's
     "01_build_a_transformer": ("positions", "mlp", "bias", "sparse"),
@@ -211,6 +226,13 @@ assert surprise[:15].mean() > 2.8 and surprise[16:].mean() < 0.6, surprise
     "06_look_inside": """
 assert len(teller.checkpoints) == 6 and len(states) == 6
 assert teller.history["head_entropy"].notna().sum() > 1
+""",
+    "07_runs_that_last": """
+assert teller.status == "finished" and given.run.status == "finished"
+assert course["step"].tolist() == list(range(1, len(course) + 1))
+assert short.report.status == "restored" and short.history["step"].max() == 400
+told = traveller.run.read("request")["from"]
+assert told["run"] == teller.run and traveller.report.val[0][2] < novice.report.val[0][2], told
 """,
 }
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import llm_lab as lab
-from llm_lab import pretraining
+from llm_lab import session
 from llm_lab.magics.complete import complete
 from llm_lab.magics.parse import parse
-from llm_lab.overview import all_runs
+from llm_lab.managing import listed
 from llm_lab.store import runs
 from llm_lab.training.options import BudgetOptions, CheckpointOptions, TrainOptions
 from llm_lab.training.plan import resolve
@@ -105,6 +105,7 @@ def test_a_time_budget_keeps_as_many(monkeypatch):
     ticks = itertools.count()
     clock = SimpleNamespace(perf_counter=lambda: 0.004 * next(ticks), monotonic=time.monotonic, time=time.time)
     monkeypatch.setattr("llm_lab.training.trainer.time", clock)
+    monkeypatch.setattr("llm_lab.session.time", clock)
     monkeypatch.setattr("llm_lab.pretraining.time", clock)
     lm = train("timed", seconds=1.5, checkpoints=3, sample_tokens=0)
     steps = lm.checkpoints
@@ -122,7 +123,7 @@ def test_an_identical_request_is_found_as_before():
     kept = train("bard", checkpoints=2)
     assert kept.run.id != plain.run.id
     assert torch.equal(weights(kept), weights(plain))
-    megabytes = all_runs().to_pandas().set_index("run")["MB"]
+    megabytes = listed().to_pandas().set_index("run")["MB"]
     assert megabytes[kept.run.id] > 1.5 * megabytes[plain.run.id]
     again = train("bard", checkpoints=2)
     assert again.run.id == kept.run.id
@@ -145,13 +146,13 @@ def test_every_shape_and_what_its_objective_adds(preset):
 
 
 def test_a_run_that_failed_or_diverged_has_its_checkpoints(monkeypatch):
-    def fail(self, event, real=pretraining._Session._update):
+    def fail(self, event, real=session.Session._update):
         real(self, event)
         if event.step == 8:
             raise RuntimeError("boom")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretraining._Session, "_update", fail)
+        patch.setattr(session.Session, "_update", fail)
         with pytest.raises(RuntimeError, match="boom"):
             train("cut", checkpoints=6)
     assert runs.all_runs()[0].status == "failed"

@@ -56,7 +56,7 @@ def test_a_run_that_is_not_over_has_no_weights_yet():
 
 def test_finished_runs_come_first():
     finished, stopped = train("bard").run, train("bard", steps=3).run
-    set_status(stopped, status="stopped")
+    set_status(stopped, status="paused")
     assert runs.find("bard") == finished
 
 

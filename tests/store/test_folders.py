@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import llm_lab as lab
-from llm_lab import overview
+from llm_lab import managing, overview
 from llm_lab.store import runs
 from llm_lab.store.files import write_json
 from tests.small import train
@@ -51,7 +51,7 @@ def test_a_folder_that_cannot_be_written(monkeypatch, own_store):
     says(lambda: train("bard"), str(own_store), "Permission denied", "change to one that can be written")
     says(runs.cache, str(own_store))
     assert lab.runs().empty
-    assert "no run yet" in str(overview.all_runs())
+    assert "no run yet" in str(managing.listed())
 
 
 def test_a_store_that_cannot_be_written_is_still_read(monkeypatch, own_store):
@@ -91,7 +91,7 @@ def test_a_working_folder_that_is_gone(own_store, monkeypatch):
     folder.mkdir()
     monkeypatch.chdir(folder)
     folder.rmdir()
-    for call in (lab.runs, lambda: train("bard"), lambda: lab.load("bard"), runs.home, runs.cache, overview.all_runs):
+    for call in (lab.runs, lambda: train("bard"), lambda: lab.load("bard"), runs.home, runs.cache, managing.listed):
         says(call, "working folder", "no longer there", "change to one")
     assert "no longer there" in str(lab.doctor())
     assert runs.names() == []

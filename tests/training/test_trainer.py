@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import llm_lab as lab
-from llm_lab import pretraining
+from llm_lab import session
 from llm_lab.objectives.objective import Trainee
 from llm_lab.training import schedules
 from llm_lab.training.optimizers import Muon, muon, orthogonalize
@@ -70,6 +70,7 @@ def test_a_time_budget_ends_in_time_and_its_trace_repeats_it(monkeypatch):
     clock = SimpleNamespace(perf_counter=lambda: 0.004 * next(ticks), monotonic=time.monotonic, time=time.time)
     with monkeypatch.context() as patch:
         patch.setattr("llm_lab.training.trainer.time", clock)
+        patch.setattr("llm_lab.session.time", clock)
         patch.setattr("llm_lab.pretraining.time", clock)
         lm = train(seconds=3, name="timed")
     assert lm.report.seconds == pytest.approx(3, rel=0.05)
@@ -185,12 +186,12 @@ def test_an_interrupt_ends_the_step_keeps_the_model_and_restores_the_handler():
     before = signal.getsignal(signal.SIGINT)
     threading.Timer(3, os.kill, (os.getpid(), signal.SIGINT)).start()
     lm = train(seconds=60)
-    assert lm.report.status == "stopped"
+    assert lm.report.status == "paused"
     assert 0 < lm.report.seconds < 30
-    assert "works as it is" in lm.report.notes[-1]
+    assert "the same cell goes on from there" in lm.report.notes[-1]
     assert signal.getsignal(signal.SIGINT) is before
     assert lab.generate(lm, "1", max_new_tokens=3).text
-    assert lab.load("tiny").run.status == "stopped"
+    assert lab.load("tiny").run.status == "paused"
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_says_so():
@@ -227,7 +228,7 @@ def watched(monkeypatch, **options):
     """A run, with the weights of all that was trained as they were at each validation."""
     states = []
 
-    def look(self, event, real=pretraining._Session._update):
+    def look(self, event, real=session.Session._update):
         if event.kind == "validation":
             trainee = self.trainer.trainee
             states.append(
@@ -235,7 +236,7 @@ def watched(monkeypatch, **options):
             )
         real(self, event)
 
-    monkeypatch.setattr(pretraining._Session, "_update", look)
+    monkeypatch.setattr(session.Session, "_update", look)
     lm = train(keep="best", sample_tokens=0, eval_tokens=500, **options)
     kept = [p for module in (lm.model, lm.extras) for p in module.state_dict().values()]
     return lm, [all(map(torch.equal, kept, state)) for state in states]

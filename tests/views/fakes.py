@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from llm_lab.errors import BadValue
 from llm_lab.results import (
     Answer,
     AttentionMaps,
+    BackgroundRun,
     BeamNode,
     BeamTree,
     Chat,
@@ -47,6 +49,8 @@ from llm_lab.results import (
     Robustness,
     RunComparison,
     RunFacts,
+    RunRow,
+    RunTable,
     Sample,
     Score,
     SideBySide,
@@ -124,6 +128,50 @@ def training(status: str = "finished", name: str = "bard", steps: int = 606, by_
         notes=["batch 24 of 64 tokens was fitted to this machine"],
         repeat="%pretrain bard shakespeare --tokenizer char --steps 606 --batch_size 24 --seed 0" if done else "",
     )
+
+
+def background(status: str = "training", name: str = "bard", steps: int = 300, why: str = "") -> BackgroundRun:
+    report = training(status, name, steps)
+    report.notes += [why] if why else []
+    return BackgroundRun(name=name, run="3f2a9c", report=report)
+
+
+def growing(name: str = "bard", by: int = 4, ends: int = 10_000) -> BackgroundRun:
+    """A run that grows by some steps with every look, and does what is asked of it at the next one."""
+    made = background("training", name, 1)
+    whole = training("training", name, ends).train
+    asked: list[tuple[str, float]] = []
+
+    def update() -> TrainingReport:
+        report = made.report
+        for do, scale in asked:
+            if do == "lr":
+                report.lr_scale, report.lr = scale, 6.4e-3 * scale
+            else:
+                report.status = {"pause": "paused", "resume": "training", "stop": "finished"}[do]
+        asked.clear()
+        if report.status == "training":
+            report.step = min(report.step + by, ends)
+            report.train = whole[: report.step]
+            report.val = whole[79 : report.step : 80]
+            report.seconds, report.tokens = report.train[-1][1], 2048 * report.step
+            if report.step == ends:
+                report.status = "finished"
+        return report
+
+    def pause() -> None:
+        if made.report.status != "training":
+            raise BadValue(f"pause: run 3f2a9c of {name} is {made.report.status}, not training")
+        asked.append(("pause", 1.0))
+
+    made.actions = {
+        "update": update,
+        "pause": pause,
+        "resume": lambda: asked.append(("resume", 1.0)),
+        "stop": lambda: asked.append(("stop", 1.0)),
+        "lr": lambda scale: asked.append(("lr", scale)),
+    }
+    return made
 
 
 def pieces(texts: list[str]) -> list[Piece]:
@@ -397,7 +445,7 @@ def listing(title: str = "runs", cell: str = "bard") -> Listing:
         title=title,
         facts=["2 in .llm_lab"],
         columns=["name", "run", "status", "steps", "held-out loss", "MB"],
-        rows=[[cell, "3f2a9c", "finished", 606, 1.7123, 3.2], ["b2", "11aa22", "stopped", 12, None, 3.2]],
+        rows=[[cell, "3f2a9c", "finished", 606, 1.7123, 3.2], ["b2", "11aa22", "paused", 12, None, 3.2]],
         caption="Loss in nats per token over the whole held-out split.",
     )
 
@@ -573,12 +621,30 @@ def runs(name: str = "bard", corpus: str = "shakespeare") -> RunComparison:
             name=f"{name}{i or ''}", run="3f2a9c" if i < 2 else "", preset="modern", parameters=812_000 + i,
             corpus=corpus, objective="clm", unit="nats/char", steps=180 - i, tokens=368_640, seconds=20.0 + i,
             train_loss=2.2, val_loss=2.21 - i / 10 if i < 2 else None, bits_per_byte=3.2 if i < 2 else None,
-            val=[(step, seconds, loss - i / 5) for step, seconds, loss in val] if i < 2 else [],
+            val=[(step, seconds, loss - i / 5) for step, seconds, loss in val] if i < 2 else [], status="finished",
+            train=[(s, s / 10, 4.1 - s / 100 - i / 5 + 0.2 * math.sin(7.0 * s)) for s in range(1, 181)] if i < 2 else [],
             options={"n_layer": 4 + i},
         )
         for i in range(3)
     ]  # fmt: skip
     return RunComparison(models=facts, differ={"n_layer": [4, 5, None], "corpus": [corpus] * 3}, notes=[name])
+
+
+def run_table(name: str = "bard", corpus: str = "shakespeare", n: int = 1) -> RunTable:
+    """A run of every status, one of them forked, one in another store."""
+    states = ("training", "paused", "finished", "failed", "died", "finished")
+    rows = [
+        RunRow(
+            name=f"{name}{i or ''}", run=f"{i:06x}", status=status, corpus=corpus, steps=812 + i,
+            planned_steps=2000 if i % 2 else None, planned_seconds=60.0, tokens=368_640, seconds=20.0 + i,
+            parameters=812_000 if i != 4 else None, loss=1.7 + i / 10 if status == "finished" else None,
+            bits_per_byte=2.4 if status == "finished" else None, started=1.7e9, when=1.7e9 + 1e4 * i, size=3_200_000 * (i + 1),
+            folder=f"/home/teacher/courses/language models, autumn/{name * 4}/runs/{name}-{i:06x}", elsewhere=i == 5,
+            parent="000002" if i == 4 else None, parent_name=name, parent_step=500,
+        )
+        for i, status in enumerate(states * n)
+    ]  # fmt: skip
+    return RunTable(rows=rows, store=f"/home/me/{name}/.llm_lab", free=3_000_000_000, notes=[name])
 
 
 def heatmap(words: tuple[str, ...] = ("To", " be", ",", " or"), name: str = "bard", panels: int = 2) -> Heatmap:
@@ -851,7 +917,7 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "watching": with_watches(training("training", steps=412, by_time=False)),
             "sides": sides(),
             "sides to come": sides(waits=True),
-            "steps": training("stopped", steps=300, by_time=False),
+            "steps": training("paused", steps=300, by_time=False),
             "generation": generation(),
             "samples": generation(n=3),
             "tree": tree(),
@@ -881,6 +947,8 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "compared models": compared(models=2, tree=beams()),
             "searched": searched(),
             "runs": runs(),
+            "table of runs": run_table(),
+            "no runs": RunTable(rows=[], store="/home/me/.llm_lab"),
             "routing": routing(["To", " be", ",", " or", " not"]),
             "heatmap": heatmap(),
             "heads": heads(),
@@ -900,6 +968,10 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "units": units(),
             "units growing": units(n=0),
             "linear": linear(),
+            "in the background": background(),
+            "paused": background("paused"),
+            "died": background("died", why="its process was ended by SIGKILL; %lab resume bard goes on from step 250"),
+            "done in the background": background("finished", steps=606),
         }
     evil = "".join(HOSTILE)
     live, done = training("training", evil), training("finished", evil)
@@ -941,6 +1013,7 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         "compared": compared(HOSTILE, (EVIL, evil), evil, models=2, tree=beams(HOSTILE, n_steps=20)),
         "searched": searched(HOSTILE, evil),
         "runs": runs(evil, EVIL),
+        "table of runs": run_table(evil, EVIL),
         "routing": routing(HOSTILE, name=evil),
         "heatmap": heatmap(tuple(HOSTILE), evil),
         "heads": heads(name=evil),
@@ -955,4 +1028,6 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         "attributed": attributed(evil, evil),
         "units": units(tuple(HOSTILE), evil),
         "linear": linear(tuple(HOSTILE), evil),
+        "in the background": background("training", evil, why=EVIL),
+        "died": background("died", evil, why=evil),
     }

@@ -1,4 +1,4 @@
-import { number, paint, step, ink, el, freezeButton, howTo } from "./shared.js";
+import { number, paint, step, ink, el, howTo } from "./shared.js";
 import { linesOf, quote, TOGETHER } from "./lines.js";
 import { productsOf } from "./products.js";
 
@@ -412,7 +412,6 @@ function render({ model, el: root }) {
   const stops = Array.from({ length: 11 }, (_, i) => `rgba(61, 125, 230, ${ink(i / 10).toFixed(2)})`);
   ramp.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
   const legend = el("div", { class: "lab-muted lab-small" }, "0 ", ramp, " 1 of a query's attention");
-  if (asks) root.append(el("div", { class: "lab-bar" }, el("b", {}, model.get("title")), el("span", { class: "lab-muted lab-grow" }, model.get("subtitle")), freezeButton(() => model.send({ kind: "freeze" }))));
   const help = el("div", { class: "lab-muted lab-small" }, "Each square is one head: queries down, keys across. ", howTo("Click, or move with the arrow keys; with Shift, click or Enter takes several heads together."));
   root.append(
     el("div", { class: "lab-side" },
@@ -427,4 +426,5 @@ function render({ model, el: root }) {
   };
 }
 
+export { render };
 export default { render };

@@ -5,6 +5,7 @@ import { linesOf } from "./typeset.js";
 /** @typedef {import("./shapes.js").Box} Box */
 /** @typedef {HTMLInputElement | HTMLSelectElement | HTMLTextAreaElement} Control */
 
+const EDGE = 12; // pixels around a view that has no border
 const SIDES = /** @type {const} */ (["Top", "Right", "Bottom", "Left"]);
 
 /** What stands between commas that are in no brackets. @param {string} text */
@@ -33,10 +34,11 @@ class Drawing {
   }
 
   make() {
-    const { width, height } = this.origin;
-    const root = shape("svg", { width, height, viewBox: path`0 0 ${width} ${height}`, "font-family": familyOf(this.style.fontFamily), "font-size": this.style.fontSize });
+    const out = parseFloat(this.style.borderLeftWidth) ? 0 : EDGE;
+    const [width, height] = [this.origin.width + 2 * out, this.origin.height + 2 * out];
+    const root = shape("svg", { width, height, viewBox: path`${-out} ${-out} ${width} ${height}`, "font-family": familyOf(this.style.fontFamily), "font-size": this.style.fontSize });
     root.setAttributeNS("http://www.w3.org/XML/1998/namespace", "xml:space", "preserve");
-    root.append(shape("title", {}, titleOf(this.view).join(" ")), this.defs, shape("rect", { width, height, ...painted("fill", this.ground) }));
+    root.append(shape("title", {}, titleOf(this.view).join(" ")), this.defs, shape("rect", { x: -out, y: -out, width, height, ...painted("fill", this.ground) }));
     this.element(this.view, root, Infinity);
     return root;
   }
@@ -368,7 +370,8 @@ function spread(view) {
       const more = node.scrollWidth - node.clientWidth;
       if (more <= 1) continue;
       wider = true;
-      set(node, { "box-sizing": "border-box", "max-width": "none", "min-width": `${node.offsetWidth + more}px` });
+      const width = node.offsetWidth + more + parseFloat(getComputedStyle(node).paddingRight);
+      set(node, { "box-sizing": "border-box", "max-width": "none", "min-width": `${width}px` });
     }
   }
   return () => {

@@ -1,0 +1,98 @@
+"""All that a run needs to go on from a step as if it had never stopped: tensors by name, and a few numbers. It knows no disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm_lab.objectives.objective import Trainee
+
+MODEL, EXTRAS, OPTIMIZER, BEST = "model.", "extras.", "optimizer.", "best."
+
+
+@dataclass
+class Progress:
+    """How far a run is, as of a step's end. Random streams need no place in it: each step's come from its number."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0  # from the call
+    seen: int = 0  # the last step that was validated
+    last_eval: float = 0.0  # its seconds
+    eval_time: float = 0.0  # what a validation costs, in seconds
+    step_time: float = 0.0
+    lr_scale: float = 1.0  # what a person made of the schedule
+    shares: list[float] = field(default_factory=list)  # of a time budget: the checkpoints still to come
+    best_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """`tensors` are copies on the CPU: model.…, extras.…, optimizer.<number>.<parameter>.<key>, best.<number>.…"""
+
+    tensors: dict[str, Tensor]
+    progress: Progress
+
+    def numbers(self) -> dict[str, Any]:
+        return asdict(self.progress)
+
+
+def modules(trainee: Trainee) -> dict[str, torch.nn.Module]:
+    return {MODEL: trainee.model, EXTRAS: trainee.extras}
+
+
+def gather(
+    trainee: Trainee, optimizers: Sequence[torch.optim.Optimizer], best: Sequence[Mapping[str, Tensor]] = ()
+) -> dict[str, Tensor]:
+    """Copies of all that a step changes. Tensors that share memory are there once."""
+    found: dict[str, Tensor] = {}
+    seen: set[tuple[int, tuple[int, ...]]] = set()
+    for prefix, module in modules(trainee).items():
+        for name, tensor in module.state_dict().items():
+            key = (tensor.data_ptr(), tuple(tensor.shape))
+            if tensor.numel() and key in seen:
+                continue
+            seen.add(key)
+            found[prefix + name] = tensor
+    names = {id(parameter): name for name, parameter in trainee.parameters()}
+    for i, optimizer in enumerate(optimizers):
+        for parameter, values in optimizer.state.items():
+            for key, value in values.items():
+                found[f"{OPTIMIZER}{i}.{names[id(parameter)]}.{key}"] = value
+    for i, state in enumerate(best):
+        found |= {f"{BEST}{i}.{name}": tensor for name, tensor in state.items()}
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in found.items()}
+
+
+def spread(tensors: Mapping[str, Tensor], trainee: Trainee, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    """Put the tensors of `gather` where they came from. ValueError for one that has no place, or another shape."""
+    for prefix, module in modules(trainee).items():
+        own = module.state_dict()
+        for name, tensor in _under(tensors, prefix).items():
+            if name not in own or own[name].shape != tensor.shape:
+                raise ValueError(f"{prefix}{name} {tuple(tensor.shape)} has no place in this model")
+            own[name].copy_(tensor)
+    parameters = dict(trainee.parameters())
+    for i, optimizer in enumerate(optimizers):
+        for name, tensor in _under(tensors, f"{OPTIMIZER}{i}.").items():
+            owner, _, key = name.rpartition(".")
+            parameter = parameters.get(owner)
+            if parameter is None or (tensor.ndim and tensor.shape != parameter.shape):
+                raise ValueError(f"{OPTIMIZER}{i}.{name} {tuple(tensor.shape)} has no place in this optimiser")
+            optimizer.state[parameter][key] = tensor.to(parameter.device, copy=True)
+
+
+def best_of(tensors: Mapping[str, Tensor], count: int, device: torch.device) -> list[dict[str, Tensor]]:
+    """The state of each module at the lowest validation loss so far."""
+    return [
+        {name: tensor.to(device, copy=True) for name, tensor in _under(tensors, f"{BEST}{i}.").items()}
+        for i in range(count)
+    ]
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
