@@ -1,6 +1,6 @@
 import { chartOf, HELD } from "./charts.js";
 import { enlarged, familyOf, imageOf, painted, paintOf, path, reachOf, shape, ShapePen, widthOf } from "./shapes.js";
-import { linesOf } from "./typeset.js";
+import { typeset } from "./typeset.js";
 
 /** @typedef {import("./shapes.js").Box} Box */
 /** @typedef {HTMLInputElement | HTMLSelectElement | HTMLTextAreaElement} Control */
@@ -190,7 +190,7 @@ class Drawing {
   text(node, style, into, end) {
     const upright = style.writingMode === "horizontal-tb";
     const way = upright ? 0 : new DOMMatrix(style.transform).a < 0 ? -90 : 90;
-    for (const { text, box, from } of linesOf(node, upright)) {
+    for (const { text, box, from } of typeset(node, upright)) {
       const here = this.at(box);
       const long = upright && here.right > end + 0.5;
       this.words(long ? this.cut(node, from, text, style, end) : text, here, style, into, way, long);

@@ -15,7 +15,7 @@ const around = (boxes) => ({
  * @param {boolean} upright whether its lines run across
  * @returns {Line[]}
  */
-export function linesOf(node, upright) {
+export function typeset(node, upright) {
   /** @type {Line[]} */ const lines = [];
   const range = document.createRange();
   /** @param {number} from @param {number} to */
