@@ -65,7 +65,8 @@ def report(result: TrainingReport, elsewhere: bool = False) -> dict[str, str]:
     hint = "■ interrupt saves and stops" if running and not elsewhere else ""
     again = [f'<code style="{_CODE}">%attach {esc(result.name)}</code> {AGAIN}'] if elsewhere else []
     caption = "<br>".join([*_foot(result), *again])
-    page = card(result.name, [word, *result.facts], body, caption=caption, hint=hint, progress=_share(result))
+    facts, share = [word, *result.facts], _share(result)
+    page = card(result.name, facts, body, caption=caption, hint=hint, progress=share, done=not running)
     return bundle(_plain(result, word) + (f"\n  %attach {result.name} {AGAIN}" if elsewhere else ""), page)
 
 
