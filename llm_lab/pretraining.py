@@ -128,8 +128,9 @@ def carry_out(session: Session, run: runs.Run, display: bool) -> LM:
             return session.carry_out(run, display)
     except BaseException as error:
         left = isinstance(error, KeyboardInterrupt) and run.states
-        with contextlib.suppress(LabError):
-            run.set_status("paused" if left else "failed", why=f"{type(error).__name__}: {error}")
+        if run.read("status").get("status") == "training":  # else it was over, and that is written down
+            with contextlib.suppress(LabError):
+                run.set_status("paused" if left else "failed", why=f"{type(error).__name__}: {error}")
         if isinstance(error, torch.OutOfMemoryError):
             # The traceback would keep the step's tensors alive (and the device full) as long as it is looked at.
             session.trainer.optimizers.clear()

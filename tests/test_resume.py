@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
+import signal
 import subprocess
 import sys
 import time
@@ -456,3 +458,37 @@ def test_control_lines_that_are_none_are_passed_by(monkeypatch):
         file.write(b'op"}\n')
     assert list(reader.new()) == [{"do": "stop"}]
     assert json.loads((run.path / "status.json").read_text())["status"] == "finished"
+
+
+# --- interrupts at its end ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["llm_lab.store.lm:LM.save", "llm_lab.session:likelihoods"])
+def test_an_interrupt_while_it_is_saved_or_measured_loses_nothing(where, monkeypatch):
+    whole = train("whole", steps=5)
+    target = where.replace(":", ".")
+
+    def interrupted(*args, real=pkgutil.resolve_name(where), **more):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        return real(*args, **more)
+
+    handler = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(target, interrupted)
+        lm = train("bard", steps=5)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert (lm.report.status, lm.run.status) == ("finished", "finished")
+    assert bool(lm.report.final) == ("save" in where)
+    assert same(whole, lab.load("bard"))
+
+
+def test_what_ends_after_the_run_was_over_does_not_undo_it(monkeypatch):
+    def closing(self, status, final):
+        assert status == "finished"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("llm_lab.loggers.loggers.Loggers.close", closing)
+    lm = train("bard", steps=5)
+    assert lm.run.status == "finished"
+    assert "log: its end was not waited for" in lab.load("bard").report.notes[-1]
