@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -238,3 +239,27 @@ def test_a_disk_that_is_full_at_the_end_leaves_the_model_to_its_user(small_disk,
     assert again.run.id == lm.run.id
     assert again.report.status == "finished"
     assert same(lm, again)
+
+
+def test_a_full_device_is_left_empty_and_its_run_can_go_on(monkeypatch):
+    """Nothing of the step, nor of the model, lives on in the error, which a notebook keeps."""
+    from llm_lab.training.trainer import Trainer
+
+    whole, left = train("whole", steps=12), []
+
+    def step(self, number, factor, watched=False, real=Trainer._step):
+        if number == 6:
+            activations = self.trainee.model(torch.zeros(1, 4, dtype=torch.long)).logits
+            left.extend(map(weakref.ref, (activations, self.trainee.model, self.optimizers[0])))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, number, factor, watched)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", step)
+        patch.setattr("llm_lab.store.states.COST", 1e9)
+        with pytest.raises(lab.LabError, match=r"batch_size 4; .*--batch_size 2 --accumulate 2; its state after step") as full:
+            train("bard", steps=12, save_every=0.001)
+    assert full.value.__context__ is None
+    assert [one() for one in left] == [None] * 3
+    assert runs.find_any("bard").status == "failed"
+    assert same(whole, train("bard", steps=12))
