@@ -18,7 +18,7 @@ from llm_lab import forking, machine
 from llm_lab.corpora.corpus import Corpus
 from llm_lab.data.arrays import Tokens
 from llm_lab.decoding.sampling import sample
-from llm_lab.errors import LabError
+from llm_lab.errors import BadValue, LabError
 from llm_lab.metrics.evaluate import evaluate, likelihoods
 from llm_lab.models.options import ModelConfig
 from llm_lab.models.presets import PresetOptions
@@ -127,7 +127,10 @@ class Session:
         self.card.notes += [f"{problem}; the state before it is used" for problem in damaged]
         step = state.progress.step if state else 0
         if state is not None and isinstance(self.trainer, Trainer):
-            self.trainer.load_state(state)
+            try:
+                self.trainer.load_state(state)
+            except ValueError as error:
+                raise BadValue(f"run {run.id} of {run.name} cannot go on: {error}; --fresh trains anew") from None
         cut_after(run.path / FILE, step)
         for event in run.events():
             tell(self.card, event)
@@ -273,7 +276,9 @@ class Session:
     def _save(self) -> None:
         """The state to disk, after the events that led to it; the run goes on where the disk is full."""
         problem = self.log.flush(durable=True)
-        if not problem and isinstance(self.trainer, Trainer):
+        if problem:
+            self.saver.skip()
+        elif isinstance(self.trainer, Trainer):
             self.saver.save(self.trainer.state)
         problem = problem or self.saver.problem
         if problem and problem not in self.card.notes:

@@ -19,8 +19,10 @@ from torch import nn
 
 import llm_lab as lab
 from llm_lab.errors import BadType, BadValue, Busy
+from llm_lab.registry import Entry
 from llm_lab.store import control, runs
 from llm_lab.store.states import newest_state, read_state
+from llm_lab.training.options import OPTIMIZERS
 from tests.small import SIZES, TEXT, train
 from tests.test_faults import ROOT, pausing, same, told
 
@@ -52,6 +54,40 @@ class Odd(nn.Module):
         return self.head(self.drop(self.norm(x.flatten(0, 1)).view_as(x)))
 
 
+class Counting(nn.Module):
+    """A user's model that counts its steps in a buffer which is no part of its state, and goes by it."""
+
+    def __init__(self, vocab_size):
+        super().__init__()
+        self.table, self.head = nn.Embedding(vocab_size, 12), nn.Linear(12, vocab_size)
+        self.register_buffer("seen", torch.zeros(()), persistent=False)
+
+    def forward(self, ids):
+        self.seen += self.training
+        return self.head(self.table(ids) / (1 + self.seen))
+
+
+class Momentum(torch.optim.Optimizer):
+    """An optimiser whose state has plain numbers, and tensors of another shape than their parameter's."""
+
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                state["t"], state["scale"] = state.get("t", 0) + 1, 0.5 * state.get("scale", 1.0)
+                state["rows"] = p.grad.mean(-1) + 0.9 * state.get("rows", 0)
+                p.data -= group["lr"] * (state["rows"].unsqueeze(-1) / state["t"] + state["scale"] * p.grad)
+
+
+@pytest.fixture
+def momentum(monkeypatch):
+    def make(trainee, options):
+        return [Momentum([p for _, p in trainee.parameters()], {"lr": 0.1, "peak_lr": 0.1})]
+
+    table = OPTIMIZERS._entries
+    monkeypatch.setitem(table, "momentum", Entry("momentum", make))
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -68,10 +104,13 @@ class Odd(nn.Module):
         {"n_expert": 4, "n_active": 2},
         {"checkpoints": 5, "checkpoint_spacing": "log", "watch": "grad_norm,weight_norm", "eval_every": 5},
         {"model": Odd},
+        {"model": Counting},
+        {"optimizer": "momentum"},
         {"epochs": 0.4, "tokenizer": "bpe", "vocab_size": 300},
     ],
 )
 @pytest.mark.parametrize("at", [1, [7, 13]])
+@pytest.mark.usefixtures("momentum")
 def test_it_goes_on_to_the_last_bit(options, at, monkeypatch):
     steps = {} if "epochs" in options else {"steps": 24}
     if options.get("preset") == "lstm":
@@ -216,6 +255,10 @@ def test_saving_less_often_where_it_costs_too_much(monkeypatch):
     saver._cost = 0.5
     assert saver.interval == pytest.approx(50)  # half a second in a hundred
     assert states.Saver(runs.Run(Path("nowhere")), 0.0).due is False
+    asked = states.Saver(runs.Run(Path("nowhere")), 0.0, at_once=True)
+    assert asked.due  # somebody waits for it
+    asked.skip()
+    assert not asked.due
 
 
 def test_a_second_process_is_told_who_is_at_it(tmp_path):
