@@ -15,11 +15,11 @@ from typing import Any
 
 from llm_lab import machine
 from llm_lab.errors import BadValue, LabError
+from llm_lab.jobs import job_of
 from llm_lab.results import BackgroundRun, TrainingReport
 from llm_lab.store import control, runs
 from llm_lab.store.accepting import accept
 from llm_lab.store.cards import Follower
-from llm_lab.store.files import read_json
 from llm_lab.store.lm import LM, load_run
 from llm_lab.store.runs import Run
 
@@ -31,10 +31,9 @@ _children: dict[str, subprocess.Popen[bytes]] = {}  # by run: who began them mus
 def begin(run: Run) -> None:
     """A process that trains a run, from where it is. It has a session of its own, so that what ends the kernel does not
     end it; its threads sleep while they wait, so that several share the cores in place of fighting for them."""
-    job = read_json(run.path / "job.json")
-    folder = job.get("folder") if isinstance(job, dict) else None
-    where = folder if isinstance(folder, str) and os.path.isdir(folder) else os.getcwd()
-    paths = [str(Path(__file__).parent.parent), *(path for path in job.get("path", []) if isinstance(path, str))]
+    job = job_of(run)
+    where = job["folder"] if os.path.isdir(job["folder"]) else os.getcwd()
+    paths = [str(Path(__file__).parent.parent), *job["path"]]
     environment = {
         **os.environ,
         "OMP_WAIT_POLICY": "passive",
@@ -153,10 +152,6 @@ def resume(run: Run) -> None:
         raise BadValue(f"run {run.id} of {run.name} is finished; %%pretrain NAME --from {run.name} trains it further")
     if run.diverged:
         raise BadValue(f"run {run.id} of {run.name} diverged, and would again; train anew with a lower --lr")
-    if not (run.path / "job.json").is_file():
-        raise BadValue(
-            f"run {run.id} of {run.name} was begun in a cell that holds what it needs; run that cell again to go on with it"
-        )
     begin(run)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llm_lab.decoding.choosing import SECOND
 from llm_lab.decoding.options import DRAWS, FILLS, FILTERS, STRATEGIES, ConstraintOptions, GenerateOptions
 from llm_lab.decoding.writing import write
-from llm_lab.errors import BadType, BadValue, LabError, show
+from llm_lab.errors import BadType, BadValue, LabError, printable, show
 from llm_lab.metrics.diversity import distinct, repetition, self_bleu
 from llm_lab.models.presets import PresetOptions
 from llm_lab.options import specs
@@ -254,7 +254,7 @@ def _table(value: Any) -> dict[str, Any]:
 
 
 def _word(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return printable(value) if isinstance(value, str) and value else None
 
 
 def _whole(value: float | None) -> int | None:

@@ -10,11 +10,16 @@ from collections.abc import Iterable
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
+def printable(text: str) -> str:
+    """A text with what a terminal would obey as escapes."""
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 class LabError(Exception):
     """A mistake that its reader can mend. The message is one line; notebooks show it without a traceback."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(_CONTROLS.sub(lambda found: ascii(found[0])[1:-1], " ".join(str(message).split())))
+        super().__init__(printable(" ".join(str(message).split())))
 
     def _render_traceback_(self) -> list[str]:
         """IPython asks the exception itself how to show it: a user's slip needs no stack of our frames."""

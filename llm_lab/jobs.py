@@ -3,12 +3,14 @@ where that has no name of its own. Code is named by its module, never written do
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import importlib
 import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from llm_lab.corpora.options import opening
 from llm_lab.errors import BadType, BadValue, LabError, show
 from llm_lab.request import Request
 from llm_lab.store.files import read_json, write_bytes
-from llm_lab.store.folders import writing
+from llm_lab.store.folders import secret, writing
 from llm_lab.store.lm import LM, load_lm
 from llm_lab.store.runs import Run
 from llm_lab.tokenizers.tokenizer import Tokenizer
@@ -40,17 +42,35 @@ def write_job(run: Run, request: Request, corpus: Corpus) -> None:
         lines = (json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") for row in rows)
         write_bytes(run.path / TEXT, b"\n".join(lines))
     about = {"name": corpus.name, "source": corpus.source, "notes": list(corpus.notes)}
-    run.write(
-        "job",
-        {
-            "name": request.name,
-            "corpus": str(request.corpus) if named else about,
-            "options": options,
-            "lineage": request.lineage,
-            "folder": os.getcwd(),
-            "path": [entry for entry in sys.path if entry],
-        },
-    )
+    job = {
+        "name": request.name,
+        "corpus": str(request.corpus) if named else about,
+        "options": options,
+        "lineage": request.lineage,
+        "folder": os.getcwd(),
+        "path": [entry for entry in sys.path if entry],
+    }
+    run.write("job", {**job, "seal": _seal(job)})
+
+
+def _seal(job: Mapping[str, Any]) -> str:
+    text = json.dumps({key: value for key, value in job.items() if key != "seal"}, sort_keys=True)
+    return hmac.new(secret(), text.encode(), hashlib.sha256).hexdigest()
+
+
+def job_of(run: Run) -> dict[str, Any]:
+    """What `write_job` wrote. BadValue where there is none, or where it is not of this store: a job names code, and a folder
+    that a stranger made is to start none."""
+    if not run.has(FILE):
+        raise BadValue(
+            f"run {run.id} of {run.name} was begun in a cell that holds what it needs; run that cell again to go on with it"
+        )
+    job = read_json(run.path / FILE)
+    if not isinstance(job, dict) or not hmac.compare_digest(str(job.get("seal")), _seal(job)):
+        raise BadValue(
+            f"{run.path / FILE} was not written in this store, so nothing is started by it; run the cell again to go on with the run"
+        )
+    return job
 
 
 def check_job(request: Request) -> None:
@@ -62,11 +82,7 @@ def check_job(request: Request) -> None:
 
 def read_job(run: Run) -> tuple[Request, Corpus]:
     """The request of a run, and its text. BadValue where the run's cell has to be run again for it."""
-    if not (run.path / FILE).is_file():
-        raise BadValue(
-            f"run {run.id} of {run.name} was begun in a cell that holds what it needs; run that cell again to go on with it"
-        )
-    job = read_json(run.path / FILE)
+    job = job_of(run)
     try:
         options = {key: _object(key, value, run) for key, value in job["options"].items()}
         name, corpus = job["name"], job["corpus"]

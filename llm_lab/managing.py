@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from llm_lab.errors import BadValue, Busy, listing, suggestion
+from llm_lab.errors import BadValue, Busy, listing, printable, suggestion
 from llm_lab.results import BackgroundRun, Listing, RunRow, RunTable
 from llm_lab.store import inside
 from llm_lab.store import runs as store
@@ -344,7 +344,7 @@ def _table(value: Any) -> dict[str, Any]:
 
 
 def _word(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+    return printable(value[:200]) if isinstance(value, str) else None
 
 
 def _whole(value: Any) -> int | None:

@@ -15,6 +15,7 @@ from llm_lab.store import runs
 from llm_lab.verbs import VERBS
 from tests.small import TEXT, train
 from tests.test_pretraining import make, same
+from tests.test_resume import until
 
 OTHER = ["green bottles fell upon the wall. " * 300]
 FEW = dict(display=False, threads=1, batch_size=4, steps=3)
@@ -127,4 +128,4 @@ def test_a_worker_begins_with_them_too():
     assert same(here, there)
     assert f"from bard@4 (run {base.run.id})" in there.report.facts
     assert not isinstance(there.model, Adapted)
-    assert not (there.run.path / "base").exists()
+    until(lambda: not (there.run.path / "base").exists())  # it goes when the run is over

@@ -503,22 +503,42 @@ def test_control_lines_that_are_none_are_passed_by(monkeypatch):
     assert json.loads((run.path / "status.json").read_text())["status"] == "finished"
 
 
+def test_a_job_that_this_user_did_not_write_starts_nothing(text, monkeypatch):
+    """A stranger's folder, put into one's own store: its job could name any code."""
+    with monkeypatch.context() as patch:
+        pausing(patch, 5)
+        run = train("bard", text, steps=12).run
+    job = json.loads((run.path / "job.json").read_text())
+    Path("canary.py").write_text("open('executed', 'w')")
+    for changed in (
+        {"path": [os.getcwd()]},
+        {"options": {**job["options"], "model": {"code": "canary:x"}}},
+        {"seal": None},
+    ):
+        run.write("job", {**job, **changed})
+        with pytest.raises(BadValue, match=r"job\.json was not written in this store, so nothing is started by it"):
+            lab.lab.lab("resume", "bard")
+    assert not Path("executed").exists()
+    run.write("job", job)
+    assert lab.lab.lab("resume", "bard").wait(60).run.status == "finished"
+
+
 # --- interrupts at its end ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("where", ["llm_lab.store.lm:LM.save", "llm_lab.session:likelihoods"])
 def test_an_interrupt_while_it_is_saved_or_measured_loses_nothing(where, monkeypatch):
     whole = train("whole", steps=5)
-    target = where.replace(":", ".")
+    real = pkgutil.resolve_name(where)
 
-    def interrupted(*args, real=pkgutil.resolve_name(where), **more):
+    def interrupted(*args, **more):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.01)
         return real(*args, **more)
 
     handler = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
-        patch.setattr(target, interrupted)
+        patch.setattr(where.replace(":", "."), interrupted)
         lm = train("bard", steps=5)
     assert signal.getsignal(signal.SIGINT) is handler
     assert (lm.report.status, lm.run.status) == ("finished", "finished")

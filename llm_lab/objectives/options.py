@@ -214,6 +214,8 @@ def own_options(names: Sequence[str], given: Mapping[str, Any]) -> list[Options]
     for key in given:
         if key not in known:
             others = [name for name, e in OBJECTIVES.items() if e.options and key in specs(e.options)]
+            if not others:
+                raise BadType(f"{key} is an option of no objective")
             raise BadType(
                 f"{key} is an option of {listing(others)}, and the objective is {listing(names)}; add for example --objective {others[0]}"
             )

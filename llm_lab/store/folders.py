@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +38,25 @@ def _gone() -> str:
         return f" {os.readlink('/proc/self/cwd').removesuffix(' (deleted)')!r}"
     except OSError:
         return ""
+
+
+def secret() -> bytes:
+    """What only this user has, outside of every store: by it a file that a process may act on is told from one that a stranger
+    put there, were it with a whole store."""
+    import platformdirs
+
+    path = platformdirs.user_data_path("llm_lab") / "secret"
+    with writing(path):
+        with contextlib.suppress(FileNotFoundError):
+            return path.read_bytes()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".secret.{secrets.token_hex(4)}")
+        beside.touch(0o600)
+        beside.write_bytes(secrets.token_bytes(32))
+        with contextlib.suppress(FileExistsError):
+            os.link(beside, path)  # of two that make one at once, the first one's holds
+        beside.unlink()
+        return path.read_bytes()
 
 
 def cache(make: bool = True) -> Path:

@@ -12,8 +12,14 @@ from typing import IO, Any
 
 from llm_lab.errors import BadValue, show
 
-SMALL = 1 << 20  # bytes of a JSON file that holds settings; parsed, it may take thirty times that
-LARGEST = {"report.json": 1 << 24, "tokenizer.json": 1 << 26}  # curves, vocabularies
+SMALL = 1 << 18  # bytes of a JSON file that holds settings; parsed, it may take thirty times that
+LARGEST = {
+    "status.json": 1 << 16,  # which is read most
+    "report.json": 1 << 20,
+    "tokenizer.json": 1 << 26,
+    "tokenizer_config.json": 1 << 22,
+    "special_tokens_map.json": 1 << 22,
+}
 HEAD = 1 << 22  # bytes of the head of a safetensors file
 LINE = 1 << 20  # bytes of a line of events
 

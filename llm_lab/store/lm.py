@@ -285,7 +285,10 @@ def load_lm(
     read_weights(weights[0], module, prefix=weights[1], inside=folder)
     lm = LM(name, module, tokenizer, info=about["info"])
     if extras[0].is_file() and weight_shapes(*extras, folder):
-        lm.extras = lm.objective().attach(module).extras
+        try:
+            lm.extras = lm.objective().attach(module).extras
+        except LabError as error:
+            raise _unusable(file, str(error)) from None
         read_weights(extras[0], lm.extras, partly=True, prefix=extras[1], inside=folder)
     module.to(device).eval()
     lm.extras.to(device).eval()

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 STATUSES = ("training", "paused", "finished", "failed", "died")
 COLUMNS = ("step", "tokens", "seconds", "train_loss", "val_loss", "lr")
 _held: set[str] = set()  # the runs that this process writes
+_WORD = re.compile(r"\w[\w.-]*")
 RESUMABLE = ("paused", "died", "failed")
 
 
@@ -330,6 +332,10 @@ def all_runs(refused: list[str] | None = None) -> list[Run]:
     for store in stores():
         with contextlib.suppress(OSError):  # a store that may not be read has nothing for us
             found += [Run(path.parent) for path in (store / "runs").glob("*/request.json")]
+    if odd := [run for run in found if not run.path.name.isprintable()]:
+        found = [run for run in found if run not in odd]
+        if refused is not None:
+            refused += [f"{show(str(run.path), 200)} is left out: its name holds control characters" for run in odd]
     here = {run.path.name for run in found}
     for file in packs():
         from llm_lab.store.packs import packed
@@ -346,9 +352,10 @@ def all_runs(refused: list[str] | None = None) -> list[Run]:
 
 
 def names() -> list[str]:
-    """The names of runs that can be loaded, the newest first; none where the working folder is gone."""
+    """The names of runs that can be loaded and that may stand on a line, the newest first; none where the working folder is
+    gone."""
     try:
-        return list(dict.fromkeys(run.name for run in all_runs() if run.loadable))
+        return list(dict.fromkeys(run.name for run in all_runs() if _WORD.fullmatch(run.name) and run.loadable))
     except BadValue:
         return []
 

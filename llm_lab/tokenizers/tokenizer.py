@@ -218,7 +218,9 @@ class Tokenizer:
             raise BadValue(f"path: there is no {str(path)!r}; name a tokenizer.json or the folder it is in") from None
         except BadValue:
             raise
-        except Exception as error:  # the library raises a bare Exception for what is not a tokenizer
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library raises a bare Exception for what is not a tokenizer, or panics
             raise BadValue(
                 f"path: {str(path)!r} is not a tokenizer.json ({show(str(error))}); save it again"
             ) from error

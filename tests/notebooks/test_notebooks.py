@@ -18,6 +18,7 @@ import llm_lab as lab
 ROOT = Path(lab.__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 SMALL = {  # what a reader runs -> what the tests run
+    r"--seconds 60 --background\b": "--seconds 25 --threads 1 --background",  # it is looked into, and paused, meanwhile
     # One thread: two that share their cores with other tests spend their time waiting for each other.
     r"--seconds 60\b": "--seconds 4 --threads 1",
     r"--seconds 30\b": "--steps 40 --threads 1",
