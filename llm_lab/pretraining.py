@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import time
+import traceback
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -128,18 +130,22 @@ def carry_out(session: Session, run: runs.Run, display: bool) -> LM:
             return session.carry_out(run, display)
     except BaseException as error:
         left = isinstance(error, KeyboardInterrupt) and run.states
-        with contextlib.suppress(LabError):
-            run.set_status("paused" if left else "failed", why=f"{type(error).__name__}: {error}")
-        if isinstance(error, torch.OutOfMemoryError):
-            # The traceback would keep the step's tensors alive (and the device full) as long as it is looked at.
-            session.trainer.optimizers.clear()
-            size, states = session.plan.options.batch_size, run.states
-            there = f"; its state after step {states[-1]} is on the disk" if states else ""
-            raise BadValue(
-                f"the device ran out of memory at batch_size {size}; use a smaller one, for example "
-                f"--batch_size {max(1, size // 2)} --accumulate 2{there}"
-            ) from None
-        raise
+        if run.read("status").get("status") == "training":  # else it was over, and that is written down
+            with contextlib.suppress(LabError):
+                run.set_status("paused" if left else "failed", why=f"{type(error).__name__}: {error}")
+        if not isinstance(error, torch.OutOfMemoryError):
+            raise
+        traceback.clear_frames(error.__traceback__)
+    size, states = session.plan.options.batch_size, run.states
+    there = f"; its state after step {states[-1]} is on the disk" if states else ""
+    # What is raised now is looked at for long, and its frames have the session: they must not keep the device full.
+    vars(session).clear()
+    gc.collect()
+    torch.cuda.empty_cache()  # does nothing where CUDA was not used
+    raise BadValue(
+        f"the device ran out of memory at batch_size {size}; use a smaller one, for example "
+        f"--batch_size {max(1, size // 2)} --accumulate 2{there}"
+    )
 
 
 def _restored(run: runs.Run, request: Request, display: bool) -> LM:

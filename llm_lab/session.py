@@ -18,7 +18,7 @@ from llm_lab import forking, machine
 from llm_lab.corpora.corpus import Corpus
 from llm_lab.data.arrays import Tokens
 from llm_lab.decoding.sampling import sample
-from llm_lab.errors import LabError
+from llm_lab.errors import BadValue, LabError
 from llm_lab.metrics.evaluate import evaluate, likelihoods
 from llm_lab.models.options import ModelConfig
 from llm_lab.models.presets import PresetOptions
@@ -82,7 +82,7 @@ class Session:
         watched = held_out.ids if len(held_out) > 1 else data.ids
         self.watcher = Watcher(request[WatchOptions].watch, self.lm, watched, text)
         self.accepted = self.touched = False  # by a person
-        self.diverged = False
+        self.diverged = self.measuring = False
         self.first: TrainEvent | None = None  # what is told first; set by `begin` and by `resume`
         experts = model.config is not None and model.config.n_expert is not None
         unit = tokenizer.unit
@@ -127,7 +127,10 @@ class Session:
         self.card.notes += [f"{problem}; the state before it is used" for problem in damaged]
         step = state.progress.step if state else 0
         if state is not None and isinstance(self.trainer, Trainer):
-            self.trainer.load_state(state)
+            try:
+                self.trainer.load_state(state)
+            except ValueError as error:
+                raise BadValue(f"run {run.id} of {run.name} cannot go on: {error}; --fresh trains anew") from None
         cut_after(run.path / FILE, step)
         for event in run.events():
             tell(self.card, event)
@@ -187,7 +190,7 @@ class Session:
         live = load("llm_lab.views.live:Live")(self.card) if display else None
         self.log = EventLog(run.path / FILE)
         try:
-            with _interrupt_is_pause(self.trainer):
+            with _interrupt_is_pause(self):
                 flushed = time.monotonic()
                 self._told(_as_json(self.first))
                 if self.first.kind == "start":
@@ -208,7 +211,8 @@ class Session:
                             self.card.notes.append(f"its time limit of {self.saving.time_limit:g} s is over")
                             self.trainer.request_stop()
                             ends = None
-            self._finish()
+                self._finish()
+            self._tell_loggers()
         except BaseException as error:
             self.card.status = "paused" if isinstance(error, KeyboardInterrupt) and run.states else "failed"
             self.card.notes.append(f"ended by {type(error).__name__} at step {self.card.step}: {error}".rstrip(": "))
@@ -272,7 +276,9 @@ class Session:
     def _save(self) -> None:
         """The state to disk, after the events that led to it; the run goes on where the disk is full."""
         problem = self.log.flush(durable=True)
-        if not problem and isinstance(self.trainer, Trainer):
+        if problem:
+            self.saver.skip()
+        elif isinstance(self.trainer, Trainer):
             self.saver.save(self.trainer.state)
         problem = problem or self.saver.problem
         if problem and problem not in self.card.notes:
@@ -352,7 +358,6 @@ class Session:
                 f"the loss stopped being a number at step {card.step}; a lower --lr or --muon_lr would do"
             )
         self.log.flush(durable=True)
-        self.loggers.close(card.status, card.final)
         with contextlib.suppress(LabError):  # where the disk is full the model is still there, and the card says so
             write_card(run, card)
             run.set_status(
@@ -367,6 +372,17 @@ class Session:
             )
             if card.status == "finished":
                 run.forget_states()
+
+    def _tell_loggers(self) -> None:
+        """That it is over: they may take their time, and what the run came to is on the disk by then."""
+        before = len(self.card.notes)
+        try:
+            self.loggers.close(self.card.status, self.card.final)
+        except KeyboardInterrupt:
+            self.card.notes.append("log: its end was not waited for, since it was interrupted")
+        if len(self.card.notes) > before:
+            with contextlib.suppress(LabError):
+                write_card(self.run, self.card)
 
     def _leave(self) -> None:
         """A paused run: its state is on the disk, or the card says why not."""
@@ -393,10 +409,13 @@ class Session:
         if len(self.held_out) < 2:
             return
         try:
+            self.measuring = True
             found = likelihoods(
                 self.card.name, self.trainer.trainee, self.trainer.objective, self.held_out, self.tokenizer.unit
             )
+            self.measuring = False
         except KeyboardInterrupt:
+            self.measuring = False
             self.card.notes.append("the whole validation split was not read, since it was interrupted; %evaluate does")
             return
         if not math.isfinite(found[0].mean):
@@ -431,19 +450,22 @@ def _learned(request: Request) -> list[str]:
 
 
 @contextlib.contextmanager
-def _interrupt_is_pause(trainer: Trainer | Fitter) -> Iterator[None]:
-    """The first interrupt ends the step in progress and keeps the run; a second one raises at once."""
+def _interrupt_is_pause(session: Session) -> Iterator[None]:
+    """The first interrupt ends the step in progress and keeps the run, or ends the measuring at its end; a second one
+    raises at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def pause(signum: int, frame: Any) -> None:
-        trainer.request_stop()
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if session.measuring:
+            raise KeyboardInterrupt
+        session.trainer.request_stop()
 
     before = signal.getsignal(signal.SIGINT)
     signal.signal(signal.SIGINT, pause)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)  # None: of one that was not set from Python

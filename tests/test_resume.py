@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
+import signal
 import subprocess
 import sys
 import time
@@ -17,8 +19,10 @@ from torch import nn
 
 import llm_lab as lab
 from llm_lab.errors import BadType, BadValue, Busy
+from llm_lab.registry import Entry
 from llm_lab.store import control, runs
 from llm_lab.store.states import newest_state, read_state
+from llm_lab.training.options import OPTIMIZERS
 from tests.small import SIZES, TEXT, train
 from tests.test_faults import ROOT, pausing, same, told
 
@@ -50,6 +54,40 @@ class Odd(nn.Module):
         return self.head(self.drop(self.norm(x.flatten(0, 1)).view_as(x)))
 
 
+class Counting(nn.Module):
+    """A user's model that counts its steps in a buffer which is no part of its state, and goes by it."""
+
+    def __init__(self, vocab_size):
+        super().__init__()
+        self.table, self.head = nn.Embedding(vocab_size, 12), nn.Linear(12, vocab_size)
+        self.register_buffer("seen", torch.zeros(()), persistent=False)
+
+    def forward(self, ids):
+        self.seen += self.training
+        return self.head(self.table(ids) / (1 + self.seen))
+
+
+class Momentum(torch.optim.Optimizer):
+    """An optimiser whose state has plain numbers, and tensors of another shape than their parameter's."""
+
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                state["t"], state["scale"] = state.get("t", 0) + 1, 0.5 * state.get("scale", 1.0)
+                state["rows"] = p.grad.mean(-1) + 0.9 * state.get("rows", 0)
+                p.data -= group["lr"] * (state["rows"].unsqueeze(-1) / state["t"] + state["scale"] * p.grad)
+
+
+@pytest.fixture
+def momentum(monkeypatch):
+    def make(trainee, options):
+        return [Momentum([p for _, p in trainee.parameters()], {"lr": 0.1, "peak_lr": 0.1})]
+
+    table = OPTIMIZERS._entries
+    monkeypatch.setitem(table, "momentum", Entry("momentum", make))
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -66,10 +104,13 @@ class Odd(nn.Module):
         {"n_expert": 4, "n_active": 2},
         {"checkpoints": 5, "checkpoint_spacing": "log", "watch": "grad_norm,weight_norm", "eval_every": 5},
         {"model": Odd},
+        {"model": Counting},
+        {"optimizer": "momentum"},
         {"epochs": 0.4, "tokenizer": "bpe", "vocab_size": 300},
     ],
 )
 @pytest.mark.parametrize("at", [1, [7, 13]])
+@pytest.mark.usefixtures("momentum")
 def test_it_goes_on_to_the_last_bit(options, at, monkeypatch):
     steps = {} if "epochs" in options else {"steps": 24}
     if options.get("preset") == "lstm":
@@ -214,6 +255,10 @@ def test_saving_less_often_where_it_costs_too_much(monkeypatch):
     saver._cost = 0.5
     assert saver.interval == pytest.approx(50)  # half a second in a hundred
     assert states.Saver(runs.Run(Path("nowhere")), 0.0).due is False
+    asked = states.Saver(runs.Run(Path("nowhere")), 0.0, at_once=True)
+    assert asked.due  # somebody waits for it
+    asked.skip()
+    assert not asked.due
 
 
 def test_a_second_process_is_told_who_is_at_it(tmp_path):
@@ -476,3 +521,37 @@ def test_a_job_that_this_user_did_not_write_starts_nothing(text, monkeypatch):
     assert not Path("executed").exists()
     run.write("job", job)
     assert lab.lab.lab("resume", "bard").wait(60).run.status == "finished"
+
+
+# --- interrupts at its end ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["llm_lab.store.lm:LM.save", "llm_lab.session:likelihoods"])
+def test_an_interrupt_while_it_is_saved_or_measured_loses_nothing(where, monkeypatch):
+    whole = train("whole", steps=5)
+    real = pkgutil.resolve_name(where)
+
+    def interrupted(*args, **more):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        return real(*args, **more)
+
+    handler = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(where.replace(":", "."), interrupted)
+        lm = train("bard", steps=5)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert (lm.report.status, lm.run.status) == ("finished", "finished")
+    assert bool(lm.report.final) == ("save" in where)
+    assert same(whole, lab.load("bard"))
+
+
+def test_what_ends_after_the_run_was_over_does_not_undo_it(monkeypatch):
+    def closing(self, status, final):
+        assert status == "finished"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("llm_lab.loggers.loggers.Loggers.close", closing)
+    lm = train("bard", steps=5)
+    assert lm.run.status == "finished"
+    assert "log: its end was not waited for" in lab.load("bard").report.notes[-1]
