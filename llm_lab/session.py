@@ -188,7 +188,7 @@ class Session:
         write_card(run, self.card)
         control, ends = Control(run), self.saving.time_limit and time.monotonic() + self.saving.time_limit
         live = load("llm_lab.views.live:Live")(self.card) if display else None
-        self.log = EventLog(run.path / FILE)
+        self.log, drawn = EventLog(run.path / FILE), True
         try:
             with _interrupt_is_pause(self):
                 flushed = time.monotonic()
@@ -197,8 +197,8 @@ class Session:
                     self._tell_seen(self.first)
                 for event in self.trainer.events():
                     self._update(event)
-                    if live is not None:
-                        live.update(self.card)
+                    if live is not None and drawn:
+                        drawn = self._draw(live)
                     if self.trainer.resumable and self.saver.due:
                         self.trainer.request_save()
                     now = time.monotonic()
@@ -224,6 +224,16 @@ class Session:
             if live is not None:
                 live.close(self.card)
         return self.lm
+
+    def _draw(self, live: Any) -> bool:
+        """The card as it is now; a card that cannot be drawn costs the drawing, and not the run."""
+        try:
+            live.update(self.card)
+        except Exception as error:  # a terminal that is gone, a view's mistake
+            why = f"{type(error).__name__}: {error}"
+            self.card.notes.append(f"not drawn from step {self.card.step} on, since that failed ({why})")
+            return False
+        return True
 
     def _update(self, event: TrainEvent) -> None:
         if event.kind == "save":
@@ -338,6 +348,8 @@ class Session:
         stands = [word for word in STANDS_FOR.values() if word in card.repeat]
         if stands:
             card.notes.append(f"in the line that repeats it, {' and '.join(stands)} is for the variable that you gave")
+        if began := forking.lost(self.request.base, self.request.lineage):
+            card.notes.append(f"it began with {began}, which is not kept; the line that repeats it begins otherwise")
         if kept := run.checkpoints:
             size = sum(file.stat().st_size for step in kept for file in run.checkpoint(step).iterdir())
             card.notes.append(
