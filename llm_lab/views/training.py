@@ -170,6 +170,8 @@ def _figures(r: TrainingReport) -> list[tuple[str, str]]:
     rows += watched.rows(r)
     if r.memory:
         rows.append(("memory", size(r.memory) + (f" of {size(r.memory_total)}" if r.memory_total else "")))
+    if r.memory_need:
+        rows.append(("memory, as estimated before", f"{size(r.memory_need)} of {size(r.memory_free)} free"))
     return rows
 
 
