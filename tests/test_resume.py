@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -260,6 +261,20 @@ def test_saving_less_often_where_it_costs_too_much(monkeypatch):
     assert asked.due  # somebody waits for it
     asked.skip()
     assert not asked.due
+
+
+def test_an_interrupt_that_falls_into_the_start_of_saving_is_an_interrupt(monkeypatch):
+    def start(self, real=threading.Thread.start):
+        if self.name == "llm-lab-save":
+            raise KeyboardInterrupt
+        real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        pausing(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            train("bard", steps=12)
+    assert train("bard", steps=12).report.status == "finished"
 
 
 def test_a_second_process_is_told_who_is_at_it(tmp_path):
