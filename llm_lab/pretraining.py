@@ -32,7 +32,7 @@ from llm_lab.options import specs
 from llm_lab.probes.options import WatchOptions, watch_name
 from llm_lab.probes.watches import measured
 from llm_lab.registry import load
-from llm_lab.request import Request, default_corpus
+from llm_lab.request import Request, default_corpus, source
 from llm_lab.results import TrainingReport
 from llm_lab.session import Session
 from llm_lab.store import control, runs
@@ -91,7 +91,8 @@ def _in_background(request: Request, text: Corpus, identity: dict[str, Any], lef
     check_job(request)
     if left is None:
         left = runs.create(request.name, identity, request[RunOptions].fresh)
-        write_job(left, request, text)
+    with runs.hold(left):
+        write_job(left, request, text)  # also of one that a cell began: how it is saved and logged may have changed
     begin(left)
     return left
 
@@ -102,6 +103,7 @@ def carry_on(run: runs.Run) -> LM:
     with runs.hold(run):
         try:
             request, text = read_job(run)
+            _refuse_changed(run, request, text)
             others = sum(one.status == "training" and one.path != run.path for one in runs.all_runs())
             request.share_cores(machine.cores(), others + 1)
             notes = list(request.notes)
@@ -111,10 +113,26 @@ def carry_on(run: runs.Run) -> LM:
                     session.begin()
         except BaseException as error:
             run.set_status(
-                "failed", why=str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
+                "paused" if isinstance(error, KeyboardInterrupt) and run.states else "failed",
+                why=str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}",
             )
             raise
         return carry_out(session, run, display=False)
+
+
+def _refuse_changed(run: runs.Run, request: Request, text: Corpus) -> None:
+    """BadValue where the files that a job names are no longer those that its run was asked for with."""
+    asked = run.read("request")
+    corpus, model = asked.get("corpus"), asked.get("model")
+    changed = ""
+    if isinstance(corpus, dict) and corpus.get("fingerprint") != text.fingerprint:
+        changed = f"its text ({text.name})"
+    if isinstance(model, dict) and model.get("source") != source(request[RunOptions].model):
+        changed = f"the class {model.get('class')}"
+    if changed:
+        raise BadValue(
+            f"{changed} has changed since run {run.id} of {run.name} was begun; put it back as it was, or run the cell again, which makes a new run"
+        )
 
 
 def carry_out(session: Session, run: runs.Run, display: bool) -> LM:

@@ -405,8 +405,9 @@ class Session:
         if self.saver.problem:
             left = self.run.states
             notes.append(f"what is on the disk goes on from step {left[-1]}" if left else "nothing is on the disk")
+        cell = "the same cell without --fresh" if self.request[RunOptions].fresh else "the same cell"
         notes.append(
-            f"paused at {_reached(self.card)}; the same cell goes on from there, %lab accept {name} takes it as it is"
+            f"paused at {_reached(self.card)}; {cell} goes on from there, %lab accept {name} takes it as it is"
         )
 
     def _keep_model(self) -> None:

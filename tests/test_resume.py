@@ -8,8 +8,10 @@ import json
 import os
 import pkgutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -262,6 +264,20 @@ def test_saving_less_often_where_it_costs_too_much(monkeypatch):
     assert not asked.due
 
 
+def test_an_interrupt_that_falls_into_the_start_of_saving_is_an_interrupt(monkeypatch):
+    def start(self, real=threading.Thread.start):
+        if self.name == "llm-lab-save":
+            raise KeyboardInterrupt
+        real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        pausing(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            train("bard", steps=12)
+    assert train("bard", steps=12).report.status == "finished"
+
+
 def test_a_second_process_is_told_who_is_at_it(tmp_path):
     """Two at the same request at once: one trains, the other says so, and can attach."""
     Path("text.txt").write_text(TEXT, encoding="utf-8")
@@ -308,6 +324,61 @@ def test_a_held_run_is_not_written_by_another(monkeypatch):
         holder.wait()
         holder.stdout.close()
     assert train("bard", steps=12).report.status == "finished"  # the lock went with its holder
+
+
+def test_a_process_is_there_as_long_as_it_holds_its_lock(monkeypatch):
+    """Another machine's processes cannot be looked at, and the clock by which one of ours was born may be put right."""
+    whole = train("whole", steps=12)
+    with monkeypatch.context() as patch:
+        pausing(patch, 5)
+        run = train("bard", steps=12).run
+    run.note(status="training", host="elsewhere")
+    with pytest.raises(Busy, match=r"on elsewhere since .*should that machine be gone, it can go on 5 minutes after"):
+        train("bard", steps=12)  # its lock is free, as it is where a disk keeps none
+    code = f"import time\nfrom pathlib import Path\nfrom llm_lab.store import runs\nrun = runs.Run(Path({str(run.path)!r}))\nwith runs.hold(run):\n run.set_status('training')\n run.note(born=1.0)\n print('held', flush=True)\n time.sleep(60)"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE
+    )
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        for host in (socket.gethostname(), "elsewhere"):
+            run.note(host=host)
+            for file in ("status.json", "events.jsonl"):
+                os.utime(run.path / file, (1e9, 1e9))
+            assert run.status == "training"
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+    assert run.status == "died"
+    run.note(host=socket.gethostname())
+    assert run.status == "died"
+    assert same(whole, train("bard", steps=12))
+
+
+def test_a_model_that_is_finished_while_it_is_loaded_is_the_finished_one(monkeypatch):
+    from llm_lab.store import lm
+
+    with monkeypatch.context() as patch:
+        pausing(patch, 5)
+        left = train("bard", steps=12)
+
+    def first(run, model, real=lm._latest):
+        train("bard", steps=12)
+        return real(run, model)
+
+    monkeypatch.setattr(lm, "_latest", first)
+    assert lab.load("bard").run.status == "finished"
+    assert not left.run.states
+
+
+@pytest.mark.parametrize(("fresh", "cell"), [(True, "the same cell without --fresh"), (False, "the same cell")])
+def test_the_cell_that_goes_on_is_named(fresh, cell, monkeypatch):
+    with monkeypatch.context() as patch:
+        pausing(patch, 5)
+        left = train("bard", steps=12, fresh=fresh)
+    assert f"; {cell} goes on from there" in left.report.notes[-1]
+    assert train("bard", steps=12).run.id == left.run.id
 
 
 # --- in the background ----------------------------------------------------------------------------------------------------
@@ -391,6 +462,31 @@ def test_pause_resume_rate_and_stop(text):
     ]
     steps = [event["step"] for event in lm.run.events() if event["kind"] == "step"]
     assert steps == list(range(1, len(steps) + 1))
+
+
+def test_a_cell_that_was_paused_goes_on_in_the_background_as_it_now_says(monkeypatch):
+    whole = train("whole", steps=12)  # whose text is a list, which no job of a cell holds
+    with monkeypatch.context() as patch:
+        pausing(patch, 5)
+        left = train("bard", steps=12, time_limit=1000)
+    bard = train("bard", steps=12, background=True, time_limit=2000)
+    assert bard.run == left.run.id
+    assert json.loads((left.run.path / "job.json").read_text())["options"]["time_limit"] == 2000
+    assert same(whole, bard.wait(60))
+
+
+def test_a_worker_does_not_go_on_with_another_text(text, monkeypatch):
+    with monkeypatch.context() as patch:
+        pausing(patch, 5)
+        left = train("bard", text, steps=12)
+    Path(text).write_text(TEXT + "!", encoding="utf-8")
+    bard = lab.lab.lab("resume", "bard")
+    until(lambda: bard.status == "failed")
+    bard.update()
+    assert f"its text (text) has changed since run {left.run.id} of bard was begun" in bard.report.notes[-1]
+    assert left.run.states
+    Path(text).write_text(TEXT, encoding="utf-8")
+    assert train("bard", text, steps=12).run.id == left.run.id
 
 
 def test_why_a_worker_died_is_said_and_it_can_go_on(text):

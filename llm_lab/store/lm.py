@@ -319,6 +319,8 @@ def _latest(run: Run, model: Any) -> LM:
             except BadValue:
                 if run.state_file(step).is_file() and (step == run.states[0] or attempt == 2):
                     raise
+        if run.status == "finished":  # meanwhile
+            return load_lm(run.folder, run.name, model)
     raise BadValue(f"run {run.id} of {run.name} changes faster than it can be read; try again")
 
 

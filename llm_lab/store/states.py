@@ -109,7 +109,8 @@ class Saver:
     def wait(self) -> None:
         """Until what was handed over is on the disk, or was kept from it."""
         if self._thread is not None:
-            self._thread.join()
+            with contextlib.suppress(RuntimeError):  # an interrupt came before it was started
+                self._thread.join()
 
     def _write(self, state: TrainState, copying: float) -> None:
         began = time.thread_time()
