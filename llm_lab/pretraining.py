@@ -65,6 +65,8 @@ def pretrain(corpus: Any, name: str, options: dict[str, Any], display: bool = Tr
     identity = request.identity(text, session.lm.model if session else None)
     found = None if run_options.fresh else runs.find_identical(name, identity)
     if found and found.status == "training":
+        if request[SaveOptions].background and found.read("status").get("background"):
+            return found  # all cells run again while it trains: it is watched again
         raise runs.busy(found)
     if found and found.status == "finished" and not isinstance(own, nn.Module):
         return _restored(found, request, display)
@@ -73,6 +75,7 @@ def pretrain(corpus: Any, name: str, options: dict[str, Any], display: bool = Tr
     if found and found.resumable:
         with runs.hold(found):
             control.forget(found)
+            found.note(background=False)
             return carry_out(_prepare(request, text, notes, started, found), found, display)
     session = session or _prepare(request, text, notes, started)
     with applied(session.plan):

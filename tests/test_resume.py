@@ -439,12 +439,17 @@ def test_pause_resume_rate_and_stop(text):
     bard.pause()
     until(lambda: bard.status == "paused")
     at = bard.report.step
+    assert not bard.lm.model.training
     with pytest.raises(BadValue, match="is paused, not training"):
         bard.lr(2)
     with pytest.raises(BadValue, match="is no factor"):
         bard.lr("fast")
     bard.resume()
     until(lambda: bard.update().step > at)
+    same_cell = train("bard", text, steps=100_000, background=True, save_every=0.2)
+    assert same_cell.run == bard.run  # it is watched again
+    with pytest.raises(Busy, match="%attach bard watches it"):
+        train("bard", text, steps=100_000)
     bard.stop()
     lm = bard.wait(60)
     assert lm.run.status == "finished"
