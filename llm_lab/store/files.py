@@ -40,7 +40,7 @@ def write_bytes(path: Path, data: bytes | bytearray) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(beside, path)
-            _sync(path.parent)
+            sync(path.parent)
         finally:
             with contextlib.suppress(OSError):
                 beside.unlink()
@@ -54,7 +54,15 @@ def sweep(folder: Path) -> None:
                 file.unlink()
 
 
-def _sync(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """A folder that lasts: what is written in it does no more than its own name in the folder above."""
+    with writing(folder):
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            sync(folder.parent)
+
+
+def sync(folder: Path) -> None:
     """Make a rename last, where the system lets a folder be synced."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
