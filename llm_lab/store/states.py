@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from llm_lab.errors import BadValue, LabError
-from llm_lab.store.files import check_seal, make_folder, sealed, write_bytes
+from llm_lab.store.files import check_seal, make_folder, write_tensors
 from llm_lab.store.runs import Run
 from llm_lab.store.typed import build
 from llm_lab.training.state import Progress, TrainState
@@ -27,7 +27,7 @@ def write_state(run: Run, state: TrainState) -> None:
     """To disk, then the old ones away; so are those of later steps: the run went back before them, as they were damaged."""
     path = run.state_file(state.progress.step)
     make_folder(path.parent)
-    write_bytes(path, sealed(state.tensors, {"progress": json.dumps(state.numbers())}))
+    write_tensors(path, state.tensors, {"progress": json.dumps(state.numbers())})
     now = state.progress.step
     kept = [step for step in run.states if step <= now][-KEPT:]
     for step in run.states:
