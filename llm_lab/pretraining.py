@@ -185,7 +185,7 @@ def restore(run: runs.Run, model: Any = None) -> LM:
     """The LM of a finished run, as it was. From now on its name means this run again."""
     lm = load_run(run, model)
     with contextlib.suppress(LabError, OSError):  # a store may be read-only
-        run.set_status(run.status, restored=time.time())
+        run.note(restored=time.time())
     if isinstance(lm.report, TrainingReport):
         lm.report.status = "restored"
         lm.report.notes.append(f"restored from run {run.id}: an identical request had finished; --fresh trains again")

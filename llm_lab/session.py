@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 import signal
 import threading
 import time
@@ -132,6 +133,9 @@ class Session:
             except ValueError as error:
                 raise BadValue(f"run {run.id} of {run.name} cannot go on: {error}; --fresh trains anew") from None
         cut_after(run.path / FILE, step)
+        if self.plan.seconds is not None:  # by the clock they come at other steps this time
+            for later in [kept for kept in run.checkpoints if kept > step]:
+                shutil.rmtree(run.checkpoint(later), ignore_errors=True)
         for event in run.events():
             tell(self.card, event)
         self.card.notes += [f"goes on from step {step} of run {run.id}", *self._inexact(run)]

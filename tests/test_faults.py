@@ -162,7 +162,7 @@ def test_a_damaged_state_goes_as_soon_as_there_is_another(text, monkeypatch, own
 
 
 def wrong_in_its_thread(monkeypatch):
-    monkeypatch.setattr("llm_lab.store.states.sealed", lambda *_: (_ for _ in ()).throw(MemoryError("no room")))
+    monkeypatch.setattr("llm_lab.store.states.write_tensors", lambda *_: (_ for _ in ()).throw(MemoryError("no room")))
 
 
 def wrong_in_copying(monkeypatch):

@@ -315,6 +315,8 @@ def key(request: dict[str, Any]) -> str:
 def create(name: str, request: dict[str, Any], fresh: bool = True) -> Run:
     """A new run's folder with its request. BadValue where it cannot be written; Busy where another process is at the same
     request, unless `fresh`."""
+    from llm_lab.store.files import sync
+
     folder = home(make=True) / "runs" / f"{name}-{secrets.token_hex(3)}"
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -322,6 +324,7 @@ def create(name: str, request: dict[str, Any], fresh: bool = True) -> Run:
             if not fresh and (other := find_identical(name, request)) and other.status == "training":
                 raise busy(other)
             folder.mkdir()
+            sync(folder.parent)
             run = Run(folder)
             run.write("request", request)
             run.set_status("training", started=time.time())

@@ -14,8 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from llm_lab.errors import BadValue, LabError
-from llm_lab.store.files import check_seal, sealed, write_bytes
-from llm_lab.store.folders import writing
+from llm_lab.store.files import check_seal, make_folder, write_tensors
 from llm_lab.store.runs import Run
 from llm_lab.store.typed import build
 from llm_lab.training.state import Progress, TrainState
@@ -27,9 +26,8 @@ COST = 0.01  # of the time of training that saving may take; it is done less oft
 def write_state(run: Run, state: TrainState) -> None:
     """To disk, then the old ones away; so are those of later steps: the run went back before them, as they were damaged."""
     path = run.state_file(state.progress.step)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, sealed(state.tensors, {"progress": json.dumps(state.numbers())}))
+    make_folder(path.parent)
+    write_tensors(path, state.tensors, {"progress": json.dumps(state.numbers())})
     now = state.progress.step
     kept = [step for step in run.states if step <= now][-KEPT:]
     for step in run.states:
