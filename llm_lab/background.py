@@ -21,6 +21,7 @@ from llm_lab.results import BackgroundRun, TrainingReport
 from llm_lab.store import control, runs
 from llm_lab.store.accepting import accept
 from llm_lab.store.cards import Follower
+from llm_lab.store.folders import writing
 from llm_lab.store.lm import LM, load_run
 from llm_lab.store.runs import Run
 
@@ -42,7 +43,9 @@ def begin(run: Run) -> None:
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
     }
     control.forget(run)
-    with open(run.path / LOG, "ab") as log:
+    with writing(run.path / LOG):
+        log = open(run.path / LOG, "ab")  # noqa: SIM115  # closed below
+    with log:
         process = subprocess.Popen(
             [sys.executable, "-m", "llm_lab.worker", str(run.path)],
             cwd=where,

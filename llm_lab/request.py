@@ -128,10 +128,6 @@ def _describe(model: Any, made: LanguageModel) -> dict[str, Any]:
     """A user's model by its code and by what it computes: an edit of a helper, or of a constant, shows in its numbers
     only, and Python 3.11 cannot give the source of a class that a notebook's cell defined."""
     cls = type(model) if isinstance(model, nn.Module) else model
-    try:
-        code = inspect.getsource(cls)
-    except (OSError, TypeError):
-        code = ""
     digest = hashlib.sha256()
     for name, tensor in made.state_dict().items():
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
@@ -148,7 +144,15 @@ def _describe(model: Any, made: LanguageModel) -> dict[str, Any]:
                 buffer.copy_(kept[name])
             digest.update((np.round(logits, 4) + 0.0).tobytes())
     made.train(mode)
-    return {"class": getattr(cls, "__name__", str(cls)), "source": code, "behaviour": digest.hexdigest()[:16]}
+    return {"class": getattr(cls, "__name__", str(cls)), "source": source(model), "behaviour": digest.hexdigest()[:16]}
+
+
+def source(model: Any) -> str:
+    """The code of a user's model; empty where it cannot be had."""
+    try:
+        return inspect.getsource(type(model) if isinstance(model, nn.Module) else model)
+    except (OSError, TypeError):
+        return ""
 
 
 def default_corpus(notes: list[str]) -> Corpus:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 import signal
 import threading
 import time
@@ -18,7 +19,7 @@ from llm_lab import forking, machine
 from llm_lab.corpora.corpus import Corpus
 from llm_lab.data.arrays import Tokens
 from llm_lab.decoding.sampling import sample
-from llm_lab.errors import LabError
+from llm_lab.errors import BadValue, LabError
 from llm_lab.metrics.evaluate import evaluate, likelihoods
 from llm_lab.models.options import ModelConfig
 from llm_lab.models.presets import PresetOptions
@@ -82,8 +83,8 @@ class Session:
         watched = held_out.ids if len(held_out) > 1 else data.ids
         self.watcher = Watcher(request[WatchOptions].watch, self.lm, watched, text)
         self.accepted = self.touched = False  # by a person
-        self.diverged = False
-        self.first: TrainEvent | None = None  # what is told first; set by `begin` and by `resume`
+        self.diverged = self.measuring = False
+        self.first: Any = None  # the event that is told first, of `begin` or of `resume`
         experts = model.config is not None and model.config.n_expert is not None
         unit = tokenizer.unit
         size = sum(p.numel() for p in model.parameters()) / 1e6
@@ -127,8 +128,14 @@ class Session:
         self.card.notes += [f"{problem}; the state before it is used" for problem in damaged]
         step = state.progress.step if state else 0
         if state is not None and isinstance(self.trainer, Trainer):
-            self.trainer.load_state(state)
+            try:
+                self.trainer.load_state(state)
+            except ValueError as error:
+                raise BadValue(f"run {run.id} of {run.name} cannot go on: {error}; --fresh trains anew") from None
         cut_after(run.path / FILE, step)
+        if self.plan.seconds is not None:  # by the clock they come at other steps this time
+            for later in [kept for kept in run.checkpoints if kept > step]:
+                shutil.rmtree(run.checkpoint(later), ignore_errors=True)
         for event in run.events():
             tell(self.card, event)
         self.card.notes += [f"goes on from step {step} of run {run.id}", *self._inexact(run)]
@@ -151,21 +158,37 @@ class Session:
 
     def carry_out(self, run: Run, display: bool) -> LM:
         """Train, save, and give the LM."""
+        self._open(run)
+        live = load("llm_lab.views.live:Live")(self.card) if display else None
+        self.log = EventLog(run.path / FILE)
+        try:
+            with _interrupt_is_pause(self):
+                self._train(live)
+                self._finish()
+            self._tell_loggers()
+        except BaseException as error:
+            self.card.status = "paused" if isinstance(error, KeyboardInterrupt) and run.states else "failed"
+            self.card.notes.append(f"ended by {type(error).__name__} at step {self.card.step}: {error}".rstrip(": "))
+            self.loggers.close(self.card.status, {})
+            raise
+        finally:
+            self.saver.wait()
+            self.log.close()
+            if live is not None:
+                live.close(self.card)
+        return self.lm
+
+    def _open(self, run: Run) -> None:
+        """What others read of a run that has begun; of one that goes on most is there."""
+        assert self.first is not None, "begin or resume comes before"
         self.run = run
         self.lm.run, self.lm.report = run, self.card
         self.card.facts.insert(-1, f"run {run.id}")
         self.saver = Saver(run, self.saving.save_every, at_once=run.read("status").get("background") is True)
-        assert self.first is not None, "begin or resume comes before"
         if self.first.kind == "start":
             (run.path / FILE).unlink(missing_ok=True)  # of an attempt that ended before it saved anything
-            run.write(
-                "plan",
-                {
-                    **self.plan.to_dict(),
-                    "peak_lr": self.card.peak_lr,
-                    "data": {"train": self.data.key, "held_out": self.held_out.key},
-                },
-            )
+            data = {"train": self.data.key, "held_out": self.held_out.key}
+            run.write("plan", {**self.plan.to_dict(), "peak_lr": self.card.peak_lr, "data": data})
             run.write("environment", machine.environment())
             self.lm.save_description(run.path)
         self.loggers.start(
@@ -183,43 +206,30 @@ class Session:
             run.events(),
         )
         write_card(run, self.card)
-        control, ends = Control(run), self.saving.time_limit and time.monotonic() + self.saving.time_limit
-        live = load("llm_lab.views.live:Live")(self.card) if display else None
-        self.log, drawn = EventLog(run.path / FILE), True
-        try:
-            with _interrupt_is_pause(self.trainer):
-                flushed = time.monotonic()
-                self._told(_as_json(self.first))
-                if self.first.kind == "start":
-                    self._tell_seen(self.first)
-                for event in self.trainer.events():
-                    self._update(event)
-                    if live is not None and drawn:
-                        drawn = self._draw(live)
-                    if self.trainer.resumable and self.saver.due:
-                        self.trainer.request_save()
-                    now = time.monotonic()
-                    if now - flushed > FLUSH_SECONDS:
-                        self.log.flush()
-                        flushed = now
-                        for command in control.new():
-                            self._obey(command)
-                        if ends and now > ends:
-                            self.card.notes.append(f"its time limit of {self.saving.time_limit:g} s is over")
-                            self.trainer.request_stop()
-                            ends = None
-            self._finish()
-        except BaseException as error:
-            self.card.status = "paused" if isinstance(error, KeyboardInterrupt) and run.states else "failed"
-            self.card.notes.append(f"ended by {type(error).__name__} at step {self.card.step}: {error}".rstrip(": "))
-            self.loggers.close(self.card.status, {})
-            raise
-        finally:
-            self.saver.wait()
-            self.log.close()
-            if live is not None:
-                live.close(self.card)
-        return self.lm
+
+    def _train(self, live: Any) -> None:
+        """The trainer's events to where they are told; between them what is due by the clock, and what a person asks."""
+        control, limit = Control(self.run), self.saving.time_limit
+        ends = time.monotonic() + limit if limit else math.inf
+        flushed, drawn = time.monotonic(), live is not None
+        self._told(_as_json(self.first))
+        if self.first.kind == "start":
+            self._tell_seen(self.first)
+        for event in self.trainer.events():
+            self._update(event)
+            drawn = drawn and self._draw(live)
+            if self.trainer.resumable and self.saver.due:
+                self.trainer.request_save()
+            now = time.monotonic()
+            if now - flushed > FLUSH_SECONDS:
+                self.log.flush()
+                flushed = now
+                for command in control.new():
+                    self._obey(command)
+                if now > ends:
+                    self.card.notes.append(f"its time limit of {limit:g} s is over")
+                    self.trainer.request_stop()
+                    ends = math.inf
 
     def _draw(self, live: Any) -> bool:
         """The card as it is now; a card that cannot be drawn costs the drawing, and not the run."""
@@ -282,7 +292,9 @@ class Session:
     def _save(self) -> None:
         """The state to disk, after the events that led to it; the run goes on where the disk is full."""
         problem = self.log.flush(durable=True)
-        if not problem and isinstance(self.trainer, Trainer):
+        if problem:
+            self.saver.skip()
+        elif isinstance(self.trainer, Trainer):
             self.saver.save(self.trainer.state)
         problem = problem or self.saver.problem
         if problem and problem not in self.card.notes:
@@ -364,7 +376,6 @@ class Session:
                 f"the loss stopped being a number at step {card.step}; a lower --lr or --muon_lr would do"
             )
         self.log.flush(durable=True)
-        self.loggers.close(card.status, card.final)
         with contextlib.suppress(LabError):  # where the disk is full the model is still there, and the card says so
             write_card(run, card)
             run.set_status(
@@ -380,6 +391,17 @@ class Session:
             if card.status == "finished":
                 run.forget_states()
 
+    def _tell_loggers(self) -> None:
+        """That it is over: they may take their time, and what the run came to is on the disk by then."""
+        before = len(self.card.notes)
+        try:
+            self.loggers.close(self.card.status, self.card.final)
+        except KeyboardInterrupt:
+            self.card.notes.append("log: its end was not waited for, since it was interrupted")
+        if len(self.card.notes) > before:
+            with contextlib.suppress(LabError):
+                write_card(self.run, self.card)
+
     def _leave(self) -> None:
         """A paused run: its state is on the disk, or the card says why not."""
         self.saver.wait()
@@ -389,8 +411,9 @@ class Session:
         if self.saver.problem:
             left = self.run.states
             notes.append(f"what is on the disk goes on from step {left[-1]}" if left else "nothing is on the disk")
+        cell = "the same cell without --fresh" if self.request[RunOptions].fresh else "the same cell"
         notes.append(
-            f"paused at {_reached(self.card)}; the same cell goes on from there, %lab accept {name} takes it as it is"
+            f"paused at {_reached(self.card)}; {cell} goes on from there, %lab accept {name} takes it as it is"
         )
 
     def _keep_model(self) -> None:
@@ -405,10 +428,13 @@ class Session:
         if len(self.held_out) < 2:
             return
         try:
+            self.measuring = True
             found = likelihoods(
                 self.card.name, self.trainer.trainee, self.trainer.objective, self.held_out, self.tokenizer.unit
             )
+            self.measuring = False
         except KeyboardInterrupt:
+            self.measuring = False
             self.card.notes.append("the whole validation split was not read, since it was interrupted; %evaluate does")
             return
         if not math.isfinite(found[0].mean):
@@ -443,19 +469,22 @@ def _learned(request: Request) -> list[str]:
 
 
 @contextlib.contextmanager
-def _interrupt_is_pause(trainer: Trainer | Fitter) -> Iterator[None]:
-    """The first interrupt ends the step in progress and keeps the run; a second one raises at once."""
+def _interrupt_is_pause(session: Session) -> Iterator[None]:
+    """The first interrupt ends the step in progress and keeps the run, or ends the measuring at its end; a second one
+    raises at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def pause(signum: int, frame: Any) -> None:
-        trainer.request_stop()
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if session.measuring:
+            raise KeyboardInterrupt
+        session.trainer.request_stop()
 
     before = signal.getsignal(signal.SIGINT)
     signal.signal(signal.SIGINT, pause)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)  # None: of one that was not set from Python

@@ -15,6 +15,7 @@ from llm_lab.store.runs import Run
 def main(folder: str) -> int:
     """Carry the run out, or go on with it; its folder tells how it went. Returns the exit status."""
     faulthandler.enable()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever began it may have ignored interrupts
     # Who shuts a machine down asks so first: it is an interrupt, and an interrupt is a pause.
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     from llm_lab.pretraining import carry_on

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,51 @@ def test_a_damaged_state_is_named_and_the_one_before_it_is_used(damage, text, mo
     assert told(whole.run) == told(run)
 
 
+def test_a_damaged_state_goes_as_soon_as_there_is_another(text, monkeypatch, own_store):
+    with monkeypatch.context() as patch:
+        pausing(patch, 40)
+        run = train("hurt", text, **OPTIONS).run
+    run.state_file(58).write_bytes(b"{}")
+    with monkeypatch.context() as patch:
+        pausing(patch, 45)
+        train("hurt", text, **OPTIONS)
+    assert len(run.states) == 2
+    assert 45 <= run.states[-1] < 50
+
+
+def wrong_in_its_thread(monkeypatch):
+    monkeypatch.setattr("llm_lab.store.states.write_tensors", lambda *_: (_ for _ in ()).throw(MemoryError("no room")))
+
+
+def wrong_in_copying(monkeypatch):
+    from llm_lab.training.optimizers import Muon
+
+    def step(self, closure=None, real=Muon.step):
+        real(self, closure)
+        next(iter(self.state.values()))["past"] = []
+
+    monkeypatch.setattr(Muon, "step", step)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (wrong_in_its_thread, "a state was not saved: MemoryError: no room"),
+        (wrong_in_copying, "a state was not saved: Muon holds past, a list"),
+    ],
+)
+def test_what_keeps_a_state_from_the_disk_is_said_once_and_the_run_goes_on(wrong, says, text, monkeypatch):
+    whole = train("whole", text, **OPTIONS)
+    with monkeypatch.context() as patch:
+        wrong(patch)
+        lm = train("bard", text, **OPTIONS)
+        assert same(whole, lm)
+        assert sum(says in note for note in lm.report.notes) == 1
+        pausing(patch, 9)
+        lm = train("left", text, **OPTIONS)
+    assert "nothing is on the disk" in lm.report.notes
+
+
 def test_where_every_state_is_damaged_it_begins_again(text, monkeypatch):
     whole = train("whole", text, **OPTIONS)
     with monkeypatch.context() as patch:
@@ -238,3 +284,29 @@ def test_a_disk_that_is_full_at_the_end_leaves_the_model_to_its_user(small_disk,
     assert again.run.id == lm.run.id
     assert again.report.status == "finished"
     assert same(lm, again)
+
+
+def test_a_full_device_is_left_empty_and_its_run_can_go_on(monkeypatch):
+    """Nothing of the step, nor of the model, lives on in the error, which a notebook keeps."""
+    from llm_lab.training.trainer import Trainer
+
+    whole, left = train("whole", steps=12), []
+
+    def step(self, number, factor, watched=False, real=Trainer._step):
+        if number == 6:
+            activations = self.trainee.model(torch.zeros(1, 4, dtype=torch.long)).logits
+            left.extend(map(weakref.ref, (activations, self.trainee.model, self.optimizers[0])))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, number, factor, watched)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", step)
+        patch.setattr("llm_lab.store.states.COST", 1e9)
+        with pytest.raises(
+            lab.LabError, match=r"batch_size 4; .*--batch_size 2 --accumulate 2; its state after step"
+        ) as full:
+            train("bard", steps=12, save_every=0.001)
+    assert full.value.__context__ is None
+    assert [one() for one in left] == [None] * 3
+    assert runs.find_any("bard").status == "failed"
+    assert same(whole, train("bard", steps=12))

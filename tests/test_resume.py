@@ -6,8 +6,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pkgutil
+import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,8 +22,10 @@ from torch import nn
 
 import llm_lab as lab
 from llm_lab.errors import BadType, BadValue, Busy
+from llm_lab.registry import Entry
 from llm_lab.store import control, runs
 from llm_lab.store.states import newest_state, read_state
+from llm_lab.training.options import OPTIMIZERS
 from tests.small import SIZES, TEXT, train
 from tests.test_faults import ROOT, pausing, same, told
 
@@ -51,6 +57,40 @@ class Odd(nn.Module):
         return self.head(self.drop(self.norm(x.flatten(0, 1)).view_as(x)))
 
 
+class Counting(nn.Module):
+    """A user's model that counts its steps in a buffer which is no part of its state, and goes by it."""
+
+    def __init__(self, vocab_size):
+        super().__init__()
+        self.table, self.head = nn.Embedding(vocab_size, 12), nn.Linear(12, vocab_size)
+        self.register_buffer("seen", torch.zeros(()), persistent=False)
+
+    def forward(self, ids):
+        self.seen += self.training
+        return self.head(self.table(ids) / (1 + self.seen))
+
+
+class Momentum(torch.optim.Optimizer):
+    """An optimiser whose state has plain numbers, and tensors of another shape than their parameter's."""
+
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                state["t"], state["scale"] = state.get("t", 0) + 1, 0.5 * state.get("scale", 1.0)
+                state["rows"] = p.grad.mean(-1) + 0.9 * state.get("rows", 0)
+                p.data -= group["lr"] * (state["rows"].unsqueeze(-1) / state["t"] + state["scale"] * p.grad)
+
+
+@pytest.fixture
+def momentum(monkeypatch):
+    def make(trainee, options):
+        return [Momentum([p for _, p in trainee.parameters()], {"lr": 0.1, "peak_lr": 0.1})]
+
+    table = OPTIMIZERS._entries
+    monkeypatch.setitem(table, "momentum", Entry("momentum", make))
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -67,10 +107,13 @@ class Odd(nn.Module):
         {"n_expert": 4, "n_active": 2},
         {"checkpoints": 5, "checkpoint_spacing": "log", "watch": "grad_norm,weight_norm", "eval_every": 5},
         {"model": Odd},
+        {"model": Counting},
+        {"optimizer": "momentum"},
         {"epochs": 0.4, "tokenizer": "bpe", "vocab_size": 300},
     ],
 )
 @pytest.mark.parametrize("at", [1, [7, 13]])
+@pytest.mark.usefixtures("momentum")
 def test_it_goes_on_to_the_last_bit(options, at, monkeypatch):
     steps = {} if "epochs" in options else {"steps": 24}
     if options.get("preset") == "lstm":
@@ -215,6 +258,24 @@ def test_saving_less_often_where_it_costs_too_much(monkeypatch):
     saver._cost = 0.5
     assert saver.interval == pytest.approx(50)  # half a second in a hundred
     assert states.Saver(runs.Run(Path("nowhere")), 0.0).due is False
+    asked = states.Saver(runs.Run(Path("nowhere")), 0.0, at_once=True)
+    assert asked.due  # somebody waits for it
+    asked.skip()
+    assert not asked.due
+
+
+def test_an_interrupt_that_falls_into_the_start_of_saving_is_an_interrupt(monkeypatch):
+    def start(self, real=threading.Thread.start):
+        if self.name == "llm-lab-save":
+            raise KeyboardInterrupt
+        real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        pausing(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            train("bard", steps=12)
+    assert train("bard", steps=12).report.status == "finished"
 
 
 def test_a_second_process_is_told_who_is_at_it(tmp_path):
@@ -263,6 +324,61 @@ def test_a_held_run_is_not_written_by_another(monkeypatch):
         holder.wait()
         holder.stdout.close()
     assert train("bard", steps=12).report.status == "finished"  # the lock went with its holder
+
+
+def test_a_process_is_there_as_long_as_it_holds_its_lock(monkeypatch):
+    """Another machine's processes cannot be looked at, and the clock by which one of ours was born may be put right."""
+    whole = train("whole", steps=12)
+    with monkeypatch.context() as patch:
+        pausing(patch, 5)
+        run = train("bard", steps=12).run
+    run.note(status="training", host="elsewhere")
+    with pytest.raises(Busy, match=r"on elsewhere since .*should that machine be gone, it can go on 5 minutes after"):
+        train("bard", steps=12)  # its lock is free, as it is where a disk keeps none
+    code = f"import time\nfrom pathlib import Path\nfrom llm_lab.store import runs\nrun = runs.Run(Path({str(run.path)!r}))\nwith runs.hold(run):\n run.set_status('training')\n run.note(born=1.0)\n print('held', flush=True)\n time.sleep(60)"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE
+    )
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        for host in (socket.gethostname(), "elsewhere"):
+            run.note(host=host)
+            for file in ("status.json", "events.jsonl"):
+                os.utime(run.path / file, (1e9, 1e9))
+            assert run.status == "training"
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+    assert run.status == "died"
+    run.note(host=socket.gethostname())
+    assert run.status == "died"
+    assert same(whole, train("bard", steps=12))
+
+
+def test_a_model_that_is_finished_while_it_is_loaded_is_the_finished_one(monkeypatch):
+    from llm_lab.store import lm
+
+    with monkeypatch.context() as patch:
+        pausing(patch, 5)
+        left = train("bard", steps=12)
+
+    def first(run, model, real=lm._latest):
+        train("bard", steps=12)
+        return real(run, model)
+
+    monkeypatch.setattr(lm, "_latest", first)
+    assert lab.load("bard").run.status == "finished"
+    assert not left.run.states
+
+
+@pytest.mark.parametrize(("fresh", "cell"), [(True, "the same cell without --fresh"), (False, "the same cell")])
+def test_the_cell_that_goes_on_is_named(fresh, cell, monkeypatch):
+    with monkeypatch.context() as patch:
+        pausing(patch, 5)
+        left = train("bard", steps=12, fresh=fresh)
+    assert f"; {cell} goes on from there" in left.report.notes[-1]
+    assert train("bard", steps=12).run.id == left.run.id
 
 
 # --- in the background ----------------------------------------------------------------------------------------------------
@@ -323,12 +439,17 @@ def test_pause_resume_rate_and_stop(text):
     bard.pause()
     until(lambda: bard.status == "paused")
     at = bard.report.step
+    assert not bard.lm.model.training
     with pytest.raises(BadValue, match="is paused, not training"):
         bard.lr(2)
     with pytest.raises(BadValue, match="is no factor"):
         bard.lr("fast")
     bard.resume()
     until(lambda: bard.update().step > at)
+    same_cell = train("bard", text, steps=100_000, background=True, save_every=0.2)
+    assert same_cell.run == bard.run  # it is watched again
+    with pytest.raises(Busy, match="%attach bard watches it"):
+        train("bard", text, steps=100_000)
     bard.stop()
     lm = bard.wait(60)
     assert lm.run.status == "finished"
@@ -346,6 +467,31 @@ def test_pause_resume_rate_and_stop(text):
     ]
     steps = [event["step"] for event in lm.run.events() if event["kind"] == "step"]
     assert steps == list(range(1, len(steps) + 1))
+
+
+def test_a_cell_that_was_paused_goes_on_in_the_background_as_it_now_says(monkeypatch):
+    whole = train("whole", steps=12)  # whose text is a list, which no job of a cell holds
+    with monkeypatch.context() as patch:
+        pausing(patch, 5)
+        left = train("bard", steps=12, time_limit=1000)
+    bard = train("bard", steps=12, background=True, time_limit=2000)
+    assert bard.run == left.run.id
+    assert json.loads((left.run.path / "job.json").read_text())["options"]["time_limit"] == 2000
+    assert same(whole, bard.wait(60))
+
+
+def test_a_worker_does_not_go_on_with_another_text(text, monkeypatch):
+    with monkeypatch.context() as patch:
+        pausing(patch, 5)
+        left = train("bard", text, steps=12)
+    Path(text).write_text(TEXT + "!", encoding="utf-8")
+    bard = lab.lab.lab("resume", "bard")
+    until(lambda: bard.status == "failed")
+    bard.update()
+    assert f"its text (text) has changed since run {left.run.id} of bard was begun" in bard.report.notes[-1]
+    assert left.run.states
+    Path(text).write_text(TEXT, encoding="utf-8")
+    assert train("bard", text, steps=12).run.id == left.run.id
 
 
 def test_why_a_worker_died_is_said_and_it_can_go_on(text):
@@ -513,3 +659,51 @@ def test_a_job_that_this_user_did_not_write_starts_nothing(text, monkeypatch):
     assert not Path("executed").exists()
     run.write("job", job)
     assert lab.lab.lab("resume", "bard").wait(60).run.status == "finished"
+
+
+# --- interrupts at its end ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["llm_lab.store.lm:LM.save", "llm_lab.session:likelihoods"])
+def test_an_interrupt_while_it_is_saved_or_measured_loses_nothing(where, monkeypatch):
+    whole = train("whole", steps=5)
+    real = pkgutil.resolve_name(where)
+
+    def interrupted(*args, **more):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        return real(*args, **more)
+
+    handler = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(where.replace(":", "."), interrupted)
+        lm = train("bard", steps=5)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert (lm.report.status, lm.run.status) == ("finished", "finished")
+    assert bool(lm.report.final) == ("save" in where)
+    assert same(whole, lab.load("bard"))
+
+
+def test_what_ends_after_the_run_was_over_does_not_undo_it(monkeypatch):
+    def closing(self, status, final):
+        assert status == "finished"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("llm_lab.loggers.loggers.Loggers.close", closing)
+    lm = train("bard", steps=5)
+    assert lm.run.status == "finished"
+    assert "log: its end was not waited for" in lab.load("bard").report.notes[-1]
+
+
+def test_checkpoints_by_the_clock_are_those_of_the_course_that_was_taken(monkeypatch):
+    with monkeypatch.context() as patch:
+        pausing(patch, 30)
+        left = train("bard", seconds=2.5, checkpoints=12, save_every=0)
+    assert left.checkpoints
+    later = left.run.states[-1] + 1
+    left.run.checkpoint(later).mkdir()
+    (left.run.checkpoint(later) / "model.safetensors").write_bytes(b"")
+    again = train("bard", seconds=2.5, checkpoints=12, save_every=0)
+    assert set(left.checkpoints) <= set(again.checkpoints)
+    for step in again.checkpoints:
+        lab.load(f"bard@{step}")

@@ -20,7 +20,7 @@ def ask(run: Run, do: str, **more: Any) -> None:
     line = json.dumps({"do": do, **more}).encode() + b"\n"
     path = run.path / FILE
     with writing(path):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | inside.NO_LINK, 0o644)
+        descriptor = os.open(path, inside.WRITE | os.O_APPEND, 0o644)
         try:
             os.write(descriptor, line)  # one write of few bytes: two who ask at once do not mix their lines
         finally:

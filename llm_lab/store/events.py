@@ -34,7 +34,7 @@ class EventLog:
 
     def __init__(self, path: Path) -> None:
         with writing(path):
-            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | inside.NO_LINK, 0o644)
+            self._file = os.open(path, inside.WRITE, 0o644)
         self._path, self._waiting = path, bytearray()
         self._end = os.lseek(self._file, 0, os.SEEK_END)
 
@@ -45,7 +45,8 @@ class EventLog:
         """Write what waits, `durable` also through the system's buffers; what kept it from that, or ''."""
         try:
             while self._waiting:
-                written = os.pwrite(self._file, self._waiting, self._end)
+                os.lseek(self._file, self._end, os.SEEK_SET)  # not behind half a line of an attempt that failed
+                written = os.write(self._file, self._waiting)
                 self._end += written
                 del self._waiting[:written]
             if durable:

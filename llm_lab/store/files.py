@@ -12,12 +12,12 @@ import mmap
 import os
 import re
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from llm_lab.errors import BadValue
@@ -28,19 +28,38 @@ from llm_lab.store.folders import writing
 _PUBLISHED, _PUBLISHED_HEAD = 1 << 26, 1 << 24
 _UNSEALED = "0" * 64
 _BESIDE = re.compile(r"\..+\.[0-9a-f]{8}")
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.complex64: "C64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 _SEAL = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 
 
 def write_bytes(path: Path, data: bytes | bytearray) -> None:
+    with _replacing(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with writing(path):
         try:
             with open(beside, "wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(beside, path)
-            _sync(path.parent)
+            sync(path.parent)
         finally:
             with contextlib.suppress(OSError):
                 beside.unlink()
@@ -54,7 +73,15 @@ def sweep(folder: Path) -> None:
                 file.unlink()
 
 
-def _sync(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """A folder that lasts: what is written in it does no more than its own name in the folder above."""
+    with writing(folder):
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            sync(folder.parent)
+
+
+def sync(folder: Path) -> None:
     """Make a rename last, where the system lets a folder be synced."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
@@ -64,14 +91,32 @@ def _sync(folder: Path) -> None:
             os.close(descriptor)
 
 
-def sealed(tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> bytearray:
-    """A safetensors file with its own checksum in it, and beside that what `about` says."""
-    data = bytearray(save(dict(tensors), {**(about or {}), "sha256": _UNSEALED}))
-    where = _SEAL.search(data, 8, 8 + int.from_bytes(data[:8], "little"))
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> None:
+    """A safetensors file with its own checksum in it, and beside that what `about` says. They are written one after the other:
+    the library makes the whole file in memory first, and other threads wait for it."""
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # each at a multiple of its size
+    table: dict[str, Any] = {"__metadata__": {**(about or {}), "sha256": _UNSEALED}}
+    end = 0
+    for name in names:
+        tensor = tensors[name]
+        if tensor.dtype not in _DTYPES:
+            raise BadValue(f"{name} is {tensor.dtype}, which no safetensors file holds; float32 would do")
+        start, end = end, end + tensor.nbytes
+        table[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    head = json.dumps(table, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    head = len(head).to_bytes(8, "little") + head
+    where = _SEAL.search(head)
     assert where is not None, "it was just written"
-    start, end = where.span(1)
-    data[start:end] = hashlib.sha256(data).hexdigest().encode()
-    return data
+    digest = hashlib.sha256(head)
+    with _replacing(path) as file:
+        file.write(head)
+        for name in names:
+            data = tensors[name].detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+            digest.update(data)
+            file.write(data)
+        file.seek(where.start(1))
+        file.write(digest.hexdigest().encode())
 
 
 def check_seal(path: Path, needed: bool = False) -> None:
@@ -127,7 +172,7 @@ def write_weights(path: Path, model: nn.Module, elsewhere: Collection[int] = ())
             continue
         seen.add(key)
         tensors[name] = tensor.detach().cpu().contiguous()
-    write_bytes(path, sealed(tensors))
+    write_tensors(path, tensors)
 
 
 def weight_shapes(path: Path, prefix: str = "", inside: Path | None = None) -> dict[str, tuple[int, ...]]:

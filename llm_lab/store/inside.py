@@ -23,8 +23,9 @@ LARGEST = {
 HEAD = 1 << 22  # bytes of the head of a safetensors file
 LINE = 1 << 20  # bytes of a line of events
 
-NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # in opening a file to write
-_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_PLAIN = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)  # no system has all of them
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _PLAIN
+WRITE = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | _PLAIN
 _WHOLE = "a whole copy of its folder would do"
 
 

@@ -30,7 +30,15 @@ from llm_lab.registry import load
 from llm_lab.results import Result
 from llm_lab.store import inside
 from llm_lab.store.cards import load_card
-from llm_lab.store.files import check_fit, read_json, read_weights, weight_shapes, write_json, write_weights
+from llm_lab.store.files import (
+    check_fit,
+    make_folder,
+    read_json,
+    read_weights,
+    weight_shapes,
+    write_json,
+    write_weights,
+)
 from llm_lab.store.folders import writing
 from llm_lab.store.runs import Run
 from llm_lab.tokenizers.foreign import BESIDE
@@ -180,8 +188,7 @@ class LM:
 
     def save_weights(self, folder: Path) -> None:
         """Write model.safetensors, and before it the weights of what its objective added."""
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         if len(self.extras):
             # What an extra shares with the model is the model's, and stored there.
             shared = {tensor.data_ptr() for tensor in self.model.state_dict().values()}
@@ -319,6 +326,8 @@ def _latest(run: Run, model: Any) -> LM:
             except BadValue:
                 if run.state_file(step).is_file() and (step == run.states[0] or attempt == 2):
                     raise
+        if run.status == "finished":  # meanwhile
+            return load_lm(run.folder, run.name, model)
     raise BadValue(f"run {run.id} of {run.name} changes faster than it can be read; try again")
 
 

@@ -40,6 +40,7 @@ STATUSES = ("training", "paused", "finished", "failed", "died")
 COLUMNS = ("step", "tokens", "seconds", "train_loss", "val_loss", "lr")
 _held: set[str] = set()  # the runs that this process writes
 _WORD = re.compile(r"\w[\w.-]*")
+SILENT = 300.0  # seconds after which a process of another machine, which no longer holds its lock, is taken for gone
 RESUMABLE = ("paused", "died", "failed")
 
 
@@ -105,11 +106,24 @@ class Run:
         status = state.get("status")
         if status not in STATUSES:
             return "failed"
-        if status == "training" and state.get("host") == socket.gethostname():
-            # A full disk may have kept this process from writing that it is over.
-            ours = state.get("pid") == os.getpid() and self.path.name not in _held
-            return "died" if ours or not _alive(state) else status
-        return status
+        if status != "training":
+            return status
+        here = state.get("host") == socket.gethostname()
+        # A full disk may have kept this process from writing that it is over.
+        if here and state.get("pid") == os.getpid():
+            return status if self.path.name in _held else "died"
+        if (here and _alive(state)) or _locked(self):
+            return status
+        return status if not here and self.silent < SILENT else "died"
+
+    @property
+    def silent(self) -> float:
+        """Seconds since its process last wrote."""
+        last = 0.0
+        for name in (FILE, "status.json"):
+            with contextlib.suppress(OSError):
+                last = max(last, os.stat(self.path / name).st_mtime)
+        return abs(time.time() - last)
 
     @property
     def diverged(self) -> bool:
@@ -275,6 +289,23 @@ def _alive(state: dict[str, Any]) -> bool:
         return False
 
 
+def _locked(run: Run) -> bool:
+    """Whether a process holds the lock on a run; False also where this system cannot tell. Process numbers mean nothing on
+    another machine, and the time at which one began moves with the clock: the lock goes with its holder."""
+    try:
+        import fcntl
+    except ImportError:  # on Windows
+        return False
+    try:
+        with run.open("lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (OSError, BadValue):
+        return False
+    return False
+
+
 def key(request: dict[str, Any]) -> str:
     """What an identical request is recognised by."""
     text = json.dumps(request, sort_keys=True, ensure_ascii=False)
@@ -284,6 +315,8 @@ def key(request: dict[str, Any]) -> str:
 def create(name: str, request: dict[str, Any], fresh: bool = True) -> Run:
     """A new run's folder with its request. BadValue where it cannot be written; Busy where another process is at the same
     request, unless `fresh`."""
+    from llm_lab.store.files import sync
+
     folder = home(make=True) / "runs" / f"{name}-{secrets.token_hex(3)}"
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -291,6 +324,7 @@ def create(name: str, request: dict[str, Any], fresh: bool = True) -> Run:
             if not fresh and (other := find_identical(name, request)) and other.status == "training":
                 raise busy(other)
             folder.mkdir()
+            sync(folder.parent)
             run = Run(folder)
             run.write("request", request)
             run.set_status("training", started=time.time())
@@ -305,7 +339,7 @@ def hold(run: Run) -> Iterator[None]:
     lock = FileLock(run.path / "lock")
     with writing(run.path / "lock"):
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=0.2, poll_interval=0.02)  # whoever only looks has it for a moment
         except Timeout:  # which is an OSError too
             raise busy(run) from None
     _held.add(run.path.name)
@@ -320,8 +354,13 @@ def busy(run: Run) -> Busy:
     state = run.read("status")
     since = number(state.get("resumed")) or number(state.get("started"))
     when = f" since {time.strftime('%H:%M', time.localtime(since))}" if since else ""
+    away = (
+        ""
+        if state.get("host") == socket.gethostname()
+        else f"; should that machine be gone, it can go on {SILENT / 60:.0f} minutes after it last wrote"
+    )
     return Busy(
-        f"run {run.id} of {run.name} is being trained by process {state.get('pid', '?')} on {state.get('host', '?')}{when}; %attach {run.name} watches it, --fresh trains another"
+        f"run {run.id} of {run.name} is being trained by process {state.get('pid', '?')} on {state.get('host', '?')}{when}; %attach {run.name} watches it, --fresh trains another{away}"
     )
 
 

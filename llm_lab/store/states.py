@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -13,8 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from llm_lab.errors import BadValue, LabError
-from llm_lab.store.files import check_seal, sealed, write_bytes
-from llm_lab.store.folders import writing
+from llm_lab.store.files import check_seal, make_folder, write_tensors
 from llm_lab.store.runs import Run
 from llm_lab.store.typed import build
 from llm_lab.training.state import Progress, TrainState
@@ -24,14 +24,16 @@ COST = 0.01  # of the time of training that saving may take; it is done less oft
 
 
 def write_state(run: Run, state: TrainState) -> None:
-    """To disk, then the old ones away."""
+    """To disk, then the old ones away; so are those of later steps: the run went back before them, as they were damaged."""
     path = run.state_file(state.progress.step)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, sealed(state.tensors, {"progress": json.dumps(state.numbers())}))
-    for step in run.states[:-KEPT]:
-        with contextlib.suppress(OSError):
-            run.state_file(step).unlink()
+    make_folder(path.parent)
+    write_tensors(path, state.tensors, {"progress": json.dumps(state.numbers())})
+    now = state.progress.step
+    kept = [step for step in run.states if step <= now][-KEPT:]
+    for step in run.states:
+        if step not in kept:
+            with contextlib.suppress(OSError):
+                run.state_file(step).unlink()
 
 
 def read_state(path: Path) -> TrainState:
@@ -60,7 +62,8 @@ class Saver:
     """Writes states while the steps go on: they wait for the copy, and not for the disk.
 
     A state is due `every` so many seconds, or so rarely that copying and writing take at most a hundredth of the time;
-    with 0 never by itself. `at_once`: the first one is due now, since others wait for it.
+    with 0 never by itself. `at_once`: the first one is due now in any case, since others wait for it. What keeps a state from
+    the disk, whatever it is, is told in `problem`: the run is worth more than one state of it.
     """
 
     def __init__(self, run: Run, every: float, at_once: bool = False) -> None:
@@ -68,16 +71,16 @@ class Saver:
         self.saved: int | None = None  # the last step whose state is on the disk
         self.problem = ""  # what kept the last one from it
         self._thread: threading.Thread | None = None
-        self._last = time.monotonic() - (every if at_once else 0)
+        self._last = -math.inf if at_once else time.monotonic()
         self._cost = 0.0  # seconds of one
 
     @property
     def interval(self) -> float:
-        return max(self.every, self._cost / COST)
+        return max(self.every, self._cost / COST) if self.every else math.inf
 
     @property
     def due(self) -> bool:
-        return self.every > 0 and time.monotonic() - self._last >= self.interval and not self._busy
+        return time.monotonic() - self._last >= self.interval and not self._busy
 
     @property
     def _busy(self) -> bool:
@@ -86,24 +89,38 @@ class Saver:
     def save(self, take: Callable[[], TrainState]) -> None:
         """Copy the state now, and have it written."""
         self.wait()
-        began = time.monotonic()
-        state = take()
+        began = self._last = time.monotonic()
+        try:
+            state = take()
+        except Exception as error:
+            self.problem = _problem(error)
+            return
         self._last = time.monotonic()
         copying = self._last - began
         self._thread = threading.Thread(target=self._write, args=(state, copying), name="llm-lab-save", daemon=True)
         self._thread.start()
 
+    def skip(self) -> None:
+        """Not this time: the next one is due when it would be after it."""
+        self._last = time.monotonic()
+
     def wait(self) -> None:
         """Until what was handed over is on the disk, or was kept from it."""
         if self._thread is not None:
-            self._thread.join()
+            with contextlib.suppress(RuntimeError):  # an interrupt came before it was started
+                self._thread.join()
 
     def _write(self, state: TrainState, copying: float) -> None:
         began = time.thread_time()
         try:
             write_state(self.run, state)
-        except LabError as error:
-            self.problem = f"the state of step {state.progress.step} was not saved: {error}"
+        except Exception as error:
+            self.problem = _problem(error)
         else:
             self.saved, self.problem = state.progress.step, ""
         self._cost = copying + time.thread_time() - began
+
+
+def _problem(error: Exception) -> str:
+    why = str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
+    return f"a state was not saved: {' '.join(why.split())[:300]}"

@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llm_lab.errors import BadValue
 from llm_lab.objectives.objective import Trainee
 
 MODEL, EXTRAS, OPTIMIZER, BEST = "model.", "extras.", "optimizer.", "best."
+BUFFER = "buffer."  # before the prefix of its module: one that the module keeps out of its state
+PLAIN = "()"  # ends the key of what an optimiser holds as a plain number
 
 
 @dataclass
@@ -32,7 +35,8 @@ class Progress:
 
 @dataclass(frozen=True)
 class TrainState:
-    """`tensors` are copies on the CPU: model.…, extras.…, optimizer.<number>.<parameter>.<key>, best.<number>.…"""
+    """`tensors` are copies on the CPU: model.…, extras.…, buffer.model.…, optimizer.<number>.<parameter>.<key>,
+    best.<number>.…"""
 
     tensors: dict[str, Tensor]
     progress: Progress
@@ -48,7 +52,8 @@ def modules(trainee: Trainee) -> dict[str, torch.nn.Module]:
 def gather(
     trainee: Trainee, optimizers: Sequence[torch.optim.Optimizer], best: Sequence[Mapping[str, Tensor]] = ()
 ) -> dict[str, Tensor]:
-    """Copies of all that a step changes. Tensors that share memory are there once."""
+    """Copies of all that a step changes. Tensors that share memory are there once. BadValue for what is neither a tensor
+    nor a number."""
     found: dict[str, Tensor] = {}
     seen: set[tuple[int, tuple[int, ...]]] = set()
     for prefix, module in modules(trainee).items():
@@ -58,11 +63,22 @@ def gather(
                 continue
             seen.add(key)
             found[prefix + name] = tensor
+        found |= {f"{BUFFER}{prefix}{name}": tensor for name, tensor in _kept_out(module).items()}
     names = {id(parameter): name for name, parameter in trainee.parameters()}
     for i, optimizer in enumerate(optimizers):
         for parameter, values in optimizer.state.items():
             for key, value in values.items():
-                found[f"{OPTIMIZER}{i}.{names[id(parameter)]}.{key}"] = value
+                place = f"{OPTIMIZER}{i}.{names[id(parameter)]}.{key}"
+                if isinstance(value, Tensor):
+                    found[place] = value
+                elif isinstance(value, bool | int | float):
+                    found[place + PLAIN] = torch.tensor(
+                        value, dtype=None if isinstance(value, bool | int) else torch.double
+                    )
+                elif value is not None:
+                    raise BadValue(
+                        f"{type(optimizer).__name__} holds {key}, a {type(value).__name__}, and only tensors and numbers can be saved"
+                    )
     for i, state in enumerate(best):
         found |= {f"{BEST}{i}.{name}": tensor for name, tensor in state.items()}
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in found.items()}
@@ -76,14 +92,20 @@ def spread(tensors: Mapping[str, Tensor], trainee: Trainee, optimizers: Sequence
             if name not in own or own[name].shape != tensor.shape:
                 raise ValueError(f"{prefix}{name} {tuple(tensor.shape)} has no place in this model")
             own[name].copy_(tensor)
+        buffers = _kept_out(module)
+        for name, tensor in _under(tensors, BUFFER + prefix).items():
+            if name not in buffers or buffers[name].shape != tensor.shape:
+                raise ValueError(f"{BUFFER}{prefix}{name} {tuple(tensor.shape)} has no place in this model")
+            buffers[name].copy_(tensor)
     parameters = dict(trainee.parameters())
     for i, optimizer in enumerate(optimizers):
         for name, tensor in _under(tensors, f"{OPTIMIZER}{i}.").items():
             owner, _, key = name.rpartition(".")
             parameter = parameters.get(owner)
-            if parameter is None or (tensor.ndim and tensor.shape != parameter.shape):
-                raise ValueError(f"{OPTIMIZER}{i}.{name} {tuple(tensor.shape)} has no place in this optimiser")
-            optimizer.state[parameter][key] = tensor.to(parameter.device, copy=True)
+            if parameter is None:
+                raise ValueError(f"{OPTIMIZER}{i}.{name} has no place in this optimiser")
+            held = tensor.item() if key.endswith(PLAIN) else tensor.to(parameter.device, copy=True)
+            optimizer.state[parameter][key.removesuffix(PLAIN)] = held
 
 
 def best_of(tensors: Mapping[str, Tensor], count: int, device: torch.device) -> list[dict[str, Tensor]]:
@@ -96,3 +118,12 @@ def best_of(tensors: Mapping[str, Tensor], count: int, device: torch.device) -> 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _kept_out(module: torch.nn.Module) -> dict[str, Tensor]:
+    """The buffers that a module keeps out of its state (`persistent=False`): a step may change them too. Those of our own
+    models are tables that their sizes give."""
+    if getattr(module, "config", None) is not None:
+        return {}
+    state = module.state_dict()
+    return {name: buffer for name, buffer in module.named_buffers() if name not in state}
