@@ -141,6 +141,11 @@ def load(name: str, model: Any = None) -> LM:
     return load_run(store.find(name), model)
 
 
+def _as_it_goes_on(lm: LM, run: store.Run) -> str:
+    """Which weights of a run are used that is not at its end."""
+    return f"{lm.name}: run {run.id} is {run.status}; its weights after step {run.reached} are used"
+
+
 def _lm(value: Any) -> LM:
     """The LM that a verb was given: one, or the name of a finished run (announced)."""
     from llm_lab.store.lm import LM
@@ -150,15 +155,16 @@ def _lm(value: Any) -> LM:
         return value
     if isinstance(value, BackgroundRun):
         lm = value.lm
-        print(
-            f"{lm.name}: run {value.run} is {value.status}; its weights after step {lm.run.reached if lm.run else 0} are used"
-        )
+        if lm.run:
+            print(_as_it_goes_on(lm, lm.run))
         return lm
     if isinstance(value, str):
         with machine.uninterrupted():
             lm = load(value)
         lm.by_name = True
-        if lm.run:
+        if lm.run and lm.step is None and lm.run.status in ("training", "died"):
+            print(_as_it_goes_on(lm, lm.run))
+        elif lm.run:
             print(
                 f"{lm.name}: run {lm.run.id} is used, {lm.run.status} {overview.ago(lm.run.read('status').get('time', 0.0))}"
             )

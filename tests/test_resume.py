@@ -427,11 +427,15 @@ def test_a_tokenizer_goes_along(text):
     assert there.tokenizer.fingerprint == own.fingerprint
 
 
-def test_pause_resume_rate_and_stop(text):
+def test_pause_resume_rate_and_stop(text, capsys):
     bard = train("bard", text, steps=100_000, background=True, save_every=0.2)
     assert lab.generate(bard, "1", max_new_tokens=3).text  # with its latest weights: the first are waited for
     with pytest.raises(Busy):
         bard.resume()
+    capsys.readouterr()
+    for name in (bard, "bard"):  # by the variable and by the name, it is said how far it had come
+        lab.generate(name, "1", max_new_tokens=3)
+        assert f"run {bard.run} is training; its weights after step " in capsys.readouterr().out
     first = bard.lm
     bard.lr(0.5)
     until(lambda: any("learning rate × 0.5" in note for note in bard.update().notes))
