@@ -151,7 +151,8 @@ def carry_out(session: Session, run: runs.Run, display: bool) -> LM:
         if run.read("status").get("status") == "training":  # else it was over, and that is written down
             with contextlib.suppress(LabError):
                 run.set_status("paused" if left else "failed", why=f"{type(error).__name__}: {error}")
-        if not isinstance(error, torch.OutOfMemoryError):
+        # A CPU has no error of its own for it.
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
             raise
         traceback.clear_frames(error.__traceback__)
     size, states = session.plan.options.batch_size, run.states

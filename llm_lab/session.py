@@ -191,7 +191,7 @@ class Session:
         )
         write_card(run, self.card)
         control, ends = Control(run), self.saving.time_limit and time.monotonic() + self.saving.time_limit
-        live = load("llm_lab.views.live:Live")(self.card) if display else None
+        self.live = load("llm_lab.views.live:Live")(self.card) if display else None
         self.log = EventLog(run.path / FILE)
         try:
             with _interrupt_is_pause(self):
@@ -201,8 +201,7 @@ class Session:
                     self._tell_seen(self.first)
                 for event in self.trainer.events():
                     self._update(event)
-                    if live is not None:
-                        live.update(self.card)
+                    self._show("update")
                     if self.trainer.resumable and self.saver.due:
                         self.trainer.request_save()
                     now = time.monotonic()
@@ -225,9 +224,17 @@ class Session:
         finally:
             self.saver.wait()
             self.log.close()
-            if live is not None:
-                live.close(self.card)
+            self._show("close")
         return self.lm
+
+    def _show(self, how: str) -> None:
+        """Update the view, or close it. One that fails, as on a terminal that is gone, is not a reason to end a run."""
+        try:
+            if self.live is not None:
+                getattr(self.live, how)(self.card)
+        except Exception as error:
+            self.live = None
+            self.card.notes.append(f"it was not shown to its end: {type(error).__name__}: {error}")
 
     def _update(self, event: TrainEvent) -> None:
         if event.kind == "save":
@@ -318,14 +325,19 @@ class Session:
 
     def _sample(self, event: TrainEvent) -> None:
         shown = self.samples
-        found = sample(
-            self.lm,
-            self.trainer.objective,
-            self.held_out,
-            shown.sample_prompt,
-            shown.sample_tokens,
-            self.plan.options.seed,
-        )
+        try:
+            found = sample(
+                self.lm,
+                self.trainer.objective,
+                self.held_out,
+                shown.sample_prompt,
+                shown.sample_tokens,
+                self.plan.options.seed,
+            )
+        except Exception as error:  # of a model of the user's, which may train and still not write
+            self.samples = replace(shown, sample_tokens=0)
+            self.card.notes.append(f"no samples: {type(error).__name__}: {error}")
+            return
         if found is not None:
             prompt, text = found
             at = {key: getattr(event, key) for key in ("step", "seconds")}
