@@ -159,11 +159,11 @@ class Session:
     def carry_out(self, run: Run, display: bool) -> LM:
         """Train, save, and give the LM."""
         self._open(run)
-        live = load("llm_lab.views.live:Live")(self.card) if display else None
+        self.live = load("llm_lab.views.live:Live")(self.card) if display else None
         self.log = EventLog(run.path / FILE)
         try:
             with _interrupt_is_pause(self):
-                self._train(live)
+                self._train()
                 self._finish()
             self._tell_loggers()
         except BaseException as error:
@@ -174,8 +174,7 @@ class Session:
         finally:
             self.saver.wait()
             self.log.close()
-            if live is not None:
-                live.close(self.card)
+            self._show("close")
         return self.lm
 
     def _open(self, run: Run) -> None:
@@ -207,17 +206,17 @@ class Session:
         )
         write_card(run, self.card)
 
-    def _train(self, live: Any) -> None:
+    def _train(self) -> None:
         """The trainer's events to where they are told; between them what is due by the clock, and what a person asks."""
         control, limit = Control(self.run), self.saving.time_limit
         ends = time.monotonic() + limit if limit else math.inf
-        flushed, drawn = time.monotonic(), live is not None
+        flushed = time.monotonic()
         self._told(_as_json(self.first))
         if self.first.kind == "start":
             self._tell_seen(self.first)
         for event in self.trainer.events():
             self._update(event)
-            drawn = drawn and self._draw(live)
+            self._show("update")
             if self.trainer.resumable and self.saver.due:
                 self.trainer.request_save()
             now = time.monotonic()
@@ -231,15 +230,14 @@ class Session:
                     self.trainer.request_stop()
                     ends = math.inf
 
-    def _draw(self, live: Any) -> bool:
-        """The card as it is now; a card that cannot be drawn costs the drawing, and not the run."""
+    def _show(self, how: str) -> None:
+        """Update the view, or close it. One that fails, as on a terminal that is gone, is not a reason to end a run."""
         try:
-            live.update(self.card)
-        except Exception as error:  # a terminal that is gone, a view's mistake
-            why = f"{type(error).__name__}: {error}"
-            self.card.notes.append(f"not drawn from step {self.card.step} on, since that failed ({why})")
-            return False
-        return True
+            if self.live is not None:
+                getattr(self.live, how)(self.card)
+        except Exception as error:
+            self.live = None
+            self.card.notes.append(f"it was not shown to its end: {type(error).__name__}: {error}")
 
     def _update(self, event: TrainEvent) -> None:
         if event.kind == "save":
@@ -330,14 +328,19 @@ class Session:
 
     def _sample(self, event: TrainEvent) -> None:
         shown = self.samples
-        found = sample(
-            self.lm,
-            self.trainer.objective,
-            self.held_out,
-            shown.sample_prompt,
-            shown.sample_tokens,
-            self.plan.options.seed,
-        )
+        try:
+            found = sample(
+                self.lm,
+                self.trainer.objective,
+                self.held_out,
+                shown.sample_prompt,
+                shown.sample_tokens,
+                self.plan.options.seed,
+            )
+        except Exception as error:  # of a model of the user's, which may train and still not write
+            self.samples = replace(shown, sample_tokens=0)
+            self.card.notes.append(f"no samples: {type(error).__name__}: {error}")
+            return
         if found is not None:
             prompt, text = found
             at = {key: getattr(event, key) for key in ("step", "seconds")}

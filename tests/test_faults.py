@@ -286,7 +286,16 @@ def test_a_disk_that_is_full_at_the_end_leaves_the_model_to_its_user(small_disk,
     assert same(lm, again)
 
 
-def test_a_full_device_is_left_empty_and_its_run_can_go_on(monkeypatch):
+def cpu_is_full():
+    torch.empty(1 << 50)
+
+
+def cuda_is_full():
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("full", [cuda_is_full, cpu_is_full])
+def test_a_full_device_is_left_empty_and_its_run_can_go_on(full, monkeypatch):
     """Nothing of the step, nor of the model, lives on in the error, which a notebook keeps."""
     from llm_lab.training.trainer import Trainer
 
@@ -296,7 +305,7 @@ def test_a_full_device_is_left_empty_and_its_run_can_go_on(monkeypatch):
         if number == 6:
             activations = self.trainee.model(torch.zeros(1, 4, dtype=torch.long)).logits
             left.extend(map(weakref.ref, (activations, self.trainee.model, self.optimizers[0])))
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            full()
         return real(self, number, factor, watched)
 
     with monkeypatch.context() as patch:
@@ -304,9 +313,30 @@ def test_a_full_device_is_left_empty_and_its_run_can_go_on(monkeypatch):
         patch.setattr("llm_lab.store.states.COST", 1e9)
         with pytest.raises(
             lab.LabError, match=r"batch_size 4; .*--batch_size 2 --accumulate 2; its state after step"
-        ) as full:
+        ) as told_so:
             train("bard", steps=12, save_every=0.001)
-    assert full.value.__context__ is None
+    assert told_so.value.__context__ is None
     assert [one() for one in left] == [None] * 3
     assert runs.find_any("bard").status == "failed"
     assert same(whole, train("bard", steps=12))
+
+
+def test_what_only_looks_does_not_end_a_run(monkeypatch):
+    def broken(*_):
+        raise RuntimeError("a whole block is needed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("llm_lab.session.sample", broken)
+        lm = train("bard", steps=16, eval_every=1)
+    assert lm.report.status == "finished"
+    assert [note for note in lm.report.notes if note.startswith("no samples: ")] == [
+        "no samples: RuntimeError: a whole block is needed"
+    ]
+
+    def gone(self, result):
+        raise BrokenPipeError("the terminal is gone")
+
+    monkeypatch.setattr("llm_lab.views.live.Live.update", gone)
+    lm = lab.pretrain([TEXT], name="other", steps=8, **SIZES)
+    assert lm.report.status == "finished"
+    assert "it was not shown to its end: BrokenPipeError: the terminal is gone" in lm.report.notes
