@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +109,12 @@ class _Watched:
             return TrainingReport(
                 name=self.run.name, status=status, facts=[f"run {self.run.id}"], unit="nats", notes=[why]
             )
-        card = self._follower.update()
-        if status in ("died", "failed") and card.status != status:
+        told = self._follower.update()
+        card = replace(told, status=status, notes=list(told.notes))
+        if status in ("died", "failed") and told.status != status:
             card.notes.append(death(self.run))
-        card.status = status
+        elif status == "training" and told.status in ("paused", "failed"):  # its new process has not written yet
+            card.notes, card.repeat = ["a process begins, to go on from its last state"], ""
         return card
 
     def lm(self) -> LM:
@@ -203,6 +206,10 @@ def _last_words(run: Run) -> str:
 
 def _need_training(run: Run, what: str) -> None:
     if run.status != "training":
-        raise BadValue(
-            f"{what}: run {run.id} of {run.name} is {run.status}, not training; %lab resume {run.name} goes on with it"
+        done = run.status == "finished"
+        then = (
+            f"%%pretrain NAME --from {run.name} trains it further"
+            if done
+            else f"%lab resume {run.name} goes on with it"
         )
+        raise BadValue(f"{what}: run {run.id} of {run.name} is {run.status}, not training; {then}")

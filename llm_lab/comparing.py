@@ -210,8 +210,10 @@ def _facts(
         last = {part: number(float(history[part].max())) for part in ("tokens", "seconds")} if len(history) else {}
         last |= {"steps": train[-1][0] if train else 0}
     preset = own.get("class") or asked.get("preset") or specs(PresetOptions)["preset"].default
-    counts = {part: number(status.get(part)) for part in ("steps", "tokens", "seconds")}
-    counts = {part: last.get(part) if value is None else value for part, value in counts.items()}  # it is not over
+    # Of a run that goes on, or died, the status says what it had come to before.
+    rests = status if run and run.status in ("finished", "paused") else {}
+    counts = {part: number(rests.get(part)) for part in ("steps", "tokens", "seconds")}
+    counts = {part: last.get(part) if value is None else value for part, value in counts.items()}
     if step is not None:  # of a checkpoint what its run had come to then
         counts, final = {**last, "steps": step}, {}
     parent = _table(request.get("from"))

@@ -93,6 +93,14 @@ def digest(*modules: nn.Module) -> str:
     return found.hexdigest()[:16]
 
 
+def lost(base: LM | None, told: Mapping[str, Any] | None) -> str:
+    """The weights that a run began with, in words, where they are on the disk no more: those of a run that went on."""
+    if base is None or told is None or base.run is None or base.step is not None:
+        return ""
+    there = base.run.status == "finished" and base.run.reached == told["step"]
+    return "" if there else f"{base.name} as it was after step {told['step']}"
+
+
 def said(told: Mapping[str, Any]) -> str:
     """A lineage in words."""
     where = f"{told['name'].partition('@')[0]}@{told['step']}" if told.get("step") is not None else str(told["name"])

@@ -694,8 +694,10 @@ def lab(action: str = "", name: str | None = None, to: str | None = None, **opti
     if not name:
         raise BadType(f"lab {action} needs a name, for example %lab {action} bard")
     if action == "rename":
+        if not to:
+            raise BadType(f"lab rename needs a new name too, for example %lab rename {name} poet")
         _check_name(to)
-        return managing.rename(name, str(to), chosen.all)
+        return managing.rename(name, to, chosen.all)
     if action == "delete":
         return managing.delete(name, to, chosen.all)
     if action == "pack":

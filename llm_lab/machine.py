@@ -146,6 +146,14 @@ def device_memory(where: torch.device) -> Memory:
     return memory()
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there was no memory, on a device or in the machine."""
+    import torch
+
+    said = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return said or isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+
 def cpu_name() -> str:
     for line in _read(Path("/proc/cpuinfo")).splitlines():
         if line.startswith("model name"):

@@ -45,7 +45,9 @@ def listed(pattern: str | None = None, options: LabOptions | None = None) -> Run
     if found and not rows:
         names = list(dict.fromkeys(run.name for run in found))
         near = suggestion(pattern, names) if pattern else ""
-        refused.append(f"of {len(found)} runs none is such a one{near}; there is: {listing(names, 8)}")
+        if pattern in store.STATUSES:
+            near = f"; --status {pattern} lists the runs of that status"
+        refused.append(f"no run here is such a one{near}; there is: {listing(names, 8)}")
     shown = {one.run for one in rows if one.status in ("died", "failed") and not one.elsewhere}
     refused += _deaths([run for run in found if run.id in shown][:DEATHS])
     return RunTable(rows=rows, store=str(home), free=_free(home), notes=refused)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import gc
 import time
 import traceback
 from collections.abc import Collection
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from llm_lab import forking, machine
+from llm_lab import forking, machine, memory
 from llm_lab.background import begin
 from llm_lab.corpora.corpus import Corpus
 from llm_lab.corpora.open import open_corpus
@@ -25,7 +24,6 @@ from llm_lab.data.arrays import tokenize
 from llm_lab.errors import BadValue, LabError, listing
 from llm_lab.jobs import check_job, read_job, write_job
 from llm_lab.loggers.options import LogOptions
-from llm_lab.models import cost
 from llm_lab.models.adapted import adapt
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.models.options import SHAPES, ModelConfig
@@ -67,6 +65,8 @@ def pretrain(corpus: Any, name: str, options: dict[str, Any], display: bool = Tr
     identity = request.identity(text, session.lm.model if session else None)
     found = None if run_options.fresh else runs.find_identical(name, identity)
     if found and found.status == "training":
+        if request[SaveOptions].background and found.read("status").get("background"):
+            return found  # all cells run again while it trains: it is watched again
         raise runs.busy(found)
     if found and found.status == "finished" and not isinstance(own, nn.Module):
         return _restored(found, request, display)
@@ -75,6 +75,7 @@ def pretrain(corpus: Any, name: str, options: dict[str, Any], display: bool = Tr
     if found and found.resumable:
         with runs.hold(found):
             control.forget(found)
+            found.note(background=False)
             return carry_out(_prepare(request, text, notes, started, found), found, display)
     session = session or _prepare(request, text, notes, started)
     with applied(session.plan):
@@ -147,24 +148,21 @@ def carry_out(session: Session, run: runs.Run, display: bool) -> LM:
                 session.resume(run)
             return session.carry_out(run, display)
     except BaseException as error:
+        full = machine.out_of_memory(error)
+        why = memory.what_to_lower(session.plan) if full else f"{type(error).__name__}: {error}"
         left = isinstance(error, KeyboardInterrupt) and run.states
         if run.read("status").get("status") == "training":  # else it was over, and that is written down
             with contextlib.suppress(LabError):
-                run.set_status("paused" if left else "failed", why=f"{type(error).__name__}: {error}")
-        # A CPU has no error of its own for it.
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+                run.set_status("paused" if left else "failed", why=why)
+        if not full:
             raise
         traceback.clear_frames(error.__traceback__)
-    size, states = session.plan.options.batch_size, run.states
-    there = f"; its state after step {states[-1]} is on the disk" if states else ""
-    # What is raised now is looked at for long, and its frames have the session: they must not keep the device full.
+    # Out here, since an error keeps the one that it is raised within, and that one's traceback the tensors of the step: the
+    # device would be full for as long as somebody could look at it. So would the frames of this one, which have the session.
+    memory.let_go(session.trainer.trainee, session.trainer.optimizers)
     vars(session).clear()
-    gc.collect()
-    torch.cuda.empty_cache()  # does nothing where CUDA was not used
-    raise BadValue(
-        f"the device ran out of memory at batch_size {size}; use a smaller one, for example "
-        f"--batch_size {max(1, size // 2)} --accumulate 2{there}"
-    )
+    states = run.states
+    raise BadValue(why + (f"; its state after step {states[-1]} is on the disk" if states else ""))
 
 
 def _restored(run: runs.Run, request: Request, display: bool) -> LM:
@@ -214,10 +212,11 @@ def _prepare(
     shape = getattr(own, "config", None)
     if isinstance(own, LanguageModel):
         own.need_weights()
-    if own is None or isinstance(shape, ModelConfig):
-        check_memory(shape or config, options)
     objective = request.objective(tokenizer)
     check_text(objective, request.objectives, corpus)
+    need = None
+    if not request.own or isinstance(shape, ModelConfig):
+        need = memory.check(shape or config, options, objective, fixed=shape is not None or request.base is not None)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
         if request.base is None:
@@ -226,6 +225,7 @@ def _prepare(
             model = forking.begun(request.base, None if request.own else config)
         if model.config is not None:
             check_pair(request.objectives, model.config)
+        need = need or memory.check_module(model, options)
         trainee = objective.attach(model)
         if request.base is not None:
             forking.bring_extras(request.base, trainee)
@@ -256,7 +256,9 @@ def _prepare(
         trains = {*BUDGETS, *specs(TrainOptions), *specs(CheckpointOptions)}
         idle = [key for key in request.given if key in trains - Fitter.reads]
         notes += [f"the text is counted once: {listing(idle)} has no effect"] if idle else []
-    return Session(request, corpus, tokenizer, config, plan, trainer, data, held_out, notes)
+    session = Session(request, corpus, tokenizer, config, plan, trainer, data, held_out, notes)
+    session.card.memory_need, session.card.memory_free = need.bytes, need.there.available
+    return session
 
 
 def again(run: runs.Run, plan: Plan) -> Plan:
@@ -288,17 +290,3 @@ def _tokenizer(options: TokenizerOptions, corpus: Corpus, train_text: Corpus) ->
     kind: Any = options.tokenizer or ("char" if corpus.n_bytes < CHAR_LIMIT else "bpe")
     # An alphabet gives nothing of the held-out text away; learned merges would.
     return train(corpus if kind == "char" else train_text, kind, options.vocab_size)
-
-
-def check_memory(config: ModelConfig, options: TrainOptions) -> None:
-    """Refuse a model that cannot fit before a byte of it is taken: on a CPU the system would kill the kernel."""
-    parts = cost.parts(config, options.batch_size, options.device)
-    device = machine.device(options.device)
-    need, there = sum(part.memory for part in parts), machine.device_memory(device)
-    if need > there.available:
-        size = sum(part.parameters for part in parts) / 1e6
-        raise BadValue(
-            f"the model ({size:,.1f} M parameters, batch_size {options.batch_size} × {config.max_seq_len} tokens) needs about "
-            f"{need / 1e9:,.1f} GB to train, and {there.available / 1e9:,.1f} GB of {there.total / 1e9:,.1f} GB are free on "
-            f"{device}; use a smaller --batch_size, --d_model or --n_layer"
-        )

@@ -169,9 +169,10 @@ def repeat_line(request: Request, tokenizer: Tokenizer, plan: Plan, run: Run, as
     given = dict(request.given)
     for gone in (*BUDGETS, "fresh", "replay", *specs(SaveOptions)):
         given.pop(gone, None)
-    if request.base is not None:
-        given["init_from"] = request.base.called.strip("'")
+    if (base := request.base) is not None:
         given.pop("tokenizer", None)
+        del given["init_from"]  # a run by its id: its name may be another's one day
+        given["from"] = base.run.id if base.run and base.step is None else base.called.strip("'")
     else:
         given["tokenizer"] = tokenizer.kind if isinstance(given.get("tokenizer", ""), str) else tokenizer
     fixed = {

@@ -9,7 +9,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -84,7 +84,7 @@ class Session:
         self.watcher = Watcher(request[WatchOptions].watch, self.lm, watched, text)
         self.accepted = self.touched = False  # by a person
         self.diverged = self.measuring = False
-        self.first: TrainEvent | None = None  # what is told first; set by `begin` and by `resume`
+        self.first: Any = None  # the event that is told first, of `begin` or of `resume`
         experts = model.config is not None and model.config.n_expert is not None
         unit = tokenizer.unit
         size = sum(p.numel() for p in model.parameters()) / 1e6
@@ -158,21 +158,37 @@ class Session:
 
     def carry_out(self, run: Run, display: bool) -> LM:
         """Train, save, and give the LM."""
+        self._open(run)
+        live = load("llm_lab.views.live:Live")(self.card) if display else None
+        self.log = EventLog(run.path / FILE)
+        try:
+            with _interrupt_is_pause(self):
+                self._train(live)
+                self._finish()
+            self._tell_loggers()
+        except BaseException as error:
+            self.card.status = "paused" if isinstance(error, KeyboardInterrupt) and run.states else "failed"
+            self.card.notes.append(f"ended by {type(error).__name__} at step {self.card.step}: {error}".rstrip(": "))
+            self.loggers.close(self.card.status, {})
+            raise
+        finally:
+            self.saver.wait()
+            self.log.close()
+            if live is not None:
+                self._draw(live.close)
+        return self.lm
+
+    def _open(self, run: Run) -> None:
+        """What others read of a run that has begun; of one that goes on most is there."""
+        assert self.first is not None, "begin or resume comes before"
         self.run = run
         self.lm.run, self.lm.report = run, self.card
         self.card.facts.insert(-1, f"run {run.id}")
         self.saver = Saver(run, self.saving.save_every, at_once=run.read("status").get("background") is True)
-        assert self.first is not None, "begin or resume comes before"
         if self.first.kind == "start":
             (run.path / FILE).unlink(missing_ok=True)  # of an attempt that ended before it saved anything
-            run.write(
-                "plan",
-                {
-                    **self.plan.to_dict(),
-                    "peak_lr": self.card.peak_lr,
-                    "data": {"train": self.data.key, "held_out": self.held_out.key},
-                },
-            )
+            data = {"train": self.data.key, "held_out": self.held_out.key}
+            run.write("plan", {**self.plan.to_dict(), "peak_lr": self.card.peak_lr, "data": data})
             run.write("environment", machine.environment())
             self.lm.save_description(run.path)
         self.loggers.start(
@@ -190,51 +206,40 @@ class Session:
             run.events(),
         )
         write_card(run, self.card)
-        control, ends = Control(run), self.saving.time_limit and time.monotonic() + self.saving.time_limit
-        self.live = load("llm_lab.views.live:Live")(self.card) if display else None
-        self.log = EventLog(run.path / FILE)
-        try:
-            with _interrupt_is_pause(self):
-                flushed = time.monotonic()
-                self._told(_as_json(self.first))
-                if self.first.kind == "start":
-                    self._tell_seen(self.first)
-                for event in self.trainer.events():
-                    self._update(event)
-                    self._show("update")
-                    if self.trainer.resumable and self.saver.due:
-                        self.trainer.request_save()
-                    now = time.monotonic()
-                    if now - flushed > FLUSH_SECONDS:
-                        self.log.flush()
-                        flushed = now
-                        for command in control.new():
-                            self._obey(command)
-                        if ends and now > ends:
-                            self.card.notes.append(f"its time limit of {self.saving.time_limit:g} s is over")
-                            self.trainer.request_stop()
-                            ends = None
-                self._finish()
-            self._tell_loggers()
-        except BaseException as error:
-            self.card.status = "paused" if isinstance(error, KeyboardInterrupt) and run.states else "failed"
-            self.card.notes.append(f"ended by {type(error).__name__} at step {self.card.step}: {error}".rstrip(": "))
-            self.loggers.close(self.card.status, {})
-            raise
-        finally:
-            self.saver.wait()
-            self.log.close()
-            self._show("close")
-        return self.lm
 
-    def _show(self, how: str) -> None:
-        """Update the view, or close it. One that fails, as on a terminal that is gone, is not a reason to end a run."""
+    def _train(self, live: Any) -> None:
+        """The trainer's events to where they are told; between them what is due by the clock, and what a person asks."""
+        control, limit = Control(self.run), self.saving.time_limit
+        ends = time.monotonic() + limit if limit else math.inf
+        flushed, drawn = time.monotonic(), live is not None
+        self._told(_as_json(self.first))
+        if self.first.kind == "start":
+            self._tell_seen(self.first)
+        for event in self.trainer.events():
+            self._update(event)
+            drawn = drawn and self._draw(live.update)
+            if self.trainer.resumable and self.saver.due:
+                self.trainer.request_save()
+            now = time.monotonic()
+            if now - flushed > FLUSH_SECONDS:
+                self.log.flush()
+                flushed = now
+                for command in control.new():
+                    self._obey(command)
+                if now > ends:
+                    self.card.notes.append(f"its time limit of {limit:g} s is over")
+                    self.trainer.request_stop()
+                    ends = math.inf
+
+    def _draw(self, draw: Callable[[TrainingReport], object]) -> bool:
+        """The card as it is now; a card that cannot be drawn costs the drawing, and not the run."""
         try:
-            if self.live is not None:
-                getattr(self.live, how)(self.card)
-        except Exception as error:
-            self.live = None
-            self.card.notes.append(f"it was not shown to its end: {type(error).__name__}: {error}")
+            draw(self.card)
+        except Exception as error:  # a terminal that is gone, a view's mistake
+            why = f"{type(error).__name__}: {error}"
+            self.card.notes.append(f"not drawn from step {self.card.step} on, since that failed ({why})")
+            return False
+        return True
 
     def _update(self, event: TrainEvent) -> None:
         if event.kind == "save":
@@ -274,7 +279,8 @@ class Session:
             self.card.notes.append(f"learning rate × {scale:g} from step {done + 1} on, by hand")
             if not self.touched:
                 self.touched = True
-                self.run.note(touched=True)
+                with contextlib.suppress(LabError):  # where the disk is full; it is written at the end too
+                    self.run.note(touched=True)
         elif do in ("pause", "stop"):
             self.accepted = do == "stop"
             self.trainer.request_stop()
@@ -282,7 +288,8 @@ class Session:
             return
         at = {"step": done, "tokens": self.card.tokens, "seconds": self.card.seconds}
         self._told({"kind": "control", **at, **{key: command[key] for key in ("do", "scale") if key in command}})
-        write_card(self.run, self.card)
+        with contextlib.suppress(LabError):
+            write_card(self.run, self.card)
 
     def _save(self) -> None:
         """The state to disk, after the events that led to it; the run goes on where the disk is full."""
@@ -354,6 +361,8 @@ class Session:
         stands = [word for word in STANDS_FOR.values() if word in card.repeat]
         if stands:
             card.notes.append(f"in the line that repeats it, {' and '.join(stands)} is for the variable that you gave")
+        if began := forking.lost(self.request.base, self.request.lineage):
+            card.notes.append(f"it began with {began}, which is not kept; the line that repeats it begins otherwise")
         if kept := run.checkpoints:
             size = sum(file.stat().st_size for step in kept for file in run.checkpoint(step).iterdir())
             card.notes.append(

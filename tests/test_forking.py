@@ -14,6 +14,7 @@ from llm_lab.models.adapted import Adapted
 from llm_lab.store import runs
 from llm_lab.verbs import VERBS
 from tests.small import TEXT, train
+from tests.test_faults import pausing
 from tests.test_pretraining import make, same
 from tests.test_resume import until
 
@@ -62,14 +63,38 @@ def test_lineage_is_kept_and_shown():
 
 
 def test_its_line_repeats_it():
-    train("bard", steps=8, checkpoints=(4,))
+    base = train("bard", steps=8, checkpoints=(4,))
     options = dict(display=False, threads=1, batch_size=4, steps=5)
     fork = lab.pretrain([TEXT], name="fork", init_from="bard@4", **options)
     line = fork.report.repeat.removeprefix("%%pretrain ")
-    assert "--init_from" in line
+    assert f'--from "{base.run.id}@4"' in line
     again = lab.pretrain(display=False, **parse(VERBS["pretrain"], line, None, {"your_text": [TEXT]}).kwargs)
     assert again.run.id != fork.run.id
     assert same(fork, again)
+
+
+def test_its_line_names_the_run_and_not_what_is_called_so_today():
+    base = train("bard", steps=3)
+    fork = lab.pretrain(OTHER, "fork", init_from="bard", **FEW)
+    train("bard", steps=4)
+    line = fork.report.repeat.removeprefix("%%pretrain ")
+    assert f"--from {base.run.id} " in line
+    again = lab.pretrain(display=False, **parse(VERBS["pretrain"], line, None, {"your_text": OTHER}).kwargs)
+    assert same(fork, again)
+    for number in ("123456", "12e456"):  # ids that look like numbers
+        assert parse(VERBS["pretrain"], f"fork --from {number}").kwargs["init_from"] == number
+
+
+def test_weights_that_a_run_left_behind_are_said_to_be_gone(monkeypatch):
+    with monkeypatch.context() as patch:
+        pausing(patch, 5)
+        left = train("bard", steps=12)
+    fork = lab.pretrain(OTHER, "fork", init_from="bard", **FEW)
+    gone = f"it began with bard as it was after step {left.report.step}, which is not kept"
+    assert any(note.startswith(gone) for note in fork.report.notes)
+    train("bard", steps=12)
+    fork = lab.pretrain(OTHER, "fork", init_from="bard", **FEW)
+    assert not any("not kept" in note for note in fork.report.notes)
 
 
 def test_from_on_a_line_and_in_a_body():

@@ -116,7 +116,8 @@ def test_runs_are_filtered_and_sorted():
     assert ids(sort="name")[:2] == ["1", "0"] and ids(sort="started") == ["3", "2", "1", "0"]
     refused(lambda: lab.runs(sort="lost"), "sort: 'lost' is unknown; did you mean 'loss'")
     refused(lambda: lab.runs(status="pausd"), "did you mean 'paused'")
-    assert "did you mean 'bard'" in str(managing.listed("brad"))
+    assert "no run here is such a one; did you mean 'bard'" in str(managing.listed("brad"))
+    assert "--status paused lists the runs of that status" in str(managing.listed("paused"))
 
 
 def test_lineage_and_progress_are_shown():
@@ -168,7 +169,7 @@ def test_what_cannot_be_renamed():
     first, second = (run.id for run in reversed(runs.all_runs()))
     refused(lambda: verb("rename", "bard", "poet"), "2 runs are called 'bard'", first, second, "--all")
     refused(lambda: verb("rename", first, "my poet"), "cannot be a variable's name")
-    refused(lambda: verb("rename", first), "cannot be a variable's name")
+    refused(lambda: verb("rename", first), "lab rename needs a new name too")
     refused(lambda: verb("rename", "brad", "poet"), "no run is called 'brad'; did you mean 'bard'")
     refused(lambda: verb("rename", first, "poet", sort="loss"), "lab rename has no use for sort")
     assert {run.name for run in runs.all_runs()} == {"bard"}
@@ -359,6 +360,12 @@ def test_runs_are_compared_whatever_became_of_them():
     assert found.differ["steps"] == [20, 40, None] and "n_layer" not in found.differ
     assert found.differ["lr"][2] == 0.5
     assert found.code == f"lab.compare(['bard', {two.run.id!r}, 'cut'])"
+    with runs.hold(two.run):  # gone on with: what it had come to when it was paused is old
+        shutil.copy(one.run.path / "events.jsonl", two.run.path)
+        two.run.note(status="training")
+        facts = lab.compare(["bard", two.run.id]).models[1]
+        assert (facts.status, facts.steps, facts.tokens) == ("training", 20, found.models[0].tokens)
+    two.run.note(status="paused")
     loaded = lab.compare([one, "poet"])
     assert loaded.models[0].options["n_layer"] == loaded.models[1].options["n_layer"] == 2
     assert set(loaded.differ) == {"steps"}

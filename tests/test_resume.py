@@ -3,6 +3,7 @@ it again."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pkgutil
@@ -438,12 +439,17 @@ def test_pause_resume_rate_and_stop(text):
     bard.pause()
     until(lambda: bard.status == "paused")
     at = bard.report.step
+    assert not bard.lm.model.training
     with pytest.raises(BadValue, match="is paused, not training"):
         bard.lr(2)
     with pytest.raises(BadValue, match="is no factor"):
         bard.lr("fast")
     bard.resume()
     until(lambda: bard.update().step > at)
+    same_cell = train("bard", text, steps=100_000, background=True, save_every=0.2)
+    assert same_cell.run == bard.run  # it is watched again
+    with pytest.raises(Busy, match="%attach bard watches it"):
+        train("bard", text, steps=100_000)
     bard.stop()
     lm = bard.wait(60)
     assert lm.run.status == "finished"
@@ -587,6 +593,42 @@ def test_attach_finds_runs_of_any_state(monkeypatch):
         attached.resume()  # its text was a list
     attached.stop()
     assert attached.status == "finished"
+    with pytest.raises(BadValue, match="is finished, not training; %%pretrain NAME --from bard trains it further"):
+        attached.pause()
+
+
+def test_a_run_that_goes_on_is_not_said_to_be_paused(monkeypatch):
+    """Between its new process's beginning and that one's first word."""
+    with monkeypatch.context() as patch:
+        pausing(patch, 5)
+        run = train("bard", steps=12).run
+    attached = lab.attach("bard")
+    assert any("paused at step" in note for note in attached.report.notes) and attached.report.repeat
+    with runs.hold(run):
+        run.note(status="training")
+        report = attached.update()
+        assert report.status == "training" and report.step >= 5 and not report.repeat
+        assert report.notes == ["a process begins, to go on from its last state"]
+    run.note(status="paused")
+    assert any("paused at step" in note for note in attached.update().notes)
+
+
+@pytest.mark.parametrize("when", ["update", "close"])
+def test_a_card_that_cannot_be_drawn_costs_no_run(when, monkeypatch):
+    """A shell's reader that is gone (`… | head -1`), a mistake of a view."""
+
+    def broken(*_):
+        raise BrokenPipeError("nobody reads on")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"llm_lab.views.live.Live.{when}", broken)
+        with contextlib.suppress(BrokenPipeError):
+            lab.pretrain([TEXT], name="bard", steps=12, **SIZES)
+    run = runs.find("bard")
+    assert run.status == "finished"
+    lm = train("bard", steps=12)
+    assert lm.run.id == run.id and lm.report.status == "restored" and lm.report.step == 12
+    assert any("not drawn from step" in note for note in lm.report.notes) == (when == "update")
 
 
 def test_several_workers_share_the_cores(text, monkeypatch):

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llm_lab import machine
 from llm_lab.data.batch import Attend
 from llm_lab.errors import BadType, BadValue, LabError, show
 from llm_lab.models.attention import Cache
@@ -123,6 +124,8 @@ class Adapted(LanguageModel):
         except LabError:
             raise
         except Exception as error:
+            if machine.out_of_memory(error):  # which says nothing of the model
+                raise
             raise BadValue(
                 f"model {type(self.module).__name__}: its forward failed on ids of shape {tuple(ids.shape)}: {type(error).__name__}: {error}"
             ) from error

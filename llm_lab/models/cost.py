@@ -20,10 +20,12 @@ def taken(config: ModelConfig) -> tuple[int, int]:
     return 4 * (weights + untied), (stacks * wide * c.max_seq_len if _ours(c) else 0)
 
 
-def parts(config: ModelConfig, batch_size: int, device: str = "auto") -> list[ModelPart]:
+def parts(config: ModelConfig, batch_size: int, device: str = "auto", optimizer: str = "muon") -> list[ModelPart]:
     """The parts from the input to the output, one stack after the other. `device` is where the model is trained."""
     try:
-        return Reckoning(config, batch_size, device).parts() if _ours(config) else bare(config).parts(batch_size)
+        if not _ours(config):
+            return bare(config).parts(batch_size)
+        return Reckoning(config, batch_size, device, optimizer).parts()
     except (RuntimeError, OverflowError) as error:  # torch counts bytes in 64 bits
         if "overflow" not in str(error).lower() and not isinstance(error, OverflowError):
             raise

@@ -9,7 +9,8 @@ float32, as measured on CPUs, where it is within about half of the process's gro
 - the activations that the backward pass keeps, and its own gradients of one block;
 - attention's weights where fused attention does not do: off CUDA with dropout or with learned biases among the scores,
   T × T of them are kept;
-- or, where it is more, one batch of the evaluation at the end, which reads more tokens at once than a small step does.
+- one batch of the evaluation at the end, which reads more tokens at once than a small step does: what it takes more than a
+  step, or all of it on a CPU where the step's tensors are small, since malloc keeps those.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from llm_lab.results import ModelPart
 
 STATE_BYTES = 20  # weight, gradient, two optimiser values and the saved copy, in float32
 EVALUATION_TOKENS = 8192  # in one forward pass of an evaluation
+_GIVEN_BACK = (
+    1 << 25
+)  # bytes: what malloc takes in one piece, and gives back; smaller ones it keeps, in pieces of their size
 _MUON_COPIES = 5  # the stacked matrices, the iterate, its square and their successors
 _COMPUTED = ("rotary", "sinusoidal", "alibi")  # positions without parameters, whose tables need not be made
 
@@ -45,7 +49,7 @@ class _Side:
 class Reckoning:
     """The parts of one transformer, in the order data flows."""
 
-    def __init__(self, config: ModelConfig, batch_size: int, device: str) -> None:
+    def __init__(self, config: ModelConfig, batch_size: int, device: str, optimizer: str = "muon") -> None:
         self.config = c = config
         position = "none" if c.position in _COMPUTED else c.position
         # Blocks are alike, so one of each stack is enough.
@@ -54,9 +58,10 @@ class Reckoning:
         self.tokens = batch_size * c.max_seq_len
         self.gated = int(getattr(MLPS.load(c.mlp), "gated", False))
         self.dropped = int(c.dropout > 0)
-        fused = machine.device(device).type == "cuda" or not (c.dropout or c.position == "t5")
+        self.cuda = machine.device(device).type == "cuda"
+        fused = self.cuda or not (c.dropout or c.position == "t5")
         self.explicit = 0 if fused else c.n_head  # scores of a query for a key that are kept
-        self.muon = _stacked(self.model, c)
+        self.muon = _stacked(self.model, c) if optimizer == "muon" else {}
         self.temporaries = 4 * sum(self.muon.values())
         self.once: dict[str, float] = {}
         self.seen: set[int] = set()
@@ -177,6 +182,8 @@ class Reckoning:
             gathered = 2 * c.max_seq_len  # the mask, in float32
         tables = c.max_seq_len * c.head_dim if c.position == "rotary" else 0
         kept = (2 + self.dropped) * c.d_model + 3 * inner + 2 * keys + scores + gathered
+        if not (c.qk_norm or c.position == "rotary"):  # then queries and keys are used as the projection gives them
+            kept -= inner + keys // 2
         once = tables + scores * self.streams * self.tokens
         self._add(
             "attention",
@@ -255,7 +262,12 @@ class Reckoning:
         if self.model.head.vocabulary:
             widest["output"] = 3 * c.vocab_size
         part = max((part for part in self.found if part.kind in widest), key=lambda part: widest[part.kind])
-        more = max(0, 4 * max(EVALUATION_TOKENS, c.max_seq_len) * widest[part.kind] - step)
+        more = 4 * max(EVALUATION_TOKENS, c.max_seq_len) * widest[part.kind]
+        tensor = c.vocab_size if part.kind == "output" else self.streams * c.ff_width
+        back = self.temporaries if self.cuda or self.temporaries >= _MUON_COPIES * _GIVEN_BACK else 0
+        if self.cuda or 4 * self.tokens * tensor >= _GIVEN_BACK:
+            back += step
+        more = max(0, more - back)
         return [replace(one, memory=one.memory + more) if one is part else one for one in self.found]
 
 

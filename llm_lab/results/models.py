@@ -98,6 +98,8 @@ class TrainingReport(Result):
     schedule: str = ""
     memory: int = 0  # bytes in use by this process (or on the device)
     memory_total: int = 0
+    memory_need: int = 0  # bytes that training was expected to take, of those that were free before it
+    memory_free: int = 0
     final: dict[str, float] = field(default_factory=dict)  # whole validation split: val_loss, perplexity, bits_per_byte
     samples: list[Sample] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # one line each, newest last

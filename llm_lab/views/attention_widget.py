@@ -28,7 +28,7 @@ def _widget_class() -> type:
     import traitlets as t
 
     class AttentionWidget(kernel_widget()):  # type: ignore[misc]
-        _esm = esm("attention")
+        _esm = esm("attending")
         down, across, levels, layer, head, labelled, width, shared = (t.Int().tag(sync=True) for _ in range(8))
         causal, cross, rolls = (t.Bool().tag(sync=True) for _ in range(3))
         asks = t.Bool(True).tag(sync=True)

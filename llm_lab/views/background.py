@@ -127,7 +127,11 @@ class Controls:
             do, scale = self._asked
             return _DOING.get(do) or f"learning rate × {scale:g} from the next step on…"
         said, status = self._said
-        return said if said and status == report.status else _RESTING.get(report.status, "").format(report.step)
+        if said and status == report.status:
+            return said
+        if report.status == "died" and not report.step:
+            return "its process died before the first step; resume begins it again"
+        return _RESTING.get(report.status, "").format(report.step)
 
 
 def _finite(value: float) -> float:

@@ -44,11 +44,10 @@ def _collect(name: str, parts: dict[str, str]) -> None:
 
 
 @cache
-def css() -> str:
-    """The styles of the interactive layer, all under the class `llm-lab`."""
-    return re.sub(
-        r"\s*\n\s*", "\n", re.sub(r"/\*.*?\*/", "", (STATIC / "lab.css").read_text(encoding="utf-8"), flags=re.S)
-    )
+def css(name: str = "lab") -> str:
+    """The styles of the interactive layer, all under the class `llm-lab`; or, as `export`, of a card's own buttons."""
+    source = (STATIC / f"{name}.css").read_text(encoding="utf-8")
+    return re.sub(r"\s*\n\s*", "\n", re.sub(r"/\*.*?\*/", "", source, flags=re.S))
 
 
 @cache
@@ -59,18 +58,31 @@ def loader() -> str:
 
 def live(name: str, still: str, data: Mapping[str, Any], buffers: Mapping[str, bytes] | None = None) -> str:
     """HTML that rests as `still` and becomes the view NAME where scripts run; `buffers` reach it as DataViews."""
-    page = {"esm": esm(name), "css": css(), "data": dict(data), "buffers": list(buffers or {})}
-    parts = [json.dumps(page, allow_nan=False).encode(), *(buffers or {}).values()]
+    key, script = _packed(name, css(), data, buffers or {})
+    return f'<div class="llm-lab llm-lab-{key}">{still}</div>{script}'
+
+
+@cache
+def saving() -> tuple[str, str]:
+    """(the empty place in a card that the buttons to save it as a picture come to, the script that brings them there).
+
+    They are the same in every output, which carries the script once, whatever stands in it.
+    """
+    key, script = _packed("export", css("export"), {}, {})
+    return f'<div class="llm-lab llm-lab-{key}" style="float:right"></div>', script
+
+
+def _packed(name: str, styles: str, data: Mapping[str, Any], buffers: Mapping[str, bytes]) -> tuple[str, str]:
+    """(the key of a view's containers, the script that mounts it in each of them)."""
+    page = {"esm": esm(name), "css": styles, "data": dict(data), "buffers": list(buffers)}
+    parts = [json.dumps(page, allow_nan=False).encode(), *buffers.values()]
     packed = [base64.b64encode(zlib.compress(part, 9)).decode() for part in parts]
     # The same content gives the same key, so that a notebook run again does not change; each container is mounted once.
     key = hashlib.sha256("".join(packed).encode()).hexdigest()[:16]
-    return (
-        f'<div class="llm-lab llm-lab-{key}">{still}</div>'
-        f"<script>({loader()})({json.dumps(key)},{json.dumps(packed)})</script>"
-    )
+    return key, f"<script>({loader()})({json.dumps(key)},{json.dumps(packed)})</script>"
 
 
 def _slim(source: str) -> str:
-    """Source without the comments and indents that only its readers need (comments stand on lines of their own)."""
-    source = re.sub(r"^[ \t]*/\*\*(?:(?!\*/).)*\*/\n", "", source, flags=re.M | re.S)
+    """Source without the comments, types and indents that only its readers need (`//` stands on lines of its own)."""
+    source = re.sub(r"^[ \t]*/\*\*(?:(?!\*/).)*\*/\n|/\*\* @(?:(?!\*/).)*\*/ ?", "", source, flags=re.M | re.S)
     return re.sub(r"^[ \t]*(//[^\n]*\n)?", "", source, flags=re.M)

@@ -12,6 +12,8 @@ import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from llm_lab.views.bundle import saving
+
 # Survives JupyterLab's sanitiser: no custom properties, no text colour, translucent greys that suit any ground.
 HAIR = "rgba(128,128,128,.35)"
 MUTED = "opacity:.74"
@@ -22,7 +24,7 @@ CARD = (
 MONO = "white-space:pre-wrap;overflow-wrap:break-word;font-family:monospace;background:none"
 TABLE = "width:100%;border-collapse:collapse;table-layout:auto;margin:0;font-size:13px"
 BREAK = "⏎\n"  # a line break that is seen, and breaks
-MOST = 290_000  # bytes of a view
+MOST = 284_000  # bytes of a view, without the script that saves it as a picture
 BLUE, ORANGE = "#3d7de6", "#e07b1a"
 
 _NAMED = {0x7F: "␡", 0xAD: "⟨SHY⟩", 0x200B: "⟨ZWSP⟩", 0x200E: "⟨LRM⟩", 0x200F: "⟨RLM⟩", 0xFEFF: "⟨BOM⟩", 0x2028: "⟨LS⟩"}
@@ -118,9 +120,19 @@ def clip(text: str, limit: int, lines: int | None = None) -> str:
 
 
 def card(
-    name: str, facts: Iterable[str], body: str, *, caption: str = "", hint: str = "", progress: float | None = None
+    name: str,
+    facts: Iterable[str],
+    body: str,
+    *,
+    caption: str = "",
+    hint: str = "",
+    progress: float | None = None,
+    done: bool = True,
 ) -> str:
-    """One card: a header line (name and facts are text), a body and a caption (HTML already)."""
+    """One card: a header line (name and facts are text), a body and a caption (HTML already).
+
+    One that is `done`, and not redrawn while it grows, can be saved as a picture where scripts run.
+    """
     line = ""
     if progress is not None:
         share = f"{100 * min(max(progress, 0), 1):.1f}%"
@@ -133,7 +145,8 @@ def card(
         f'<span style="{MUTED}">{" · ".join(esc(fact) for fact in facts if fact)}</span></span> {right}</div>'
     )
     foot = small(caption, 8) if caption else ""
-    return f'<div class="llm-lab-card" style="{CARD}">{line}{head}{body}{foot}</div>'
+    buttons = saving()[0] if done else ""
+    return f'<div class="llm-lab-card" style="{CARD}">{line}{buttons}{head}{body}{foot}</div>'
 
 
 def columns(*parts: tuple[str, str]) -> str:
@@ -261,5 +274,11 @@ def fitting(pages: Iterable[str]) -> str:
 
 
 def bundle(plain: str, page: str) -> dict[str, str]:
-    """What a result shows itself as: text for terminals, its controls named, and HTML for notebooks."""
+    """What a result shows itself as: text for terminals, its controls named, and HTML for notebooks.
+
+    Cards inside that can be saved, results of their own among them, share one script.
+    """
+    place, script = saving()
+    if place in page:
+        page = page.replace(script, "") + script
     return {"text/plain": clean(plain), "text/html": page}

@@ -100,7 +100,7 @@ def _page(result: Comparison, named: Sequence[str], share: int) -> str:
         body = live("comparison", body, data)
         notes += [f"texts are cut to {cut:,} characters here; .to_pandas() has them whole"] if cut else []
     caption += "".join(f"<br>{esc(note)}" for note in notes)
-    return card(", ".join(result.models), facts, body, caption=caption, hint=hint)
+    return card(", ".join(result.models), facts, body, caption=caption, hint=hint, done=result.done)
 
 
 def _table(result: Comparison, named: Sequence[str]) -> str:

@@ -69,7 +69,7 @@ def _page(result: Generations, facts: list[str], notes: list[str], each: int, le
         caption += f"<br>Drawn are the first {', '.join(left_out)}; .to_pandas() has all."
     caption += "".join(f"<br>{esc(note)}" for note in notes)
     hint = "" if result.done else f"writing… {sum(one.done for one in result):,} of {len(result.prompts):,}"
-    return card(result.name, facts, body, caption=caption, hint=hint)
+    return card(result.name, facts, body, caption=caption, hint=hint, done=result.done)
 
 
 def _block(text: str, length: int) -> str:

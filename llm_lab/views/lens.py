@@ -42,7 +42,7 @@ def lens(result: LogitLens) -> dict[str, str]:
         less = f" This page has the first {cut:,} tokens; .to_pandas() has all." if cut < len(result.pieces) else ""
         caption = "<br>".join([esc(_caption(result) + less), *map(esc, result.notes)])
         progress = None if done else _progress(result)
-        return card(result.name, facts, body + layers, caption=caption, progress=progress)
+        return card(result.name, facts, body + layers, caption=caption, progress=progress, done=done)
 
     def pages() -> Iterator[str]:
         for k, tokens in CARRIED if done else ():

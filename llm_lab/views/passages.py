@@ -50,7 +50,7 @@ def passages(result: Passages) -> dict[str, str]:
             body = _still(result, shown)
             if shown and result.done:
                 body = live("passages", body, *_payload(result, shown, most))
-            yield card(result.name, facts, (together if rows else "") + body, caption=caption)
+            yield card(result.name, facts, (together if rows else "") + body, caption=caption, done=result.done)
 
     plain = [" · ".join([result.name, *facts]), *(f"  {name:<34} {value}" for name, value in result.figures)]
     for unit in result.units[:LISTED]:

@@ -93,7 +93,7 @@ def _results_page(
             if len({(s.template, s.model) for s in scores}) > 1
             else f"± is half of the 95 % confidence interval of the mean over rows, – where it cannot be told.<br>{caption}"
         )
-    return card(asked.name, facts, body, caption=caption.removesuffix("<br>"), hint=hint)
+    return card(asked.name, facts, body, caption=caption.removesuffix("<br>"), hint=hint, done=result.done)
 
 
 def _fields(result: Prompt) -> str:

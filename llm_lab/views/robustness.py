@@ -50,7 +50,9 @@ def robustness(result: Robustness) -> dict[str, str]:
         " that is read, and the rise is of what the passage's own tokens cost, in bits per byte."
     )
     caption = "<br>".join(map(esc, [caption, *result.notes]))
-    page = card(result.name, facts, body + columns(("2 1 380px", left), ("1 1 300px", right)), caption=caption)
+    page = card(
+        result.name, facts, body + columns(("2 1 380px", left), ("1 1 300px", right)), caption=caption, done=result.done
+    )
     plain = [" · ".join([result.name, *facts]), *(f"  {name:<28} {value}" for name, value in rows)]
     plain += [
         f"  {p.noise:<9} {p.rate:>6.1%}  {_pm(p.bits_per_byte, p.interval)} bits per byte, {_percent(p)} alike"

@@ -93,7 +93,7 @@ def _page(result: Generation, fit: _Fit) -> str:
     body += beams.tree(result.beams)
     notes = [*result.notes, *(_left_out(result, fit) if result.done else [])]
     hint = "" if result.done else "writing…"
-    return card(result.name, _facts(result), body, caption="<br>".join(map(esc, notes)), hint=hint)
+    return card(result.name, _facts(result), body, caption="<br>".join(map(esc, notes)), hint=hint, done=result.done)
 
 
 def told(result: Generation) -> dict[str, Any]:

@@ -65,7 +65,8 @@ def report(result: TrainingReport, elsewhere: bool = False) -> dict[str, str]:
     hint = "■ interrupt saves and stops" if running and not elsewhere else ""
     again = [f'<code style="{_CODE}">%attach {esc(result.name)}</code> {AGAIN}'] if elsewhere else []
     caption = "<br>".join([*_foot(result), *again])
-    page = card(result.name, [word, *result.facts], body, caption=caption, hint=hint, progress=_share(result))
+    facts, share = [word, *result.facts], _share(result)
+    page = card(result.name, facts, body, caption=caption, hint=hint, progress=share, done=not running)
     return bundle(_plain(result, word) + (f"\n  %attach {result.name} {AGAIN}" if elsewhere else ""), page)
 
 
@@ -169,6 +170,8 @@ def _figures(r: TrainingReport) -> list[tuple[str, str]]:
     rows += watched.rows(r)
     if r.memory:
         rows.append(("memory", size(r.memory) + (f" of {size(r.memory_total)}" if r.memory_total else "")))
+    if r.memory_need:
+        rows.append(("memory, as estimated before", f"{size(r.memory_need)} of {size(r.memory_free)} free"))
     return rows
 
 

@@ -19,7 +19,7 @@ def kernel_widget() -> type:
     import anywidget
 
     class KernelWidget(anywidget.AnyWidget):  # type: ignore[misc]
-        _css = css()
+        _css = css() + css("export")
 
         def __init__(self, still: Callable[[], dict[str, Any]], **state: Any) -> None:
             super().__init__(**state)

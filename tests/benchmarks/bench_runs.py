@@ -54,7 +54,7 @@ def spans(seconds: float, shape: dict[str, Any], corpus: str, **options: Any) ->
 
 
 def told(label: str, ratios: list[float], share: float, more: str = "") -> dict[str, Any]:
-    low, middle, high = statistics.quantiles(ratios, n=4)
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
     verdict = "met" if 1 + share < COST and (middle < COST or low <= COST) else "missed"
     print(
         f"  {label:<10} × {middle:.4f} by the clock, quartiles {low:.4f} to {high:.4f}; {100 * share:.2f} % of the time by its own "

@@ -41,8 +41,7 @@ def visit(page, tmp_path):
         path.write_text(path.read_text("utf-8").replace("</body>", more + "</body>"), "utf-8")
         page.set_viewport_size({"width": width, "height": 900})
         page.goto(path.as_uri())
-        count = page.locator(".llm-lab-card script").count()
-        page.wait_for_function(f"document.querySelectorAll('.llm-lab[data-live]').length === {count}")
+        page.wait_for_function("!document.querySelector('[class*=llm-lab-]:not(.llm-lab-card, [data-live])')")
         assert not said
         return page
 
@@ -193,7 +192,7 @@ def live(page, tmp_path):
             page.expose_function(f"kernel{id(asked)}", answer)
         state = data | {"asks": True, "title": "bard", "subtitle": "attention"}
         bytes_of = {name: base64.b64encode(value).decode() for name, value in buffers.items()}
-        page.evaluate(MOUNT, [esm("attention"), css(), state, bytes_of, f"kernel{id(asked)}"])
+        page.evaluate(MOUNT, [esm("attending"), css() + css("export"), state, bytes_of, f"kernel{id(asked)}"])
         page.wait_for_selector("button.lab-head")
         return page, asked
 

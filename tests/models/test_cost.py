@@ -188,7 +188,7 @@ def test_long_contexts_are_estimated_from_a_sample(attention, monkeypatch):
 )
 def test_kept_activations_are_estimated_within_reason(name, more):
     """Against what autograd keeps; the estimate also has the gradients of one block, so it is the larger."""
-    config, rows = small(name, **{"max_seq_len": 96, **more}), 24
+    config, rows = small(name, **{"max_seq_len": 96, **more}), 64
     model = make(config).train()
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}

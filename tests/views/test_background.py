@@ -120,6 +120,8 @@ def test_a_run_that_dies_is_not_going_on_any_more():
         run.report.step = 1
     run.report.status = "died"
     assert "its process died" in asked.now()["says"] and not asked.waits
+    run.report.step = 0
+    assert asked.now()["says"] == "its process died before the first step; resume begins it again"
 
 
 def test_who_pauses_and_is_gone_on_with_elsewhere_is_not_pausing():

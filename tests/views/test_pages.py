@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from llm_lab.views.bundle import saving
 from llm_lab.views.card import bundle, clean, esc, visible
 from tests.views import fakes
 
@@ -19,6 +20,7 @@ PLAIN = fakes.everything()
 HOSTILE = {f"hostile {name}": result for name, result in fakes.everything(hostile=True).items()}
 RESULTS = PLAIN | HOSTILE
 WORDS = ["".join(chr(97 + (i * i + j) % 26) for i in range(3000)) for j in range(3)]
+GROWING = {"live", "live parts", "watching", "streaming", "asking", "live lens", "in the background"}
 VOID = {"br", "img", "hr", "input", "meta"}
 LAYER = re.compile(
     r'<script>(?P<code>.*?)\)\("(?P<key>[0-9a-f]{16})",(?P<packed>\[("[A-Za-z0-9+/=]+"(, )?)+\])\)</script>', re.S
@@ -101,6 +103,28 @@ def test_script_layer_carries_data_as_base64_only(name):
 def test_codes_are_the_same_whatever_the_data():
     codes = {match["code"] for result in RESULTS.values() for match in LAYER.finditer(html(result))}
     assert len(codes) == 1
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_what_is_done_can_be_saved_as_a_picture(name):
+    """A place for the buttons in each card that does not grow, and the script that fills them all once."""
+    source = html(RESULTS[name])
+    place, script = saving()
+    growing = name.removeprefix("hostile ") in GROWING
+    assert (place in source) is not growing
+    assert source.count(script) == (not growing)
+    assert place not in script
+
+
+def test_cards_inside_another_share_the_script():
+    place, script = saving()
+    two = html(PLAIN["sides"])
+    assert two.count(place) == 3 and two.count(script) == 1
+    looked = html(PLAIN["watched"])
+    assert looked.count(place) == 1 + len(PLAIN["watched"].looks) > 1 and looked.count(script) == 1
+    waits = html(PLAIN["sides to come"])
+    assert waits.count(place) == 1 and waits.count(script) == 1
+    assert len(script) < 16_000
 
 
 def test_hostile_text_is_shown_not_obeyed():

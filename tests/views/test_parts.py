@@ -664,13 +664,18 @@ def test_pieces_with_breaks_break():
     assert _shown(Piece("", 1)) == "∅"
 
 
-@pytest.mark.parametrize("name", ["attention", "comparison", "sorting", "tokens", "training"])
+KERNEL = ["attending", "background", "chat", "playground"]  # they come by the kernel, and are not saved
+SAVED = ["attention", "comparison", "export", "embeddings", "sorting", "tokens", "training"]
+
+
+@pytest.mark.parametrize("name", [*SAVED, *KERNEL])
 def test_modules_are_whole(name, tmp_path):
     source = esm(name)
     assert "import " not in source.replace("important", "")
     assert source.count("export ") == 1
-    assert "innerHTML" not in source
-    assert len(source) < 34_000
+    assert "/**" not in source
+    assert name == "background" or "innerHTML" not in source
+    assert name in KERNEL or len(source) < 34_000
     if NODE:
         path = tmp_path / "view.mjs"
         path.write_text(source)
@@ -678,10 +683,13 @@ def test_modules_are_whole(name, tmp_path):
 
 
 def test_loader_and_styles_are_safe_inside_a_page():
-    for text in (loader(), css()):
+    styles = css() + css("export")
+    for text in (loader(), styles):
         assert "</" not in text
-    assert all(line.lstrip().startswith((".", "[", "}", "@", "-")) or ":" in line for line in css().split("\n") if line)
-    for rule in css().split("}"):
+    assert all(
+        line.lstrip().startswith((".", "[", "}", "@", "-")) or ":" in line for line in styles.split("\n") if line
+    )
+    for rule in styles.split("}"):
         selectors = rule.split("{")[0]
         assert all(".llm-lab" in part for part in selectors.split(",") if part.strip())
 

@@ -1,4 +1,4 @@
-import { number, paint, step, ink, el, freezeButton } from "./shared.js";
+import { number, paint, step, ink, el, howTo } from "./shared.js";
 import { linesOf, quote, TOGETHER } from "./lines.js";
 import { productsOf } from "./products.js";
 
@@ -197,7 +197,6 @@ function render({ model, el: root }) {
   const other = el("div", { hidden: true });
   const title = el("div", { class: "lab-small" });
   const says = el("div", { class: "lab-value", "aria-live": "polite" });
-  const hint = (/** @type {string} */ text) => says.replaceChildren(el("span", { class: "lab-muted" }, text));
 
   /** @param {number} q @param {number} k @param {string} value */
   function tell(q, k, value) {
@@ -227,7 +226,7 @@ function render({ model, el: root }) {
       [...rows.children].forEach((name, i) => name.classList.toggle("lab-lit", i === to?.[0]));
     }
     clearTimeout(timer);
-    if (!to) return hint("Point at a cell, or focus the map and use the arrow keys, to read its value.");
+    if (!to) return says.replaceChildren(howTo("Point at a cell, or focus the map and use the arrow keys, to read its value."));
     const [q, k] = to;
     Object.assign(frame.style, { left: `${k * size}px`, top: `${q * size}px`, width: `${size}px`, height: `${size}px` });
     if (causal && k > q) return tell(q, k, "none, it comes later");
@@ -344,7 +343,8 @@ function render({ model, el: root }) {
       cells.replaceChildren(canvas, frame);
       point(cell);
     } else {
-      if (mode === "products") hint(`Each row multiplies the query's numbers with a key's, up and blue above zero; their sum × ${number(model.get("scale"), 3)} is the score, before any bias of position. Point at a number, or use the arrow keys.`);
+      const means = `Each row multiplies the query's numbers with a key's, up and blue above zero; their sum × ${number(model.get("scale"), 3)} is the score, before any bias of position. `;
+      if (mode === "products") says.replaceChildren(el("span", { class: "lab-muted" }, means), howTo("Point at a number, or use the arrow keys."));
       other.replaceChildren(mode === "lines" ? lines() : products());
     }
     const [entropy, before, first, itself] = facts[at.layer][at.head];
@@ -412,8 +412,7 @@ function render({ model, el: root }) {
   const stops = Array.from({ length: 11 }, (_, i) => `rgba(61, 125, 230, ${ink(i / 10).toFixed(2)})`);
   ramp.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
   const legend = el("div", { class: "lab-muted lab-small" }, "0 ", ramp, " 1 of a query's attention");
-  if (asks) root.append(el("div", { class: "lab-bar" }, el("b", {}, model.get("title")), el("span", { class: "lab-muted lab-grow" }, model.get("subtitle")), freezeButton(() => model.send({ kind: "freeze" }))));
-  const help = el("div", { class: "lab-muted lab-small" }, "Each square is one head: queries down, keys across. Click, or move with the arrow keys; with Shift, click or Enter takes several heads together.");
+  const help = el("div", { class: "lab-muted lab-small" }, "Each square is one head: queries down, keys across. ", howTo("Click, or move with the arrow keys; with Shift, click or Enter takes several heads together."));
   root.append(
     el("div", { class: "lab-side" },
       el("div", { class: "lab-heads" }, grid, help),
@@ -427,4 +426,5 @@ function render({ model, el: root }) {
   };
 }
 
+export { render };
 export default { render };

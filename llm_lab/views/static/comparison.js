@@ -1,4 +1,4 @@
-import { ticks, tickLabel, scale, el, picture, svg } from "./shared.js";
+import { ticks, tickLabel, scale, el, picture, svg, howTo } from "./shared.js";
 import { sortable } from "./table.js";
 
 /**
@@ -207,8 +207,8 @@ function render({ model, el: root }) {
     return el("label", {}, `${label} `, box);
   }
 
-  const help = el("span", { class: "lab-muted lab-grow" }, "A heading sorts. A row, or a point, shows what its strategy wrote.");
-  const bar = el("div", { class: "lab-bar" }, help);
+  const help = "A heading sorts. A row, or a point, shows what its strategy wrote.";
+  const bar = el("div", { class: "lab-bar" }, el("span", { class: "lab-grow" }, howTo(help)));
   if (prompts.length > 1) bar.append(select("prompt", [["-1", "all"], ...prompts.map((text, i) => /** @type {[string, string]} */ ([String(i), text]))], "-1", (value) => (only.prompt = Number(value))));
   if (models.length > 1) bar.append(select("model", [["", "all"], ...models.map((name) => /** @type {[string, string]} */ ([name, name]))], "", (value) => (only.model = value)));
   const names = measures.map(({ name }, i) => /** @type {[string, string]} */ ([String(i), name]));

@@ -1,4 +1,4 @@
-import { el } from "./shared.js";
+import { el, howTo } from "./shared.js";
 
 /**
  * Tokens as points that can be found, pointed at and followed over several models; in space they can be turned.
@@ -71,7 +71,7 @@ function render({ model, el: root }) {
   const canvas = /** @type {HTMLCanvasElement} */ (el("canvas", { class: "lab-cloud", tabindex: 0, role: "application" }));
   const keys = solid ? "Arrow keys turn it, + and − zoom." : "Arrow keys go to the next token, + and − zoom.";
   canvas.setAttribute("aria-label", `Map of ${N} tokens. ${keys}`);
-  const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+  let context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
   const says = el("div", { class: "lab-value", "aria-live": "polite" });
   const detail = el("div", { class: "lab-detail lab-near" });
 
@@ -229,6 +229,18 @@ function render({ model, el: root }) {
     }
   }
 
+  /** The map as it is now, in a picture of another size. @param {any} other @param {number} wide @param {number} tall */
+  const drawOn = (other, wide, tall) => {
+    const own = /** @type {const} */ ([context, width, height]);
+    [context, width, height] = [other, wide, tall];
+    try {
+      draw();
+    } finally {
+      [context, width, height] = own;
+    }
+  };
+  Object.assign(canvas, { drawOn });
+
   const rest = solid ? "Drag, or use the arrow keys, to turn it; click a token for its nearest." : "Point at a token; click it for its nearest; drag moves the map.";
 
   /** @param {number | null} i */
@@ -242,7 +254,7 @@ function render({ model, el: root }) {
   function tell() {
     const i = lit ?? chosen;
     if (i === null) {
-      says.replaceChildren(el("span", { class: "lab-muted" }, rest));
+      says.replaceChildren(howTo(rest));
       return;
     }
     const counted = counts ? `, ${counts[i].toLocaleString("en-US")} times in the text counted` : "";
@@ -264,7 +276,7 @@ function render({ model, el: root }) {
         list.append(el("dt", { class: "lab-mono" }, name), el("dd", {}, one.cosine.toFixed(2).replace("-", "−")));
       }
       detail.append(title, found.length ? list : el("div", { class: "lab-muted lab-small" }, "Known of the last model only."));
-    } else detail.append(el("div", { class: "lab-muted lab-small" }, "The token that is clicked, and those whose vectors are nearest to its, by the cosine, stand here."));
+    } else detail.append(el("div", { class: "lab-small" }, howTo("The token that is clicked, and those whose vectors are nearest to its, by the cosine, stand here.")));
     draw();
   }
 

@@ -1,4 +1,4 @@
-import { el } from "./shared.js";
+import { el, howTo } from "./shared.js";
 import { sortable } from "./table.js";
 
 /**
@@ -44,7 +44,7 @@ function render({ model, el: root }) {
   select.addEventListener("change", () => {
     for (const { line, row } of lines) line.hidden = !!select.value && !row.roles.includes(select.value);
   });
-  const help = el("span", { class: "lab-muted lab-grow" }, "A heading sorts. Each square above is a head: layers down, heads across; full is 1.");
+  const help = el("span", { class: "lab-muted lab-grow" }, howTo("A heading sorts. "), "Each square above is a head: layers down, heads across; full is 1.");
   root.append(image, el("div", { class: "lab-bar" }, help, el("label", {}, "heads ", select)), table);
 }
 

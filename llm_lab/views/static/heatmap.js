@@ -1,4 +1,4 @@
-import { number, step, ink, el } from "./shared.js";
+import { number, step, ink, el, howTo } from "./shared.js";
 
 /**
  * Maps of numbers: pointing at a cell, or the arrow keys, read one.
@@ -18,7 +18,7 @@ function render({ model, el: root }) {
   const ends = /** @type {[string, string][]} */ (model.get("ends"));
   const says = el("div", { class: "lab-value", "aria-live": "polite" });
   const note = el("div", { class: "lab-note lab-mono lab-small" });
-  const rest = el("span", { class: "lab-muted" }, "Point at a cell, or focus a map and use the arrow keys, to read it.");
+  const rest = howTo("Point at a cell, or focus a map and use the arrow keys, to read it.");
   says.append(rest);
   let first = 0;
   const boxes = panels.map((panel) => {

@@ -1,3 +1,4 @@
+import { saveButtons } from "./export.js";
 import { el, freezeButton } from "./shared.js";
 
 const PATIENCE = 5000; // milliseconds; a kernel that was started anew knows nothing of its cards, and never answers
@@ -65,7 +66,7 @@ function kernelCard({ model, root, silence }) {
   const stop = el("button", { class: "lab-button", type: "button", hidden: true }, "stop");
   stop.title = "End the text here (the notebook's own ■ does not reach what a card writes)";
   stop.addEventListener("click", () => model.send({ kind: "stop" }));
-  const head = el("div", { class: "lab-bar" }, el("b", {}, model.get("title")), facts, stop, freezeButton(() => line.tell({ kind: "freeze" })));
+  const head = el("div", { class: "lab-bar" }, el("b", {}, model.get("title")), facts, stop, saveButtons(() => root), freezeButton(() => line.tell({ kind: "freeze" })));
 
   /** @param {boolean} now */
   function busy(now) {

@@ -1,4 +1,4 @@
-import { number, probability, step, ink, el } from "./shared.js";
+import { number, probability, step, ink, el, howTo } from "./shared.js";
 
 /**
  * What every layer would predict: a grid of which a window of tokens is shown; pointing at a cell, or the arrow keys, tell
@@ -124,7 +124,7 @@ function render({ model, el: root }) {
     }
     if (!to) {
       cells[L - 1][0].tabIndex = 0;
-      detail.replaceChildren(el("span", { class: "lab-muted" }, "Point at a cell, or focus the grid and use the arrow keys, to read it."));
+      detail.replaceChildren(howTo("Point at a cell, or focus the grid and use the arrow keys, to read it."));
       return;
     }
     const [layer, t] = to;

@@ -1,4 +1,4 @@
-import { ink, step, el, svg } from "./shared.js";
+import { ink, step, el, svg, howTo } from "./shared.js";
 
 const LINE = 17; // pixels of a row of tokens
 const SEEN = 0.03; // of attention, from which on a line is drawn
@@ -46,7 +46,7 @@ function linesOf({ strands, names, keyNames, query, many, hides, says }) {
     lit = side ? [side, i] : null;
     for (const line of lines.children) line.classList.toggle("lab-dim", Boolean(side) && line.getAttribute(`data-${side}`) !== String(i));
     for (const word of words) word.classList.toggle("lab-lit", side ? word.getAttribute(`data-${side}`) === String(i) : word.getAttribute("data-q") === String(query));
-    if (!side) return says.replaceChildren(el("span", { class: "lab-muted" }, "Point at a token, or focus the lines and use the arrow keys, to see its own. Choose a query to keep them."));
+    if (!side) return says.replaceChildren(howTo("Point at a token, or focus the lines and use the arrow keys, to see its own. Choose a query to keep them."));
     const weight = (/** @type {number} */ j) => (side === "q" ? top(i, j) : top(j, i));
     const most = (side === "q" ? right : left).slice().sort((a, b) => weight(b) - weight(a)).slice(0, 3);
     const others = side === "q" ? keyNames : names;

@@ -1,4 +1,4 @@
-import { number, el } from "./shared.js";
+import { number, el, howTo } from "./shared.js";
 import { sortable } from "./table.js";
 
 /**
@@ -95,7 +95,7 @@ function render({ model, el: root }) {
   }
 
   root.append(
-    el("div", { class: "lab-bar" }, el("span", { class: "lab-muted lab-grow" }, "A row, or the up and down arrow keys, choose a unit; a heading sorts. Point at a token to read its activation.")),
+    el("div", { class: "lab-bar" }, howTo("A row, or the up and down arrow keys, choose a unit; a heading sorts. Point at a token to read its activation.")),
     el("div", { class: "lab-side" }, el("div", { class: "lab-unit-list" }, table), detail),
   );
   choose(0);

@@ -1,4 +1,4 @@
-import { number, el } from "./shared.js";
+import { number, el, howTo } from "./shared.js";
 
 /**
  * A text shaded by numbers, one method at a time: pointing at a token, or the arrow keys, read its numbers by every method.
@@ -44,7 +44,7 @@ function render({ model, el: root }) {
     at = t;
     spans[t]?.classList.add("lab-chosen");
     if (t < 0) {
-      detail.replaceChildren(el("span", { class: "lab-muted" }, "Point at a token, or use the arrow keys, to read it."), ...most());
+      detail.replaceChildren(howTo("Point at a token, or use the arrow keys, to read it."), ...most());
       return;
     }
     const list = el("dl");

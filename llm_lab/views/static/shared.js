@@ -212,6 +212,15 @@ export function svg(tag, attributes = {}, text = "") {
 }
 
 /**
+ * How a view is worked: a picture that is saved of it goes without.
+ * @param {string} text
+ * @returns {HTMLElement}
+ */
+export function howTo(text) {
+  return el("span", { class: "lab-muted lab-unsaved" }, text);
+}
+
+/**
  * The button that leaves a view that needs no kernel.
  * @param {() => void} freeze
  * @returns {HTMLElement}

@@ -1,4 +1,4 @@
-import { number, probability, tokenInk, el } from "./shared.js";
+import { number, probability, tokenInk, el, howTo } from "./shared.js";
 
 /**
  * Generated texts, token by token: hover, focus or arrow keys read one token; the ground shows surprisal or probability.
@@ -88,7 +88,7 @@ function tokensView(page, regrow = null) {
     chosen = token;
     pinned = pin && token !== null;
     if (!token) {
-      detail.replaceChildren(el("span", { class: "lab-muted" }, works()));
+      detail.replaceChildren(howTo(works()));
       return;
     }
     token.classList.add("lab-chosen");

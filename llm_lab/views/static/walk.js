@@ -1,4 +1,4 @@
-import { number, ink, el } from "./shared.js";
+import { number, ink, el, howTo } from "./shared.js";
 
 /**
  * One token's way through a model: a layer and a head are chosen, and every step shows its numbers.
@@ -136,7 +136,7 @@ function render({ model, el: root }) {
     el("div", { class: "lab-bar" },
       choice("layer", layers.map((layer, i) => /** @type {[number, string]} */ ([i, String(layer)])), at.layer, (i) => (at.layer = i)),
       choice("head", every(heads), at.head, (i) => (at.head = i)),
-      el("span", { class: "lab-muted" }, "Point at a strip, or focus it and use the arrow keys, to read its numbers."),
+      howTo("Point at a strip, or focus it and use the arrow keys, to read its numbers."),
     ),
     body,
   );

@@ -1,4 +1,4 @@
-import { el } from "./shared.js";
+import { el, howTo } from "./shared.js";
 import { sortable } from "./table.js";
 
 /**
@@ -35,13 +35,13 @@ function render({ model, el: root }) {
   ];
   const names = rows.map((row) => row.name);
   const trs = lines.map(({ line }) => line);
-  const says = el("span", { class: "lab-muted", "aria-live": "polite" }, `${rows.length} weights. A heading sorts.`);
+  const says = el("span", { class: "lab-muted", "aria-live": "polite" }, `${rows.length} weights.`);
   const box = /** @type {HTMLInputElement} */ (el("input", { class: "lab-box", type: "search", size: 18 }));
   box.addEventListener("input", () => {
     trs.forEach((line, i) => (line.hidden = !names[i].includes(box.value.trim())));
-    says.textContent = `${trs.filter((line) => !line.hidden).length} of ${rows.length} weights. A heading sorts.`;
+    says.textContent = `${trs.filter((line) => !line.hidden).length} of ${rows.length} weights.`;
   });
-  root.append(el("div", { class: "lab-bar" }, el("label", {}, "name has ", box), says), sortable("Weights in numbers", heads, lines));
+  root.append(el("div", { class: "lab-bar" }, el("label", {}, "name has ", box), says, howTo("A heading sorts.")), sortable("Weights in numbers", heads, lines));
 }
 
 export default { render };
