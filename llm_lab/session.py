@@ -9,7 +9,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -159,11 +159,11 @@ class Session:
     def carry_out(self, run: Run, display: bool) -> LM:
         """Train, save, and give the LM."""
         self._open(run)
-        self.live = load("llm_lab.views.live:Live")(self.card) if display else None
+        live = load("llm_lab.views.live:Live")(self.card) if display else None
         self.log = EventLog(run.path / FILE)
         try:
             with _interrupt_is_pause(self):
-                self._train()
+                self._train(live)
                 self._finish()
             self._tell_loggers()
         except BaseException as error:
@@ -174,7 +174,8 @@ class Session:
         finally:
             self.saver.wait()
             self.log.close()
-            self._show("close")
+            if live is not None:
+                self._draw(live.close)
         return self.lm
 
     def _open(self, run: Run) -> None:
@@ -206,17 +207,17 @@ class Session:
         )
         write_card(run, self.card)
 
-    def _train(self) -> None:
+    def _train(self, live: Any) -> None:
         """The trainer's events to where they are told; between them what is due by the clock, and what a person asks."""
         control, limit = Control(self.run), self.saving.time_limit
         ends = time.monotonic() + limit if limit else math.inf
-        flushed = time.monotonic()
+        flushed, drawn = time.monotonic(), live is not None
         self._told(_as_json(self.first))
         if self.first.kind == "start":
             self._tell_seen(self.first)
         for event in self.trainer.events():
             self._update(event)
-            self._show("update")
+            drawn = drawn and self._draw(live.update)
             if self.trainer.resumable and self.saver.due:
                 self.trainer.request_save()
             now = time.monotonic()
@@ -230,14 +231,15 @@ class Session:
                     self.trainer.request_stop()
                     ends = math.inf
 
-    def _show(self, how: str) -> None:
-        """Update the view, or close it. One that fails, as on a terminal that is gone, is not a reason to end a run."""
+    def _draw(self, draw: Callable[[TrainingReport], object]) -> bool:
+        """The card as it is now; a card that cannot be drawn costs the drawing, and not the run."""
         try:
-            if self.live is not None:
-                getattr(self.live, how)(self.card)
-        except Exception as error:
-            self.live = None
-            self.card.notes.append(f"it was not shown to its end: {type(error).__name__}: {error}")
+            draw(self.card)
+        except Exception as error:  # a terminal that is gone, a view's mistake
+            why = f"{type(error).__name__}: {error}"
+            self.card.notes.append(f"not drawn from step {self.card.step} on, since that failed ({why})")
+            return False
+        return True
 
     def _update(self, event: TrainEvent) -> None:
         if event.kind == "save":
@@ -277,7 +279,8 @@ class Session:
             self.card.notes.append(f"learning rate × {scale:g} from step {done + 1} on, by hand")
             if not self.touched:
                 self.touched = True
-                self.run.note(touched=True)
+                with contextlib.suppress(LabError):  # where the disk is full; it is written at the end too
+                    self.run.note(touched=True)
         elif do in ("pause", "stop"):
             self.accepted = do == "stop"
             self.trainer.request_stop()
@@ -285,7 +288,8 @@ class Session:
             return
         at = {"step": done, "tokens": self.card.tokens, "seconds": self.card.seconds}
         self._told({"kind": "control", **at, **{key: command[key] for key in ("do", "scale") if key in command}})
-        write_card(self.run, self.card)
+        with contextlib.suppress(LabError):
+            write_card(self.run, self.card)
 
     def _save(self) -> None:
         """The state to disk, after the events that led to it; the run goes on where the disk is full."""

@@ -8,6 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
+from llm_lab import machine
 from llm_lab.errors import LabError
 from llm_lab.store.runs import Run
 
@@ -20,7 +21,8 @@ def main(folder: str) -> int:
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     run = Run(Path(folder))
     try:
-        from llm_lab.pretraining import carry_on
+        with machine.uninterrupted():
+            from llm_lab.pretraining import carry_on
 
         carry_on(run)
     except LabError as error:
