@@ -714,6 +714,10 @@ def lab(action: str = "", name: str | None = None, to: str | None = None, **opti
 
     run, _ = store.find_traced(name.partition("@")[0])
     card = load_card(run)
+    if card is not None and run.status in ("training", "died"):  # its file may say what was before
+        from llm_lab.background import attach as watch
+
+        card = watch(run).report
     return card if action == "show" and card is not None else overview.code(run, card.repeat if card else "")
 
 

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import keyword
 import math
 import types
 import typing
@@ -78,8 +79,13 @@ class Spec:
     usual: tuple[float, float] | None
 
     @property
+    def word(self) -> str:
+        """How it is called on a line and in a body: there it may be a word of Python, which no argument's name can be."""
+        return next((word for word in self.also if keyword.iskeyword(word)), self.name)
+
+    @property
     def flag(self) -> str:
-        return f"--{self.name}"
+        return f"--{self.word}"
 
     def choice_names(self) -> list[str]:
         """The allowed names, or an empty list where any value will do."""

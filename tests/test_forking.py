@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import llm_lab as lab
-from llm_lab.errors import BadValue
+from llm_lab.errors import BadType, BadValue
+from llm_lab.magics.help import text
 from llm_lab.magics.parse import parse
 from llm_lab.models.adapted import Adapted
 from llm_lab.store import runs
@@ -100,6 +101,9 @@ def test_weights_that_a_run_left_behind_are_said_to_be_gone(monkeypatch):
 def test_from_on_a_line_and_in_a_body():
     for line, body in (("fork --from bard@4", None), ("fork", 'from = "bard@4"'), ("fork --init_from bard@4", None)):
         assert parse(VERBS["pretrain"], line, body).kwargs["init_from"] == "bard@4"
+    with pytest.raises(BadType, match="for example --from bard@500"):
+        parse(VERBS["pretrain"], "fork --from", None)
+    assert "--from VALUE" in text(VERBS["pretrain"])
 
 
 @pytest.mark.parametrize(

@@ -359,12 +359,15 @@ def test_runs_are_compared_whatever_became_of_them():
     assert found.models[2].parameters is None
     assert found.differ["steps"] == [20, 40, None] and "n_layer" not in found.differ
     assert found.differ["lr"][2] == 0.5
+    assert ["steps", "20", "40", "–"] in [line.split() for line in str(found).splitlines()]
     assert found.code == f"lab.compare(['bard', {two.run.id!r}, 'cut'])"
     with runs.hold(two.run):  # gone on with: what it had come to when it was paused is old
         shutil.copy(one.run.path / "events.jsonl", two.run.path)
         two.run.note(status="training")
         facts = lab.compare(["bard", two.run.id]).models[1]
         assert (facts.status, facts.steps, facts.tokens) == ("training", 20, found.models[0].tokens)
+        shown = verb("show", two.run.id)
+        assert shown.status == "training" and not any("paused at" in note for note in shown.notes)
     two.run.note(status="paused")
     loaded = lab.compare([one, "poet"])
     assert loaded.models[0].options["n_layer"] == loaded.models[1].options["n_layer"] == 2

@@ -710,8 +710,8 @@ def test_what_ends_after_the_run_was_over_does_not_undo_it(monkeypatch):
 
 def test_checkpoints_by_the_clock_are_those_of_the_course_that_was_taken(monkeypatch):
     with monkeypatch.context() as patch:
-        pausing(patch, 30, lambda session: time.sleep(0.02))
-        left = train("bard", seconds=4, checkpoints=16, save_every=0)
+        pausing(patch, -1, also=lambda session: session.run.checkpoints and session.trainer.request_stop())
+        left = train("bard", seconds=2.5, checkpoints=12, save_every=0)
     assert left.checkpoints
     later = left.run.states[-1] + 1
     left.run.checkpoint(later).mkdir()

@@ -105,7 +105,7 @@ def _of_argument(arg: Arg, fragment: str, namespace: names.Namespace) -> list[tu
 
 def _value(verb: Verb, name: str, fragment: str, namespace: names.Namespace) -> Found | None:
     """The values of an option, or of an argument that is given as a flag."""
-    spec, arg = verb.specs.get(name), next((arg for arg in verb.args if arg.name == name), None)
+    spec, arg = _spec(verb, name), next((arg for arg in verb.args if arg.name == name), None)
     if spec is not None:
         fragment = fragment.rpartition(",")[2] if spec.many else fragment
         found = _of_option(spec, fragment, namespace)
@@ -116,8 +116,12 @@ def _value(verb: Verb, name: str, fragment: str, namespace: names.Namespace) -> 
     return fragment, _starting(fragment, found)
 
 
+def _spec(verb: Verb, name: str) -> Spec | None:
+    return next((spec for key, spec in verb.specs.items() if name in (key, spec.word)), None)
+
+
 def _of_option(spec: Spec, fragment: str, namespace: names.Namespace) -> list[tuple[str, str]]:
-    if spec.name == "model":
+    if spec.name in ("model", "init_from"):
         return _models(namespace) + _variables(namespace, "@")
     if spec.name == "corpus":
         return [(name, "corpus") for name in CORPORA] + _paths(fragment)
@@ -137,12 +141,12 @@ def _body(
         used = {match[1].replace("-", "_") for line in above if (match := re.match(r"\s*([\w-]+)\s*=", line))}
         used |= {flag.replace("-", "_") for flag in re.findall(r"--([\w-]+)", first_line)}
         equals = "" if after.lstrip().startswith("=") else " = "
-        found = [(name + equals, "option") for name in verb.specs if name not in used]
+        found = [(spec.word + equals, "option") for name, spec in verb.specs.items() if not {name, spec.word} & used]
         return key[1], _starting(key[1].replace("-", "_"), found)
     value = re.fullmatch(r"\s*([\w-]+)\s*=\s*\[?(?:.*,)?\s*([\"']?)([^\"',]*)", before)
     if not value:
         return None
-    spec = verb.specs.get(value[1].replace("-", "_"))
+    spec = _spec(verb, value[1].replace("-", "_"))
     quote, fragment = value[2], value[3]
     found = _of_option(spec, fragment, namespace) if spec else []
     if fragment.startswith("@"):
@@ -155,7 +159,7 @@ def _body(
 
 
 def _flags(verb: Verb, used: set[str], fragment: str) -> list[tuple[str, str]]:
-    found = [(spec.flag, "option") for name, spec in verb.specs.items() if name not in used]
+    found = [(spec.flag, "option") for name, spec in verb.specs.items() if not {name, spec.word} & used]
     found += [(f"--{name}", "option") for name in ("as", "help") if name not in used]
     wanted = fragment.lstrip("-").replace("-", "_")
     return [pair for pair in found if pair[0][2:].startswith(wanted)]

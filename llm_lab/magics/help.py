@@ -76,7 +76,7 @@ def text(verb: Verb) -> str:
     for room, found in rooms(verb).items():
         lines += ["", room]
         for spec in found:
-            lines += _entry(f"--{spec.name} {_kind(spec)}".rstrip(), f"{spec.help}{_range(spec)} [{default(spec)}]")
+            lines += _entry(f"{spec.flag} {_kind(spec)}".rstrip(), f"{spec.help}{_range(spec)} [{default(spec)}]")
             lines += _choices_lines(spec)
     lines += ["", "Every verb: --as NAME keeps the result in a variable; @var stands for a variable of the notebook."]
     return "\n".join(lines)

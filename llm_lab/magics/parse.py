@@ -85,8 +85,7 @@ class _Reader:
         self.verb, self.namespace, self.shell = verb, namespace, shell
         self.specs = verb.specs
         self.args = {arg.name: arg for arg in verb.args}
-        # A word of Python cannot be an argument's name; on a line, and in a body, it can.
-        self.aliases = {word: s.name for s in self.specs.values() for word in s.also if keyword.iskeyword(word)}
+        self.aliases = {spec.word: name for name, spec in self.specs.items()}
         self.given: dict[str, Any] = {}
         self.bind_as: str | None = None
         self.notes: list[str] = []

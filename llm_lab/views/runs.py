@@ -154,9 +154,10 @@ def comparison(result: RunComparison) -> dict[str, str]:
         ],
     }
     differ = [
-        [esc(name), *(esc(visible(clip("–" if value is None else str(value), LONG))) for value in each)]
+        [name, *("–" if value is None else clip(str(value), LONG) for value in each)]
         for name, each in result.differ.items()
     ]
+    cells = [[esc(visible(cell)) for cell in row] for row in differ]
     finite = [
         (n, [p for p in one.train if math.isfinite(p[2])], [p for p in one.val if math.isfinite(p[2])])
         for n, one in zip(names, result.models, strict=True)
@@ -168,7 +169,7 @@ def comparison(result: RunComparison) -> dict[str, str]:
             "3 1 400px",
             small("loss by step: training faint, validation dotted", 10) + _chart(drawn[:CURVES]) if drawn else "",
         ),
-        ("2 1 320px", small("options that differ", 10) + table(["option", *map(esc, names)], differ) if differ else ""),
+        ("2 1 320px", small("options that differ", 10) + table(["option", *map(esc, names)], cells) if differ else ""),
     )
     watched = list(dict.fromkeys(name for one in result.models for name in one.watched))[:WATCHED]
     seen = [[name, *(number(one.watched.get(name)) for one in result.models)] for name in watched]
@@ -180,7 +181,7 @@ def comparison(result: RunComparison) -> dict[str, str]:
     caption += "".join(f"<br>{esc(note)}" for note in result.notes)
     title = clip(", ".join(names), 80)
     plain = [f"{title} · compare · {len(names)} runs", *_lines([[head for head, *_ in FACTS], *shown])]
-    plain += _lines([[name, *map(str, each)] for name, each in result.differ.items()])
+    plain += _lines([["option", *names], *differ]) if differ else []
     plain += _lines(seen)
     plain += [f"  {note}" for note in result.notes]
     return bundle("\n".join(plain), card(title, ["compare", f"{len(names)} runs"], body, caption=caption))

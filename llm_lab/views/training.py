@@ -123,6 +123,8 @@ def _mark(colour: str, width: int, height: int) -> str:
 
 def _time(r: TrainingReport) -> str:
     budget = r.by_time and r.budget_seconds and r.status != "finished"
+    if r.status == "training" and not r.by_time and r.budget_steps and r.step:  # at the speed of all steps so far
+        return f"{clock(r.seconds)}, about {clock(r.seconds / r.step * (r.budget_steps - r.step))} to go"
     return f"{clock(r.seconds)} of {clock(r.budget_seconds or 0)}" if budget else clock(r.seconds)
 
 

@@ -74,6 +74,15 @@ def test_the_card_says_where_it_trains_and_how_to_see_it_again():
     assert "training in the background" in str(fakes.background()) and "%attach bard" in str(fakes.background())
 
 
+def test_what_is_left_is_said_where_steps_are_the_budget():
+    report = fakes.training("training", steps=200, by_time=False)
+    report.seconds = 50.0
+    assert "0:50, about 1:42 to go" in words(report) and "0:50, about 1:42 to go" in str(report)  # 406 steps of 0.25 s
+    report.status = "paused"
+    assert "to go" not in words(report)
+    assert "to go" not in words(fakes.training("training"))  # of a time budget the end is known
+
+
 def test_what_was_asked_is_said_until_it_is_done():
     run = fakes.growing()
     asked = background.Controls(run)
