@@ -9,7 +9,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -175,7 +175,7 @@ class Session:
             self.saver.wait()
             self.log.close()
             if live is not None:
-                live.close(self.card)
+                self._draw(live.close)
         return self.lm
 
     def _open(self, run: Run) -> None:
@@ -217,7 +217,7 @@ class Session:
             self._tell_seen(self.first)
         for event in self.trainer.events():
             self._update(event)
-            drawn = drawn and self._draw(live)
+            drawn = drawn and self._draw(live.update)
             if self.trainer.resumable and self.saver.due:
                 self.trainer.request_save()
             now = time.monotonic()
@@ -231,10 +231,10 @@ class Session:
                     self.trainer.request_stop()
                     ends = math.inf
 
-    def _draw(self, live: Any) -> bool:
+    def _draw(self, draw: Callable[[TrainingReport], object]) -> bool:
         """The card as it is now; a card that cannot be drawn costs the drawing, and not the run."""
         try:
-            live.update(self.card)
+            draw(self.card)
         except Exception as error:  # a terminal that is gone, a view's mistake
             why = f"{type(error).__name__}: {error}"
             self.card.notes.append(f"not drawn from step {self.card.step} on, since that failed ({why})")
@@ -279,7 +279,8 @@ class Session:
             self.card.notes.append(f"learning rate × {scale:g} from step {done + 1} on, by hand")
             if not self.touched:
                 self.touched = True
-                self.run.note(touched=True)
+                with contextlib.suppress(LabError):  # where the disk is full; it is written at the end too
+                    self.run.note(touched=True)
         elif do in ("pause", "stop"):
             self.accepted = do == "stop"
             self.trainer.request_stop()
@@ -287,7 +288,8 @@ class Session:
             return
         at = {"step": done, "tokens": self.card.tokens, "seconds": self.card.seconds}
         self._told({"kind": "control", **at, **{key: command[key] for key in ("do", "scale") if key in command}})
-        write_card(self.run, self.card)
+        with contextlib.suppress(LabError):
+            write_card(self.run, self.card)
 
     def _save(self) -> None:
         """The state to disk, after the events that led to it; the run goes on where the disk is full."""
@@ -330,14 +332,19 @@ class Session:
 
     def _sample(self, event: TrainEvent) -> None:
         shown = self.samples
-        found = sample(
-            self.lm,
-            self.trainer.objective,
-            self.held_out,
-            shown.sample_prompt,
-            shown.sample_tokens,
-            self.plan.options.seed,
-        )
+        try:
+            found = sample(
+                self.lm,
+                self.trainer.objective,
+                self.held_out,
+                shown.sample_prompt,
+                shown.sample_tokens,
+                self.plan.options.seed,
+            )
+        except Exception as error:  # of a model of the user's, which may train and still not write
+            self.samples = replace(shown, sample_tokens=0)
+            self.card.notes.append(f"no samples: {type(error).__name__}: {error}")
+            return
         if found is not None:
             prompt, text = found
             at = {key: getattr(event, key) for key in ("step", "seconds")}

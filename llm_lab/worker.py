@@ -8,6 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
+from llm_lab import machine
 from llm_lab.errors import LabError
 from llm_lab.store.runs import Run
 
@@ -18,14 +19,19 @@ def main(folder: str) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever began it may have ignored interrupts
     # Who shuts a machine down asks so first: it is an interrupt, and an interrupt is a pause.
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    from llm_lab.pretraining import carry_on
-
+    run = Run(Path(folder))
     try:
-        carry_on(Run(Path(folder)))
+        with machine.uninterrupted():
+            from llm_lab.pretraining import carry_on
+
+        carry_on(run)
     except LabError as error:
         print(f"llm_lab: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        state = run.read("status")
+        if state.get("status") == "training" and state.get("pid") == os.getpid():  # while it still imported
+            run.set_status("paused" if run.states else "failed", why="it was asked to end before its first step")
         return 130
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import random
 import signal
@@ -260,6 +261,23 @@ def test_a_full_disk_is_said_and_nothing_older_is_lost(leave, small_disk, monkey
     assert told(runs.find("whole")) == told(run)
 
 
+def test_what_is_asked_of_a_run_on_a_full_disk_does_not_end_it(small_disk, monkeypatch):
+    Path("text.txt").write_text(TEXT, encoding="utf-8")
+
+    def ask(session) -> None:
+        if session.card.step == 20:
+            session.saver.wait()
+            small_disk()
+            session._obey({"do": "lr", "scale": 0.5})
+            Path("filler").unlink()
+
+    with monkeypatch.context() as patch:
+        pausing(patch, 40, ask)
+        lm = train("full", "text.txt", **OPTIONS)
+    assert lm.report.status == "paused"
+    assert lm.run.read("status")["touched"] is True
+
+
 def test_a_disk_that_is_full_at_the_end_leaves_the_model_to_its_user(small_disk, monkeypatch):
     from llm_lab.session import Session
 
@@ -303,10 +321,36 @@ def test_a_full_device_is_left_empty_and_its_run_can_go_on(monkeypatch):
         patch.setattr(Trainer, "_step", step)
         patch.setattr("llm_lab.store.states.COST", 1e9)
         with pytest.raises(
-            lab.LabError, match=r"batch_size 4; .*--batch_size 2 --accumulate 2; its state after step"
-        ) as full:
+            lab.LabError, match=r"batch_size 4; --batch_size 2 --accumulate 2 takes less; its state after step"
+        ) as told_so:
             train("bard", steps=12, save_every=0.001)
-    assert full.value.__context__ is None
+    assert told_so.value.__context__ is None
+    gc.collect()
     assert [one() for one in left] == [None] * 3
     assert runs.find_any("bard").status == "failed"
     assert same(whole, train("bard", steps=12))
+
+
+def test_what_only_looks_does_not_end_a_run(monkeypatch):
+    def broken(*_):
+        raise RuntimeError("a whole block is needed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("llm_lab.session.sample", broken)
+        lm = train("bard", steps=16, eval_every=1)
+    assert lm.report.status == "finished"
+    assert [note for note in lm.report.notes if note.startswith("no samples: ")] == [
+        "no samples: RuntimeError: a whole block is needed"
+    ]
+
+    def gone(self, result):
+        raise BrokenPipeError("the terminal is gone")
+
+    for how in ("update", "close"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"llm_lab.views.live.Live.{how}", gone)
+            lm = lab.pretrain([TEXT], name=how, steps=8, **SIZES)
+        assert lm.run.status == "finished"
+        told_so = [note for note in lm.report.notes if note.startswith("not drawn from step")]
+        assert len(told_so) == 1
+        assert "BrokenPipeError: the terminal is gone" in told_so[0]

@@ -526,6 +526,19 @@ def test_a_polite_end_of_its_process_is_a_pause(text):
     assert run.states[-1] == bard.report.step
 
 
+def test_a_polite_end_before_its_first_step_is_one_too(text, monkeypatch):
+    with monkeypatch.context() as patch:
+        pausing(patch, 5)
+        run = train("bard", text, steps=100_000).run
+    bard = lab.lab.lab("resume", "bard")
+    pid = run.read("status")["pid"]
+    until(lambda: "torch" in Path(f"/proc/{pid}/maps").read_text())  # it imports
+    os.kill(pid, 15)
+    until(lambda: bard.status != "training")
+    assert bard.status == "paused"
+    assert run.states
+
+
 def test_a_time_limit_pauses(text):
     bard = train("bard", text, steps=100_000, background=True, time_limit=1)
     lm = bard.wait(60)
@@ -707,7 +720,7 @@ def test_checkpoints_by_the_clock_are_those_of_the_course_that_was_taken(monkeyp
     later = left.run.states[-1] + 1
     left.run.checkpoint(later).mkdir()
     (left.run.checkpoint(later) / "model.safetensors").write_bytes(b"")
-    again = train("bard", seconds=2.5, checkpoints=12, save_every=0)
+    again = train("bard", seconds=4, checkpoints=16, save_every=0)
     assert set(left.checkpoints) <= set(again.checkpoints)
     for step in again.checkpoints:
         lab.load(f"bard@{step}")

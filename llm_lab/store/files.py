@@ -112,7 +112,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
     with _replacing(path) as file:
         file.write(head)
         for name in names:
-            data = tensors[name].detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+            data = tensors[name].detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
             digest.update(data)
             file.write(data)
         file.seek(where.start(1))

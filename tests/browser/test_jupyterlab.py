@@ -133,7 +133,7 @@ def holds(book, cells, interactive):
     """What a reopened notebook must still show."""
     index = cells["probe"]
     if interactive:  # the scripts put their views in place of the static ones
-        book.output(index).locator("[data-live]").wait_for()
+        book.output(index).locator("[data-live]").last.wait_for()
     book.page.wait_for_timeout(1500)
     assert "ROMEO:" in book.output(cells["generate"]).inner_text()
     for name in ("pretrain", "probe", "build"):

@@ -504,7 +504,7 @@ def test_comparison_points_and_rows_light_each_other(visit):
 def test_comparison_filters_and_mounts_twice(visit):
     made = fakes.compared(models=2)
     page = visit(made, made)
-    first, second = (page.locator(".llm-lab").nth(i) for i in range(2))
+    first, second = (page.locator(".llm-lab-card").nth(i) for i in range(2))
     first.get_by_label("model", exact=True).select_option("bard2")
     first.get_by_label("prompt", exact=True).select_option("1")
     assert first.locator("tr.lab-row:visible").count() == 2
@@ -560,6 +560,7 @@ def test_static_stays_where_the_view_fails(page, tmp_path):
     page.wait_for_timeout(300)
     assert page.locator(".llm-lab[data-live]").count() == 0
     assert page.locator(".llm-lab img").is_visible()
+    assert not page.locator(".llm-lab-card button").count()
 
 
 @pytest.mark.parametrize(("theme", "blue"), [("dark", "#6ea2ff"), ("light", "#2563cf")])

@@ -212,7 +212,7 @@ def test_shows_itself():
     text = Page(still(found)).text
     assert "m0 … m2" in text and "axes of m2" in text and "variance" in text
     assert still(found).count("<img") == 2
-    (layer,) = LAYER.finditer(html(found))
+    layer, _ = LAYER.finditer(html(found))  # the other one saves it as a picture
     packed = [zlib.decompress(b64decode(part)) for part in json.loads(layer["packed"])]
     data = json.loads(packed[0])["data"]
     n = len(found.pieces)

@@ -113,6 +113,7 @@ def test_what_is_done_can_be_saved_as_a_picture(name):
     growing = name.removeprefix("hostile ") in GROWING
     assert (place in source) is not growing
     assert source.count(script) == (not growing)
+    assert "<button" not in still(RESULTS[name])
     assert place not in script
 
 

@@ -49,7 +49,7 @@ function download(blob, name) {
  * @param {(button: HTMLElement) => HTMLElement | null} viewOf the view that they save
  * @returns {HTMLElement}
  */
-export function saveButtons(viewOf) {
+function saveButtons(viewOf) {
   const both = document.createElement("span");
   both.className = "lab-saves lab-unsaved";
   for (const kind of Object.keys(KINDS)) {
@@ -76,4 +76,5 @@ function renderSaves({ el: root }) {
   root.append(saveButtons((button) => button.closest(".llm-lab-card")));
 }
 
+export { saveButtons };
 export default { render: renderSaves };
