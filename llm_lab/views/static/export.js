@@ -13,8 +13,8 @@ const KINDS = {
   PNG: pngOf,
 };
 
-/** @param {Element} picture */
-const sourceOf = (picture) => new XMLSerializer().serializeToString(picture);
+/** The picture as text, with a sign for what XML cannot hold and for what turns text round. @param {Element} picture */
+const sourceOf = (picture) => new XMLSerializer().serializeToString(picture).replace(/[\0-\x08\x0b\x0c\x0e-\x1f\u202a-\u202e\u2066-\u2069\ufffe\uffff\p{Cs}]/gu, "\ufffd");
 
 /** @param {Element} picture @returns {Promise<Blob>} */
 async function pngOf(picture) {
