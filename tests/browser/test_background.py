@@ -134,7 +134,7 @@ def test_controls_by_mouse_and_by_keys_leave_their_traces(place, page):
     page.keyboard.press("Enter")
     until(lambda: run_of(place, "tiny").status == "finished", 60)
     until(lambda: output.get_by_role("button", name="pause").count() == 0)
-    output.locator("[data-live]").wait_for()
+    output.locator("[data-live]").last.wait_for()
     assert "training in the background" not in output.inner_text()
     book.wait(2)
     book.run(3)

@@ -32,7 +32,7 @@ def numbers(output, column):
 
 def sorts(output, page):
     """Sort by a click and by keys, choose a row by keys, and read what it wrote."""
-    output.locator("[data-live]").wait_for()
+    output.locator("[data-live]").last.wait_for()
     output.scroll_into_view_if_needed()
     output.get_by_role("button", name="log\u2011prob", exact=True).click()
     likely = numbers(output, 1)

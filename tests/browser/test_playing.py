@@ -106,7 +106,7 @@ def test_a_text_is_regrown_by_mouse_and_by_keys(place, page):
         refuse_kernels(page)
         again = Notebook(page, address, "regrow.ipynb")
         output = again.output(2)
-        output.locator("[data-live]").wait_for()
+        output.locator("[data-live]").last.wait_for()
         assert texts(output) == 4
         assert output.locator(".lab-branch").count() >= 3
         output.locator(".lab-text").nth(1).focus()
@@ -174,7 +174,7 @@ def test_the_playground_streams_as_controls_move(place, page):
     with server(place[0], place[1]) as address:
         refuse_kernels(page)
         again = Notebook(page, address, "play.ipynb")
-        again.output(2).locator("[data-live]").wait_for()
+        again.output(2).locator("[data-live]").last.wait_for()
         assert "7 green" in again.output(2).inner_text()
         assert page.request.get(f"{address}/api/kernels").json() == []
 
