@@ -720,7 +720,7 @@ def test_checkpoints_by_the_clock_are_those_of_the_course_that_was_taken(monkeyp
     later = left.run.states[-1] + 1
     left.run.checkpoint(later).mkdir()
     (left.run.checkpoint(later) / "model.safetensors").write_bytes(b"")
-    again = train("bard", seconds=4, checkpoints=16, save_every=0)
+    again = train("bard", seconds=2.5, checkpoints=12, save_every=0)
     assert set(left.checkpoints) <= set(again.checkpoints)
     for step in again.checkpoints:
         lab.load(f"bard@{step}")

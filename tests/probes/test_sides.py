@@ -32,7 +32,7 @@ def test_each_is_what_it_is_alone(models):
     assert found[0].code == f"lab.probe({models[0].called}, '12 green', kind='attention')"
     page = found._repr_mimebundle_()
     assert page["text/plain"].startswith("bard@6, bard · attention of 2 models")
-    assert page["text/html"].count('class="llm-lab-card"') == 2
+    assert page["text/html"].count('class="llm-lab-card"') == 3  # both, and the whole, which is saved as one picture
 
 
 @dataclasses.dataclass(frozen=True)
