@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -57,7 +56,7 @@ def begin(run: Run) -> None:
         )
     _children[run.path.name] = process
     now = time.time()
-    who = {"pid": process.pid, "born": machine.born(process.pid), "host": socket.gethostname()}
+    who = runs.holder(process.pid)
     run.note(**who, status="training", time=now, background=True, resumed=now, ooms=machine.ooms(), why=None)
 
 
@@ -155,7 +154,7 @@ def resume(run: Run) -> None:
     if run.status == "training":
         raise runs.busy(run)
     if run.status == "finished":
-        raise BadValue(f"run {run.id} of {run.name} is finished; %%pretrain NAME --from {run.name} trains it further")
+        raise BadValue(f"run {run.id} of {run.name} is finished; {_further(run)}")
     if run.diverged:
         raise BadValue(f"run {run.id} of {run.name} diverged, and would again; train anew with a lower --lr")
     begin(run)
@@ -206,10 +205,9 @@ def _last_words(run: Run) -> str:
 
 def _need_training(run: Run, what: str) -> None:
     if run.status != "training":
-        done = run.status == "finished"
-        then = (
-            f"%%pretrain NAME --from {run.name} trains it further"
-            if done
-            else f"%lab resume {run.name} goes on with it"
-        )
+        then = _further(run) if run.status == "finished" else f"%lab resume {run.name} goes on with it"
         raise BadValue(f"{what}: run {run.id} of {run.name} is {run.status}, not training; {then}")
+
+
+def _further(run: Run) -> str:
+    return f"%%pretrain NAME --from {run.name} trains it further"

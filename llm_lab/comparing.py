@@ -16,7 +16,7 @@ from llm_lab.metrics.diversity import distinct, repetition, self_bleu
 from llm_lab.models.presets import PresetOptions
 from llm_lab.options import specs
 from llm_lab.results import Compared, Comparison, Generation, RunComparison, RunFacts, mean
-from llm_lab.store.events import number
+from llm_lab.store.events import number, table
 from llm_lab.store.lm import LM, load_tokenizer
 from llm_lab.store.runs import COLUMNS, Run, parameters
 
@@ -163,9 +163,7 @@ def _of_model(lm: LM) -> RunFacts:
 def _of_run(run: Run, step: int | None) -> RunFacts:
     """A run that is not loaded: before it has written what its model is, the options that it was asked for stand for it."""
     about, request = run.read("model"), run.read("request")
-    asked, config, corpus = (
-        _table(one) for one in (request.get("options"), about.get("config"), request.get("corpus"))
-    )
+    asked, config, corpus = (table(one) for one in (request.get("options"), about.get("config"), request.get("corpus")))
     cut: dict[str, Any] = {}
     with suppress(LabError):  # it has none yet, or a damaged one
         tokenizer = load_tokenizer(run.folder)
@@ -175,7 +173,7 @@ def _of_run(run: Run, step: int | None) -> RunFacts:
         run,
         step,
         parameters=parameters(run),
-        info={"corpus": corpus.get("name"), **_table(about.get("info"))},
+        info={"corpus": corpus.get("name"), **table(about.get("info"))},
         sizes={**asked, **config, **cut},
         unit="",
     )
@@ -193,7 +191,7 @@ def _facts(
 ) -> RunFacts:
     """What the files of a run tell of it, any of which may be missing or damaged, beside what is known of its model."""
     request, plan, status, report = (run.read(part) if run else {} for part in ("request", "plan", "status", "report"))
-    final, asked, own = (_table(one) for one in (status.get("final"), request.get("options"), request.get("model")))
+    final, asked, own = (table(one) for one in (status.get("final"), request.get("options"), request.get("model")))
     settled: dict[str, Any] = {
         part: plan[part] for part in ("steps", "seconds", "device", "precision", "threads") if part in plan
     }
@@ -216,7 +214,7 @@ def _facts(
     counts = {part: last.get(part) if value is None else value for part, value in counts.items()}
     if step is not None:  # of a checkpoint what its run had come to then
         counts, final = {**last, "steps": step}, {}
-    parent = _table(request.get("from"))
+    parent = table(request.get("from"))
     lineage = {"from": f"{parent.get('run')}@{parent.get('step')}"} if parent else {}
     return RunFacts(
         name=name,
@@ -238,8 +236,8 @@ def _facts(
         options={
             **sizes,
             **{part: info[part] for part in ("objective", "corpus") if part in info},
-            **_table(info.get("objective_options")),
-            **_table(plan.get("options")),
+            **table(info.get("objective_options")),
+            **table(plan.get("options")),
             **settled,
             **lineage,
         },
@@ -249,10 +247,6 @@ def _facts(
 
 def _curve(frame: pd.DataFrame) -> list[Point]:
     return [(int(step), float(seconds), float(loss)) for step, seconds, loss in frame.itertuples(index=False)]
-
-
-def _table(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _word(value: Any) -> str | None:

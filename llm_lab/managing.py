@@ -13,9 +13,10 @@ from typing import Any
 
 from llm_lab.errors import BadValue, Busy, listing, printable, suggestion
 from llm_lab.results import BackgroundRun, Listing, RunRow, RunTable
+from llm_lab.results.runs import STATUSES
 from llm_lab.store import inside
 from llm_lab.store import runs as store
-from llm_lab.store.events import FILE, number
+from llm_lab.store.events import FILE, number, table
 from llm_lab.store.runs import Run, parameters
 from llm_lab.verbs import LabOptions
 
@@ -45,7 +46,7 @@ def listed(pattern: str | None = None, options: LabOptions | None = None) -> Run
     if found and not rows:
         names = list(dict.fromkeys(run.name for run in found))
         near = suggestion(pattern, names) if pattern else ""
-        if pattern in store.STATUSES:
+        if pattern in STATUSES:
             near = f"; --status {pattern} lists the runs of that status"
         refused.append(f"no run here is such a one{near}; there is: {listing(names, 8)}")
     shown = {one.run for one in rows if one.status in ("died", "failed") and not one.elsewhere}
@@ -65,7 +66,7 @@ def _deaths(runs: Sequence[Run]) -> list[str]:
 def row(run: Run, home: Path) -> RunRow:
     """What a run's files say of it, whatever they hold; weights are not read."""
     status, request, plan = (run.read(part) for part in ("status", "request", "plan"))
-    corpus, final, parent = (_table(one) for one in (request.get("corpus"), status.get("final"), request.get("from")))
+    corpus, final, parent = (table(one) for one in (request.get("corpus"), status.get("final"), request.get("from")))
     state = run.status
     event = last_event(run) if state not in ("finished", "failed") or _whole(status.get("steps")) is None else {}
     counts = {name: _whole(status.get(name)) for name in ("steps", "tokens")}
@@ -131,20 +132,9 @@ def _free(folder: Path) -> int | None:
 # choosing -------------------------------------------------------------------------------------------------------------
 
 
-def named(name: str) -> list[Run]:
-    """The runs of a name, the newest first, or the one of that id. BadValue with the nearest name where there is none."""
-    runs = store.all_runs()
-    found = [run for run in runs if run.name == name] or [run for run in runs if name in (run.id, run.path.name)]
-    if not found:
-        known = list(dict.fromkeys(run.name for run in runs))
-        there = f"there is: {listing(known)}" if known else "there is none yet"
-        raise BadValue(f"no run is called {name!r}{suggestion(name, known)}; {there}")
-    return found
-
-
 def _to_change(name: str, every: bool, verb: str) -> list[Run]:
     """The runs of a name that may be changed: one, or with `every` all. BadValue says which it could be, or why not."""
-    runs = named(name)
+    runs = store.named(name)
     home = store.home()
     ours = [run for run in runs if _is_ours(run, home)]
     if not ours:
@@ -214,7 +204,11 @@ def delete(name: str, again: str | None = None, every: bool = False) -> Listing:
         run, step = store.find_checkpoint(name)
         _to_change(run.id, False, "delete")
         folders = [(run, f"checkpoint {step}", run.checkpoint(step))]
-    elif again is None and not every and len(ours := [run for run in named(name) if _is_ours(run, store.home())]) > 1:
+    elif (
+        again is None
+        and not every
+        and len(ours := [run for run in store.named(name) if _is_ours(run, store.home())]) > 1
+    ):
         rows = [_gone(run, run.status, run.path) for run in ours]
         caption = (
             f"Nothing is deleted yet. %lab delete {ours[0].id} is for one of them, %lab delete {name} --all for all."
@@ -242,7 +236,7 @@ def _gone(run: Run, what: str, folder: Path) -> list[Any]:
 
 def _children(ids: Sequence[str]) -> str:
     """Which runs were forked from these, in a sentence."""
-    forks = [run for run in store.all_runs() if _table(run.read("request").get("from")).get("run") in ids]
+    forks = [run for run in store.all_runs() if table(run.read("request").get("from")).get("run") in ids]
     names = listing((f"{run.name} {run.id}" for run in forks), 6)
     return f" {names} was forked from it, and stays." if forks else ""
 
@@ -262,7 +256,7 @@ def accept(name: str) -> Listing:
     and does not go on."""
     from llm_lab.store.accepting import accept as take
 
-    runs, home = named(name), store.home()
+    runs, home = store.named(name), store.home()
     waiting = [run for run in runs if _is_ours(run, home) and run.resumable]
     run = waiting[0] if waiting else runs[0]
     if not _is_ours(run, home):
@@ -289,7 +283,7 @@ def end(name: str | None, how: str, every: bool = False) -> Listing:
     if every:
         runs = [run for run in store.all_runs() if run.status == "training" and _is_ours(run, home)]
     else:
-        found = [run for run in named(str(name)) if _is_ours(run, home)]
+        found = [run for run in store.named(str(name)) if _is_ours(run, home)]
         runs = [next((run for run in found if run.status == "training"), found[0])] if found else []
     for run in runs:
         (pause if how == "pause" else stop)(run)
@@ -307,7 +301,7 @@ def resume(name: str) -> BackgroundRun:
     from llm_lab.background import resume as go_on
 
     home = store.home()
-    found = [run for run in named(name) if _is_ours(run, home)]
+    found = [run for run in store.named(name) if _is_ours(run, home)]
     if not found:
         raise BadValue(f"{name!r} is in a store that is only read; %lab resume is for runs of {home}")
     run = next((run for run in found if run.resumable), found[0])
@@ -339,10 +333,6 @@ def pack(name: str, to: str | None = None) -> Listing:
 
 
 # values of files that may hold anything -------------------------------------------------------------------------------
-
-
-def _table(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _word(value: Any) -> str | None:

@@ -64,19 +64,21 @@ def pretrain(corpus: Any, name: str, options: dict[str, Any], display: bool = Tr
     session = None if own is None else _prepare(request, text, notes, started)
     identity = request.identity(text, session.lm.model if session else None)
     found = None if run_options.fresh else runs.find_identical(name, identity)
-    if found and found.status == "training":
+    status = found.status if found else ""
+    if found and status == "training":
         if request[SaveOptions].background and found.read("status").get("background"):
             return found  # all cells run again while it trains: it is watched again
         raise runs.busy(found)
-    if found and found.status == "finished" and not isinstance(own, nn.Module):
+    if found and status == "finished" and not isinstance(own, nn.Module):
         return _restored(found, request, display)
+    left = found if status != "finished" else None  # on its way, and nobody is at it
     if request[SaveOptions].background:
-        return _in_background(request, text, identity, found if found and found.resumable else None)
-    if found and found.resumable:
-        with runs.hold(found):
-            control.forget(found)
-            found.note(background=False)
-            return carry_out(_prepare(request, text, notes, started, found), found, display)
+        return _in_background(request, text, identity, left)
+    if left:
+        with runs.hold(left):
+            control.forget(left)
+            left.note(background=False)
+            return carry_out(_prepare(request, text, notes, started, left), left, display)
     session = session or _prepare(request, text, notes, started)
     with applied(session.plan):
         session.begin()  # before there is a run, so that a watch that cannot be leaves none behind
@@ -115,10 +117,8 @@ def carry_on(run: runs.Run) -> LM:
                 with applied(session.plan):
                     session.begin()
         except BaseException as error:
-            run.set_status(
-                "paused" if isinstance(error, KeyboardInterrupt) and run.states else "failed",
-                why=str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}",
-            )
+            why = str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
+            run.set_status(run.ended_by(error), why=why)
             raise
         return carry_out(session, run, display=False)
 
@@ -150,10 +150,9 @@ def carry_out(session: Session, run: runs.Run, display: bool) -> LM:
     except BaseException as error:
         full = machine.out_of_memory(error)
         why = memory.what_to_lower(session.plan) if full else f"{type(error).__name__}: {error}"
-        left = isinstance(error, KeyboardInterrupt) and run.states
         if run.read("status").get("status") == "training":  # else it was over, and that is written down
             with contextlib.suppress(LabError):
-                run.set_status("paused" if left else "failed", why=why)
+                run.set_status(run.ended_by(error), why=why)
         if not full:
             raise
         traceback.clear_frames(error.__traceback__)

@@ -167,7 +167,7 @@ class Session:
                 self._finish()
             self._tell_loggers()
         except BaseException as error:
-            self.card.status = "paused" if isinstance(error, KeyboardInterrupt) and run.states else "failed"
+            self.card.status = run.ended_by(error)
             self.card.notes.append(f"ended by {type(error).__name__} at step {self.card.step}: {error}".rstrip(": "))
             self.loggers.close(self.card.status, {})
             raise
@@ -439,11 +439,11 @@ class Session:
             found = likelihoods(
                 self.card.name, self.trainer.trainee, self.trainer.objective, self.held_out, self.tokenizer.unit
             )
-            self.measuring = False
         except KeyboardInterrupt:
-            self.measuring = False
             self.card.notes.append("the whole validation split was not read, since it was interrupted; %evaluate does")
             return
+        finally:
+            self.measuring = False
         if not math.isfinite(found[0].mean):
             self.diverged = True
             return

@@ -17,8 +17,7 @@ from llm_lab.objectives.options import ObjectiveOptions, objective_options
 from llm_lab.options import Options, Spec, all_specs, option
 from llm_lab.probes.options import PROBES, ProbeOptions, WatchOptions, probe_options
 from llm_lab.registry import Table, load
-from llm_lab.results.runs import COLUMNS
-from llm_lab.store.runs import STATUSES
+from llm_lab.results.runs import COLUMNS, STATUSES
 from llm_lab.tokenizers.options import TOKENIZERS, TokenizerOptions
 from llm_lab.training.options import BudgetOptions, CheckpointOptions, SampleOptions, TrainOptions
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # A column of the frame and its dtype; times are Timestamps in the zone of this machine.
+STATUSES = ("training", "paused", "finished", "failed", "died")
 COLUMNS: dict[str, str] = {
     "name": "str",
     "run": "str",

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from llm_lab.results import Sample, TrainingReport
-from llm_lab.store.events import number
+from llm_lab.store.events import number, table
 from llm_lab.store.runs import Run
 from llm_lab.store.typed import build
 
@@ -34,7 +34,7 @@ def tell(card: TrainingReport, event: Mapping[str, Any]) -> None:
         return
     if kind == "watch":
         card.watch_seconds += number(event.get("spent")) or 0.0
-        for name, value in _table(event, "values").items():
+        for name, value in table(event.get("values")).items():
             if (found := number(value)) is not None:
                 card.watched.setdefault(name, []).append((step, seconds, found))
         return
@@ -45,7 +45,7 @@ def tell(card: TrainingReport, event: Mapping[str, Any]) -> None:
     if loss is not None:
         (card.train if kind == "step" else card.val).append((step, seconds, loss))
     curves = card.parts if kind == "step" else card.val_parts
-    parts = _table(event, "parts")
+    parts = table(event.get("parts"))
     for name, value in parts.items() if card.several else ():
         if (found := number(value)) is not None:
             curves.setdefault(name, []).append((step, seconds, found))
@@ -54,11 +54,6 @@ def tell(card: TrainingReport, event: Mapping[str, Any]) -> None:
         card.memory = int(number(event.get("memory")) or card.memory)
         if card.by_time and card.budget_seconds and seconds:
             card.budget_steps = round(step * card.budget_seconds / seconds)
-
-
-def _table(event: Mapping[str, Any], key: str) -> dict[str, Any]:
-    value = event.get(key)
-    return value if isinstance(value, dict) else {}
 
 
 def write_card(run: Run, card: TrainingReport) -> None:

@@ -29,6 +29,11 @@ def number(value: object) -> float | None:
     return value if abs(value) < 1e300 else None  # not of NaN
 
 
+def table(value: object) -> dict[str, Any]:
+    """A table as it is, and an empty one for whatever else a file may hold in its place."""
+    return value if isinstance(value, dict) else {}
+
+
 class EventLog:
     """Appends events. Where the disk is full they are kept, and written when it is not: a line is whole or not there."""
 

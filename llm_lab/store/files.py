@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from llm_lab.errors import BadValue
 from llm_lab.store import inside as safe
 from llm_lab.store.folders import writing
+from llm_lab.training.state import distinct
 
 # Of a published model, bytes of a JSON file (the index of its weights) and of the head of its weights.
 _PUBLISHED, _PUBLISHED_HEAD = 1 << 26, 1 << 24
@@ -164,15 +165,12 @@ def read_json(path: Path, inside: Path | None = None) -> Any:
 def write_weights(path: Path, model: nn.Module, elsewhere: Collection[int] = ()) -> None:
     """A model's state; tensors that share memory (tied embeddings) are stored once, and not at all where their memory
     is stored `elsewhere`."""
-    seen: set[tuple[int, tuple[int, ...]]] = set()
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
-        key = _memory(tensor)
-        if tensor.numel() and (key in seen or key[0] in elsewhere):
-            continue
-        seen.add(key)
-        tensors[name] = tensor.detach().cpu().contiguous()
-    write_tensors(path, tensors)
+    kept = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in distinct(model.state_dict()).items()
+        if not tensor.numel() or tensor.data_ptr() not in elsewhere
+    }
+    write_tensors(path, kept)
 
 
 def weight_shapes(path: Path, prefix: str = "", inside: Path | None = None) -> dict[str, tuple[int, ...]]:

@@ -27,8 +27,9 @@ from filelock import FileLock, Timeout
 
 from llm_lab import machine
 from llm_lab.errors import BadValue, Busy, listing, show, suggestion
+from llm_lab.results.runs import STATUSES
 from llm_lab.store import inside
-from llm_lab.store.events import FILE, number, read_events
+from llm_lab.store.events import FILE, number, read_events, table
 from llm_lab.store.folders import cache as cache
 from llm_lab.store.folders import home as home
 from llm_lab.store.folders import is_pack, packs, stores, writing
@@ -36,7 +37,6 @@ from llm_lab.store.folders import is_pack, packs, stores, writing
 if TYPE_CHECKING:
     import pandas as pd
 
-STATUSES = ("training", "paused", "finished", "failed", "died")
 COLUMNS = ("step", "tokens", "seconds", "train_loss", "val_loss", "lr")
 _held: set[str] = set()  # the runs that this process writes
 _WORD = re.compile(r"\w[\w.-]*")
@@ -179,7 +179,7 @@ class Run:
 
     def set_status(self, status: str, **more: Any) -> None:
         """Write it down; of one that is training, that this process does it."""
-        self.note(**(_holder() if status == "training" else {}), status=status, time=time.time(), **more)
+        self.note(**(holder(os.getpid()) if status == "training" else {}), status=status, time=time.time(), **more)
 
     def note(self, **facts: Any) -> None:
         """Add facts to its status."""
@@ -204,6 +204,10 @@ class Run:
         with file:
             yield from read_events(file, start)
 
+    def ended_by(self, error: BaseException) -> str:
+        """The status that an error leaves it with: an interrupt, where there is a state to go on from, is a pause."""
+        return "paused" if isinstance(error, KeyboardInterrupt) and self.states else "failed"
+
     @property
     def history(self) -> pd.DataFrame:
         """One row a step: step, tokens, seconds, train_loss, val_loss, lr (the largest of the groups' rates); and where the
@@ -217,7 +221,7 @@ class Run:
         for event in self.events():
             if event.get("kind") == "watch":
                 row = rows.setdefault(event["step"], {key: event[key] for key in ("step", "tokens", "seconds")})
-                values = {name: number(value) for name, value in _table(event, "values").items()}
+                values = {name: number(value) for name, value in table(event.get("values")).items()}
                 row |= {name: value for name, value in values.items() if name not in COLUMNS}
                 watched |= dict.fromkeys(name for name in values if name not in COLUMNS)
             if event.get("kind") not in ("step", "validation"):
@@ -260,20 +264,13 @@ def parameters(run: Run) -> int | None:
 
 def _parts(event: dict[str, Any]) -> dict[str, float | None]:
     """The parts of an event's loss, those that are numbers; a damaged file may hold anything in their place."""
-    parts = _table(event, "parts")
+    parts = table(event.get("parts"))
     return {name: number(value) for name, value in parts.items() if name != "loss"}  # the whole's columns are so called
 
 
-def _table(event: dict[str, Any], key: str) -> dict[str, Any]:
-    value = event.get(key)
-    return value if isinstance(value, dict) else {}
-
-
-def _holder() -> dict[str, Any]:
-    """What tells this process from every other, one that is given its number later included."""
-    import psutil
-
-    return {"pid": os.getpid(), "born": psutil.Process().create_time(), "host": socket.gethostname()}
+def holder(pid: int) -> dict[str, Any]:
+    """What tells a process of this machine from every other, one that is given its number later included."""
+    return {"pid": pid, "born": machine.born(pid), "host": socket.gethostname()}
 
 
 def _alive(state: dict[str, Any]) -> bool:
@@ -407,28 +404,36 @@ def find(name: str) -> Run:
 
         return only(Path(name))
     runs = all_runs()
-    named = [run for run in runs if run.name == name]
-    good = [run for run in named if run.loadable]
-    hits = good or [run for run in runs if name in (run.id, run.path.name)]
+    same = [run for run in runs if run.name == name]
+    hits = [run for run in same if run.loadable] or [run for run in runs if name in (run.id, run.path.name)]
     if hits:
         return next((run for run in hits if run.status == "finished"), hits[0])
     known = list(dict.fromkeys(run.name for run in runs if run.loadable))
-    there = f"there is: {listing(known)}" if known else "there is none yet; %%pretrain NAME makes one"
-    if named:
-        became = listing((f"{run.id} {run.status}" for run in named), 4)
-        raise BadValue(f"no run called {name!r} has left a model ({became}); train it again; {there}")
-    raise BadValue(f"no model or run is called {name!r}{suggestion(name, known)}; {there}")
+    if same:
+        became = listing((f"{run.id} {run.status}" for run in same), 4)
+        raise BadValue(f"no run called {name!r} has left a model ({became}); train it again; {_there(known)}")
+    raise BadValue(f"no model or run is called {name!r}{suggestion(name, known)}; {_there(known)}")
+
+
+def named(name: object) -> list[Run]:
+    """The runs of a name, the newest first, or the one of that id, whatever became of them. BadValue with the nearest name
+    where there is none."""
+    runs = all_runs()
+    found = [run for run in runs if run.name == name] or [run for run in runs if name in (run.id, run.path.name)]
+    if found:
+        return found
+    known = list(dict.fromkeys(run.name for run in runs))
+    raise BadValue(f"no run is called {show(name)}{suggestion(name, known)}; {_there(known)}")
 
 
 def find_any(name: object) -> Run:
-    """The newest run of that name, whatever became of it, or the one of that id. BadValue where there is none."""
-    runs = all_runs()
-    hits = [run for run in runs if run.name == name] or [run for run in runs if name in (run.id, run.path.name)]
-    if hits:
-        return next((run for run in hits if run.status == "training"), hits[0])
-    known = list(dict.fromkeys(run.name for run in runs))
-    there = f"there is: {listing(known)}" if known else "there is none yet; %%pretrain NAME makes one"
-    raise BadValue(f"no run is called {show(name)}{suggestion(name, known)}; {there}")
+    """Of the runs of that name, or id, the one that is training, else the newest. BadValue where there is none."""
+    hits = named(name)
+    return next((run for run in hits if run.status == "training"), hits[0])
+
+
+def _there(known: list[str]) -> str:
+    return f"there is: {listing(known)}" if known else "there is none yet; %%pretrain NAME makes one"
 
 
 def find_traced(name: str) -> tuple[Run, int | None]:

@@ -68,7 +68,6 @@ class Saver:
 
     def __init__(self, run: Run, every: float, at_once: bool = False) -> None:
         self.run, self.every = run, every
-        self.saved: int | None = None  # the last step whose state is on the disk
         self.problem = ""  # what kept the last one from it
         self._thread: threading.Thread | None = None
         self._last = -math.inf if at_once else time.monotonic()
@@ -117,7 +116,7 @@ class Saver:
         except Exception as error:
             self.problem = _problem(error)
         else:
-            self.saved, self.problem = state.progress.step, ""
+            self.problem = ""
         self._cost = copying + time.thread_time() - began
 
 

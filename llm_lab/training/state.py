@@ -49,20 +49,25 @@ def modules(trainee: Trainee) -> dict[str, torch.nn.Module]:
     return {MODEL: trainee.model, EXTRAS: trainee.extras}
 
 
+def distinct(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of tensors that share memory (tied embeddings) the first."""
+    found, seen = {}, set()
+    for name, tensor in tensors.items():
+        key = (tensor.data_ptr(), tuple(tensor.shape))
+        if not tensor.numel() or key not in seen:
+            found[name] = tensor
+        seen.add(key)
+    return found
+
+
 def gather(
     trainee: Trainee, optimizers: Sequence[torch.optim.Optimizer], best: Sequence[Mapping[str, Tensor]] = ()
 ) -> dict[str, Tensor]:
     """Copies of all that a step changes. Tensors that share memory are there once. BadValue for what is neither a tensor
     nor a number."""
-    found: dict[str, Tensor] = {}
-    seen: set[tuple[int, tuple[int, ...]]] = set()
+    held = {prefix: module.state_dict() for prefix, module in modules(trainee).items()}
+    found = distinct({prefix + name: tensor for prefix, state in held.items() for name, tensor in state.items()})
     for prefix, module in modules(trainee).items():
-        for name, tensor in module.state_dict().items():
-            key = (tensor.data_ptr(), tuple(tensor.shape))
-            if tensor.numel() and key in seen:
-                continue
-            seen.add(key)
-            found[prefix + name] = tensor
         found |= {f"{BUFFER}{prefix}{name}": tensor for name, tensor in _kept_out(module).items()}
     names = {id(parameter): name for name, parameter in trainee.parameters()}
     for i, optimizer in enumerate(optimizers):
