@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from llm_lab.store.runs import Run
 
 LOG = "worker.log"
 _LOOK = 0.1  # seconds between two looks
+_SOON = 30.0  # seconds of steps in which a run has surely saved itself, unless it cannot
 _children: dict[str, subprocess.Popen[bytes]] = {}  # by run: who began them must also bury them
 
 
@@ -62,16 +64,24 @@ def begin(run: Run) -> None:
 
 def attach(run: Run) -> BackgroundRun:
     """The run as it is now, with what can be asked of it."""
-    watched = _Watched(run)
+    watched, home = _Watched(run), runs.home()  # the store of here and now: a kernel may change its folder later
     report = watched.update()
     made = BackgroundRun(name=run.name, run=run.id, report=report, code=f"lab.attach({run.id!r})")
+
+    def asked(do: Callable[..., None]) -> Callable[..., None]:
+        def ask(*values: Any) -> None:
+            runs.need_ours(run, home, "a run that is watched")
+            do(run, *values)
+
+        return ask
+
     made.actions = {
         "update": watched.update,
         "lm": watched.lm,
-        "pause": lambda: pause(run),
-        "resume": lambda: resume(run),
-        "stop": lambda: stop(run),
-        "lr": lambda scale: set_lr(run, scale),
+        "pause": asked(pause),
+        "resume": asked(resume),
+        "stop": asked(stop),
+        "lr": asked(set_lr),
     }
     return made
 
@@ -81,6 +91,7 @@ class _Watched:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        _ = run.folder  # what is in a zip is unpacked
         self._lock = threading.Lock()  # a view's thread looks too
         self._follower: Follower | None = None
         self._read: tuple[Any, ...] = ()
@@ -118,8 +129,11 @@ class _Watched:
 
     def lm(self) -> LM:
         """The model as it was last saved; the same object until there is a newer one. A run that has only just begun is
-        waited for: it saves itself at its first step."""
-        while self.run.status == "training" and not self.run.states:
+        waited for: it saves itself at its first step. BadValue where it cannot."""
+        while (card := self.update()).status == "training" and not self.run.states:
+            if card.step and card.seconds - card.setup_seconds > _SOON:
+                why = next((note for note in reversed(card.notes) if "not saved" in note), "its disk may be full")
+                raise BadValue(f"run {self.run.id} of {self.run.name} has saved no weights so far: {why}")
             time.sleep(_LOOK)
         newest = self.run.states[-1:] if self.run.status != "finished" else ["finished"]
         if self._lm is None or self._lm[0] != newest:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -24,6 +25,7 @@ from llm_lab.verbs import LabOptions
 _LOW = {"loss", "bits_per_byte"}
 DEATHS = 4  # of which it is said why
 _TAIL = 1 << 16  # bytes at the end of a trace, in which its last event stands
+_PATIENCE, _LOOK = 5.0, 0.05  # seconds that the end of a step is waited for, and between two looks
 _MOST = 1 << 53  # of whole numbers: a float no longer holds every one beyond it
 
 
@@ -91,7 +93,7 @@ def row(run: Run, home: Path) -> RunRow:
         seconds=seconds,
         size=run.size,
         folder=str(run.where),
-        elsewhere=not _is_ours(run, home),
+        elsewhere=not store.is_ours(run, home),
         parent=_word(parent.get("run")),
         parent_name=_word(parent.get("name")),
         parent_step=_whole(parent.get("step")),
@@ -136,11 +138,9 @@ def _to_change(name: str, every: bool, verb: str) -> list[Run]:
     """The runs of a name that may be changed: one, or with `every` all. BadValue says which it could be, or why not."""
     runs = store.named(name)
     home = store.home()
-    ours = [run for run in runs if _is_ours(run, home)]
+    ours = [run for run in runs if store.is_ours(run, home)]
     if not ours:
-        raise BadValue(
-            f"run {runs[0].id} is in {runs[0].where}, which is only read; %lab {verb} changes runs of {home}"
-        )
+        store.need_ours(runs[0], home, f"%lab {verb}")
     if len(ours) > 1 and not every:
         raise BadValue(
             f"{len(ours)} runs are called {name!r} ({_told(ours)}); name one by its id, for example %lab {verb} {ours[0].id}, "
@@ -161,10 +161,6 @@ def _refuse_held(run: Run) -> None:
             f"run {run.id} of {run.name} is being trained by process {state.get('pid')} on {state.get('host')}; %lab stop "
             f"{run.id} ends it"
         )
-
-
-def _is_ours(run: Run, home: Path) -> bool:
-    return type(run) is Run and os.path.realpath(run.path.parent) == os.path.realpath(home / "runs")
 
 
 def _told(runs: Sequence[Run]) -> str:
@@ -207,7 +203,7 @@ def delete(name: str, again: str | None = None, every: bool = False) -> Listing:
     elif (
         again is None
         and not every
-        and len(ours := [run for run in store.named(name) if _is_ours(run, store.home())]) > 1
+        and len(ours := [run for run in store.named(name) if store.is_ours(run, store.home())]) > 1
     ):
         rows = [_gone(run, run.status, run.path) for run in ours]
         caption = (
@@ -255,20 +251,21 @@ def accept(name: str) -> Listing:
     """Declare the newest run of a name that waits (or the one of that id) finished as it is, so that its cell restores it
     and does not go on."""
     from llm_lab.store.accepting import accept as take
+    from llm_lab.store.cards import load_card
 
     runs, home = store.named(name), store.home()
-    waiting = [run for run in runs if _is_ours(run, home) and run.resumable]
+    waiting = [run for run in runs if store.is_ours(run, home) and run.resumable]
     run = waiting[0] if waiting else runs[0]
-    if not _is_ours(run, home):
-        raise BadValue(f"run {run.id} is in {run.where}, which is only read; %lab accept changes runs of {home}")
+    store.need_ours(run, home, "%lab accept")
     take(run)
-    now = row(run, home)
+    now, card = row(run, home), load_card(run)
+    loss = card.val[-1][2] if card is not None and card.val else None
     return Listing(
         title=run.name,
         facts=["accepted", f"run {run.id}"],
-        columns=["run", "status", "steps", "planned", "held-out loss"],
-        rows=[[run.id, now.status, now.steps, now.planned_steps, now.loss]],
-        caption="It is finished as it is: its cell restores it; --fresh trains anew.",
+        columns=["run", "status", "steps", "planned", "last validation loss"],
+        rows=[[run.id, now.status, now.steps, now.planned_steps, loss]],
+        caption=f"It is finished as it is: its cell restores it; --fresh trains anew; %evaluate {run.id} reads all held-out text.",
     )
 
 
@@ -281,14 +278,21 @@ def end(name: str | None, how: str, every: bool = False) -> Listing:
     if every and name:
         raise BadValue(f"{how}: --all is for every run that is training; leave out {name!r}, or --all")
     if every:
-        runs = [run for run in store.all_runs() if run.status == "training" and _is_ours(run, home)]
+        runs = [run for run in store.all_runs() if run.status == "training" and store.is_ours(run, home)]
     else:
-        found = [run for run in store.named(str(name)) if _is_ours(run, home)]
-        runs = [next((run for run in found if run.status == "training"), found[0])] if found else []
+        named = store.named(str(name))
+        found = [run for run in named if store.is_ours(run, home)] or named
+        runs = [next((run for run in found if run.status == "training"), found[0])]
+        store.need_ours(runs[0], home, f"%lab {how}")
     for run in runs:
         (pause if how == "pause" else stop)(run)
-    then = "%lab resume NAME goes on with it." if how == "pause" else "Its cell restores it as it is."
-    told = f"The step in progress is finished first. {then}" if runs else "No run is training."
+    end = time.monotonic() + _PATIENCE
+    while any(run.status == "training" for run in runs) and time.monotonic() < end:
+        time.sleep(_LOOK)
+    told = "%lab resume NAME goes on with it." if how == "pause" else "Its cell restores it as it is."
+    if any(run.status == "training" for run in runs):
+        told = f"What is still training finishes its step first. {told}"
+    told = told if runs else "No run is training."
     rows = [[run.id, run.name, run.status, str(run.path)] for run in runs]
     return Listing(
         title=name or "runs", facts=[how], columns=["run", "name", "status", "folder"], rows=rows, caption=told
@@ -301,10 +305,10 @@ def resume(name: str) -> BackgroundRun:
     from llm_lab.background import resume as go_on
 
     home = store.home()
-    found = [run for run in store.named(name) if _is_ours(run, home)]
-    if not found:
-        raise BadValue(f"{name!r} is in a store that is only read; %lab resume is for runs of {home}")
+    runs = store.named(name)
+    found = [run for run in runs if store.is_ours(run, home)] or runs
     run = next((run for run in found if run.resumable), found[0])
+    store.need_ours(run, home, "%lab resume")
     go_on(run)
     return attach(run)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 import time
 import traceback
 from collections.abc import Collection
@@ -109,8 +110,6 @@ def carry_on(run: runs.Run) -> LM:
         try:
             request, text = read_job(run)
             _refuse_changed(run, request, text)
-            others = sum(one.status == "training" and one.path != run.path for one in runs.all_runs())
-            request.share_cores(machine.cores(), others + 1)
             notes = list(request.notes)
             session = _prepare(request, text, notes, started, run if run.states else None)
             if not run.states:
@@ -121,6 +120,16 @@ def carry_on(run: runs.Run) -> LM:
             run.set_status(run.ended_by(error), why=why)
             raise
         return carry_out(session, run, display=False)
+
+
+def _share_cores(request: Request, notes: list[str]) -> None:
+    """Leave their part of the cores to the runs that other processes are training."""
+    training = [run for run in runs.all_runs() if run.status == "training"]
+    others = [run for run in training if run.read("status").get("pid") != os.getpid()]
+    if others and request.share_cores(machine.cores(), len(others) + 1):
+        notes.append(
+            f"the cores are shared with {listing((one.name for one in others), 3)}, training now; --threads takes more"
+        )
 
 
 def _refuse_changed(run: runs.Run, request: Request, text: Corpus) -> None:
@@ -196,6 +205,8 @@ def _prepare(
 ) -> Session:
     """Everything up to the first step: tokenizer, arrays, plan, memory check, model, trainer. Of a run that goes on, the
     tokenizer and the plan are its own."""
+    if resumed is None:
+        _share_cores(request, notes)
     options: TrainOptions = request[TrainOptions]
     train_text, val_text = corpus.split(request[CorpusOptions].split)
     if resumed is not None:

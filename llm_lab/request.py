@@ -95,11 +95,13 @@ class Request:
     def __getitem__(self, cls: type) -> Any:
         return self.by_type[cls]
 
-    def share_cores(self, cores: int, among: int) -> None:
-        """Where no number of threads was asked for: a fair part of the cores."""
+    def share_cores(self, cores: int, among: int) -> bool:
+        """A fair part of the cores, where no number of threads was asked for; whether that was so."""
         options: TrainOptions = self[TrainOptions]
-        if options.threads is None:
-            self.by_type[TrainOptions] = replace(options, threads=max(1, cores // among))
+        if options.threads is not None:
+            return False
+        self.by_type[TrainOptions] = replace(options, threads=max(1, cores // among))
+        return True
 
     def objective(self, tokenizer: Tokenizer) -> Objective:
         return make(self.objectives, self.objective_options, tokenizer, self.weights, self.mix)

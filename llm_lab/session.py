@@ -162,6 +162,7 @@ class Session:
         live = load("llm_lab.views.live:Live")(self.card) if display else None
         self.log = EventLog(run.path / FILE)
         try:
+            self._start_loggers()
             with _interrupt_is_pause(self):
                 self._train(live)
                 self._finish()
@@ -191,6 +192,9 @@ class Session:
             run.write("plan", {**self.plan.to_dict(), "peak_lr": self.card.peak_lr, "data": data})
             run.write("environment", machine.environment())
             self.lm.save_description(run.path)
+
+    def _start_loggers(self) -> None:
+        run = self.run
         self.loggers.start(
             {
                 **{part: run.read(part) for part in ("request", "plan", "environment")},
@@ -276,7 +280,6 @@ class Session:
         )  # its event comes one later
         if do == "lr" and isinstance(self.trainer, Trainer) and isinstance(scale, int | float) and 0 <= scale < 1e6:
             self.trainer.at.lr_scale = float(scale)
-            self.card.notes.append(f"learning rate × {scale:g} from step {done + 1} on, by hand")
             if not self.touched:
                 self.touched = True
                 with contextlib.suppress(LabError):  # where the disk is full; it is written at the end too
@@ -301,6 +304,8 @@ class Session:
         problem = problem or self.saver.problem
         if problem and problem not in self.card.notes:
             self.card.notes.append(problem)
+            with contextlib.suppress(LabError):  # for who watches from elsewhere
+                write_card(self.run, self.card)
 
     def _look(self, measured: Mapping[str, float] | None = None) -> None:
         """What is watched, looked at as the model is now. It counts among the time of training."""
@@ -395,7 +400,7 @@ class Session:
                 touched=self.touched,
                 accepted=self.accepted,
             )
-            if card.status == "finished":
+            if card.status == "finished" or self.diverged:  # neither goes on
                 run.forget_states()
 
     def _tell_loggers(self) -> None:
@@ -441,6 +446,10 @@ class Session:
             )
         except KeyboardInterrupt:
             self.card.notes.append("the whole validation split was not read, since it was interrupted; %evaluate does")
+            return
+        except Exception as error:  # the model is trained and on the disk by now
+            why = "memory was full" if machine.out_of_memory(error) else f"{type(error).__name__}: {error}"
+            self.card.notes.append(f"the whole validation split was not read ({why}); %evaluate does")
             return
         finally:
             self.measuring = False

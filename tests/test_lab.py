@@ -365,6 +365,7 @@ def test_what_cannot_be_measured_or_built_is_refused():
 
 def test_a_model_whose_training_diverged_is_not_measured_in_silence():
     lm = train("bard", lr=1e30, optimizer="adamw", steps=3)
+    assert not lm.run.states
     assert lab.evaluate(lm).notes[-1].startswith("bard's logits are not numbers: its training diverged")
     _refused(lambda: lab.probe(lm, "1 green"), "^bard's logits are not numbers")
     _refused(lambda: lab.generate(lm, "1 green"), "^the model's logits are not numbers")

@@ -251,17 +251,24 @@ def test_states_are_sealed_files_of_numbers_and_few(monkeypatch):
     assert oct(run.state_file(run.states[-1]).stat().st_mode)[-3:] == "644"
 
 
-def test_saving_less_often_where_it_costs_too_much(monkeypatch):
-    from llm_lab.store import states
+def test_weights_that_never_come_are_not_waited_for(text, monkeypatch):
+    run = train("bard", text, steps=3).run
+    run.note(status="training", pid=os.getppid(), born=None)
+    monkeypatch.setattr("llm_lab.background._SOON", 0.0)
+    card = run.read("report")
+    run.write("report", {**card, "notes": [*card["notes"], "a state was not saved: the disk is full"]})
+    with pytest.raises(BadValue, match=r"has saved no weights so far: a state was not saved: the disk is full"):
+        lab.attach("bard").lm  # noqa: B018
 
-    saver = states.Saver(runs.Run(Path("nowhere")), 10.0)
-    saver._cost = 0.5
-    assert saver.interval == pytest.approx(50)  # half a second in a hundred
-    assert states.Saver(runs.Run(Path("nowhere")), 0.0).due is False
-    asked = states.Saver(runs.Run(Path("nowhere")), 0.0, at_once=True)
-    assert asked.due  # somebody waits for it
-    asked.skip()
-    assert not asked.due
+
+def test_an_error_while_the_whole_split_is_read_leaves_the_run_finished(text, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("odd")
+
+    monkeypatch.setattr("llm_lab.session.likelihoods", fail)
+    lm = train("bard", text, steps=3)
+    assert lm.report.status == lm.run.status == "finished" and lm.report.final == {}
+    assert "the whole validation split was not read (RuntimeError: odd); %evaluate does" in lm.report.notes
 
 
 def test_an_interrupt_that_falls_into_the_start_of_saving_is_an_interrupt(monkeypatch):
@@ -644,6 +651,9 @@ def test_several_workers_share_the_cores(text, monkeypatch):
     plans = [runs.find_any(name).read("plan")["threads"] for name in ("first", "second")]
     cores = len(os.sched_getaffinity(0))
     assert plans == [cores, max(1, cores // 2)]
+    third = train("third", text, steps=3, threads=None)  # in this process
+    assert third.run.read("plan")["threads"] == max(1, cores // 2)
+    assert any(note.startswith("the cores are shared with first, training now") for note in third.report.notes)
     first.pause()
 
 

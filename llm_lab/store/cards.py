@@ -24,8 +24,11 @@ def tell(card: TrainingReport, event: Mapping[str, Any]) -> None:
     if kind == "start":
         card.setup_seconds = number(event.get("seconds")) or 0.0
     if kind == "control" and event.get("do") == "lr":
-        scale = number(event.get("scale"))
+        scale, done = number(event.get("scale")), number(event.get("step"))
         card.lr_scale = 1.0 if scale is None else scale
+        note = f"learning rate × {card.lr_scale:g} from step {int(done or 0) + 1} on, by hand"
+        if note not in card.notes:  # which the card's file may have told
+            card.notes.append(note)
     if kind not in ("step", "validation", "watch", "sample"):
         return
     step, seconds = event["step"], event["seconds"]

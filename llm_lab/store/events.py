@@ -67,21 +67,18 @@ class EventLog:
 
 
 def read_events(file: IO[bytes], start: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
-    """The whole lines of an open file from a place on, each with the place behind it; one cut off by a crash, or damaged,
-    ends them."""
+    """The whole lines of an open file from a place on, each with the place behind it. One cut off by a crash ends them; one
+    that is damaged is passed by."""
     if start:
         file.seek(start)
     while line := file.readline(inside.LINE):
         if not line.endswith(b"\n"):
             return
-        try:
-            event = inside.parsed(line, FILE)
-        except BadValue:
-            return
-        if not _is_event(event):
-            return
         start += len(line)
-        yield event, start
+        with contextlib.suppress(BadValue):
+            event = inside.parsed(line, FILE)
+            if _is_event(event):
+                yield event, start
 
 
 def cut_after(path: Path, step: int) -> None:

@@ -53,9 +53,14 @@ def secret() -> bytes:
         beside = path.with_name(f".secret.{secrets.token_hex(4)}")
         beside.touch(0o600)
         beside.write_bytes(secrets.token_bytes(32))
-        with contextlib.suppress(FileExistsError):
+        try:
             os.link(beside, path)  # of two that make one at once, the first one's holds
-        beside.unlink()
+        except FileExistsError:
+            pass
+        except OSError:  # a disk without hard links
+            if not path.exists():
+                os.replace(beside, path)
+        beside.unlink(missing_ok=True)
         return path.read_bytes()
 
 

@@ -191,7 +191,7 @@ class Run:
         write_json(self.path / f"{part}.json", value)
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """The events as they happened; a line cut off by a crash, or damaged, ends them."""
+        """The events as they happened; a line cut off by a crash ends them, and one that is damaged is passed by."""
         for event, _ in self.trace():
             yield event
 
@@ -245,8 +245,14 @@ class Run:
         return frozenset(event["step"] for event in self.events() if event.get("kind") == "validation")
 
     def learning_rates(self) -> tuple[float, ...]:
-        """The factor of the peak learning rate that each step used: the trace."""
-        return tuple(event["lr"] for event in self.events() if event.get("kind") == "step")
+        """The factor of the peak learning rate that each step used: the trace, as far as it is whole."""
+        found: list[float] = []
+        for event in self.events():
+            if event.get("kind") == "step":
+                if event["step"] != len(found) + 1:
+                    break
+                found.append(event["lr"])
+        return tuple(found)
 
 
 def parameters(run: Run) -> int | None:
@@ -345,6 +351,19 @@ def hold(run: Run) -> Iterator[None]:
     finally:
         _held.discard(run.path.name)
         lock.release()
+
+
+def is_ours(run: Run, home: Path) -> bool:
+    """Whether it is in the store that is written to, and not in one that is only read."""
+    return type(run) is Run and os.path.realpath(run.path.parent) == os.path.realpath(home / "runs")
+
+
+def need_ours(run: Run, home: Path, what: str) -> None:
+    """BadValue where it is in a store that is only read."""
+    if not is_ours(run, home):
+        raise BadValue(
+            f"{what}: run {run.id} of {run.name} is in {run.where}, which is only read; runs of {home} can be changed"
+        )
 
 
 def busy(run: Run) -> Busy:

@@ -62,8 +62,8 @@ class Saver:
     """Writes states while the steps go on: they wait for the copy, and not for the disk.
 
     A state is due `every` so many seconds, or so rarely that copying and writing take at most a hundredth of the time;
-    with 0 never by itself. `at_once`: the first one is due now in any case, since others wait for it. What keeps a state from
-    the disk, whatever it is, is told in `problem`: the run is worth more than one state of it.
+    with 0 never by itself. `at_once`: others wait for the first ones, which are due now and after 1, 3, 7, … seconds. What
+    keeps a state from the disk, whatever it is, is told in `problem`: the run is worth more than one state of it.
     """
 
     def __init__(self, run: Run, every: float, at_once: bool = False) -> None:
@@ -71,11 +71,12 @@ class Saver:
         self.problem = ""  # what kept the last one from it
         self._thread: threading.Thread | None = None
         self._last = -math.inf if at_once else time.monotonic()
+        self._gap = 0.5 if at_once else every  # seconds to the next one where those are fewer; twice as many after each
         self._cost = 0.0  # seconds of one
 
     @property
     def interval(self) -> float:
-        return max(self.every, self._cost / COST) if self.every else math.inf
+        return max(min(self.every, self._gap), self._cost / COST) if self.every else math.inf
 
     @property
     def due(self) -> bool:
@@ -94,6 +95,7 @@ class Saver:
         except Exception as error:
             self.problem = _problem(error)
             return
+        self._gap *= 2
         self._last = time.monotonic()
         copying = self._last - began
         self._thread = threading.Thread(target=self._write, args=(state, copying), name="llm-lab-save", daemon=True)

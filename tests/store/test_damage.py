@@ -252,14 +252,14 @@ def test_a_tokenizer_that_is_not_the_models_is_named(run):
         b'{"kind":"ste',
     ],
 )
-def test_a_trace_ends_at_a_damaged_line(run, line):
+def test_a_damaged_line_of_a_trace_is_passed_by_and_a_replay_ends_before_it(run, line):
     path = run.path / "events.jsonl"
     lines = path.read_bytes().splitlines()
     whole = run.learning_rates()
     at = [i for i, text in enumerate(lines) if b'"step", "step": 8,' in text or b'"kind": "step"' in text][7]
-    path.write_bytes(b"\n".join([*lines[:at], line, *lines[at:]]) + b"\n")
+    path.write_bytes(b"\n".join([*lines[:at], line, *lines[at + 1 :]]) + b"\n")
     assert run.learning_rates() == whole[:7]
-    assert list(run.history["step"]) == sorted({*range(1, 8), *run.eval_steps()})
+    assert set(range(1, len(whole) + 1)) - {8} <= set(run.history["step"])
     assert lab.load("bard").history.equals(run.history)
 
 

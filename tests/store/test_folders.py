@@ -11,7 +11,7 @@ import pytest
 
 import llm_lab as lab
 from llm_lab import managing, overview
-from llm_lab.store import runs
+from llm_lab.store import folders, runs
 from llm_lab.store.files import write_json
 from tests.small import train
 
@@ -127,3 +127,17 @@ def test_no_code_is_cut(own_store):
     assert repeat in found["text/plain"]
     assert "…" not in found["text/plain"] + found["text/html"]
     assert re.search(r'lab\.load\("3f2a9c"\)', found["text/plain"])
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_what_only_this_user_has_stays_the_same(links, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(95, "no links here")
+
+    monkeypatch.setattr("platformdirs.user_data_path", lambda _: tmp_path / "mine")
+    if not links:
+        monkeypatch.setattr("os.link", refuse)
+    made = folders.secret()
+    assert len(made) == 32 and folders.secret() == made
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == ["secret"]
+    assert (tmp_path / "mine" / "secret").stat().st_mode & 0o077 == 0
