@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -263,7 +264,7 @@ def test_what_lies_elsewhere_is_only_read(own_store, monkeypatch, tmp_path_facto
         for call in (("delete", "bard", "bard"), ("rename", "bard", "poet"), ("accept", "bard")):
             refused(lambda call=call: verb(*call), "is only read", "bard")
         watched = lab.attach("bard")
-        for ask in (watched.pause, watched.resume, watched.stop, lambda: watched.lr(0.5)):
+        for ask in (watched.pause, watched.resume, watched.stop, functools.partial(watched.lr, 0.5)):
             refused(ask, "is only read", "bard")
         assert str(place) in lab.runs()["folder"].iloc[0]
     assert run.path.is_dir()
