@@ -6,6 +6,7 @@ import contextlib
 import functools
 import inspect
 import os
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -242,6 +243,8 @@ def pretrain(corpus: Any = None, name: str = "lm", *, display: bool = True, **op
     finished is restored at once, one that was left on its way goes on. An interrupt ends the step and saves: the run is
     paused. Returns the LM; with `background` a BackgroundRun, which a process of its own trains.
     """
+    started = time.perf_counter()  # before torch is imported: that is a part of what a time budget bounds
+
     from llm_lab.background import attach as watch
     from llm_lab.models.presets import PRESETS
     from llm_lab.pretraining import pretrain as carry_out
@@ -254,7 +257,7 @@ def pretrain(corpus: Any = None, name: str = "lm", *, display: bool = True, **op
         )
     if options.get("init_from") is not None:
         options["init_from"] = _lm(options["init_from"])
-    made = carry_out(corpus, name, options, display)
+    made = carry_out(corpus, name, options, display, started)
     if isinstance(made, LM):
         return made
     attached = watch(made)

@@ -68,7 +68,7 @@ def doctor() -> Listing:
         ["processor", machine.cpu_name(), f"{machine.cores()} cores for this process, of {os.cpu_count()}"],
         ["memory", free, "as the container allows"],
         ["device", str(device), gpu],
-        ["bf16", "from width 256" if machine.bf16_gains(device, 256) else "not used", "where the hardware gains"],
+        ["bf16", "from width 64" if machine.bf16_gains(device, 64) else "not used", "where the hardware gains"],
         ["compiler", "there" if _has_compiler() else "none found", "--compile needs one on CPUs"],
         ["python", platform.python_version(), platform.platform()],
         *[[name, _version(name) or "not installed", ""] for name in _PACKAGES],

@@ -51,10 +51,12 @@ from llm_lab.verbs import RunOptions, SaveOptions
 CHAR_LIMIT = 5_000_000  # bytes; a larger corpus is cut by bpe unless told
 
 
-def pretrain(corpus: Any, name: str, options: dict[str, Any], display: bool = True) -> LM | runs.Run:
+def pretrain(
+    corpus: Any, name: str, options: dict[str, Any], display: bool = True, started: float | None = None
+) -> LM | runs.Run:
     """Train a model from nothing, or go on with an identical request that was left on its way. The clock of a time budget
-    runs from here. `display` draws the card. One that goes to the background gives its run."""
-    started = time.perf_counter()
+    runs from `started`, or from here. `display` draws the card. One that goes to the background gives its run."""
+    started = time.perf_counter() if started is None else started
     request = Request(name, corpus, options)
     notes = list(request.notes)
     run_options: RunOptions = request[RunOptions]

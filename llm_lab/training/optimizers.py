@@ -44,7 +44,8 @@ def muon(trainee: Trainee, options: TrainOptions) -> list[torch.optim.Optimizer]
     }
     found: list[torch.optim.Optimizer] = []
     if matrices:
-        found.append(Muon(matrices, splits, options.muon_lr, options.weight_decay))
+        dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
+        found.append(Muon(matrices, splits, options.muon_lr, options.weight_decay, dtype=dtype))
     if rest:
         found.append(_adamw(rest, options.lr or 1e-2, options))
     return found
@@ -76,35 +77,44 @@ def orthogonalize(x: Tensor, steps: int = 5) -> Tensor:
 
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised (Jordan et al. 2024). Matrices of one shape are orthogonalised in one batched product:
-    one at a time costs a third of a small model's step. A fused projection is taken apart where its maps end, and the
-    matrices of an LSTM where its gates do."""
+    one at a time costs a third of a small model's step. So does it in float32, where the other products are in bfloat16:
+    `dtype` is that of the orthogonalisation, whose values are rough in any case. A fused projection is taken apart where its
+    maps end, and the matrices of an LSTM where its gates do."""
 
     def __init__(
-        self, named: Named, splits: Mapping[str, Sequence[int]], lr: float, weight_decay: float, momentum: float = 0.95
+        self,
+        named: Named,
+        splits: Mapping[str, Sequence[int]],
+        lr: float,
+        weight_decay: float,
+        momentum: float = 0.95,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         params = [{"params": [p for _, p in named], "peak_lr": lr}]
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self._dtype = dtype
         self._splits = {id(p): splits.get(name, (p.shape[0],)) for name, p in named}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             lr, momentum = group["lr"], group["momentum"]
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            for p in params:
+                if not self.state[p]:
+                    self.state[p]["momentum"] = torch.zeros_like(p)
+            grads, held = [p.grad for p in params], [self.state[p]["momentum"] for p in params]
+            torch._foreach_lerp_(held, grads, 1 - momentum)
+            directions = torch._foreach_lerp(grads, held, momentum)  # Nesterov
+            torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
             by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state["momentum"] = torch.zeros_like(p)
-                state["momentum"].lerp_(p.grad, 1 - momentum)
-                direction = p.grad.lerp(state["momentum"], momentum)  # Nesterov
-                for part, weight in zip(
-                    direction.split(self._splits[id(p)]), p.split(self._splits[id(p)]), strict=True
-                ):
+            for p, direction in zip(params, directions, strict=True):
+                splits = self._splits[id(p)]
+                for part, weight in zip(direction.split(splits), p.split(splits), strict=True):
                     by_shape.setdefault(part.shape, []).append((part, weight))
             for (rows, columns), pairs in by_shape.items():
-                updates = orthogonalize(torch.stack([part for part, _ in pairs]))
-                scale = lr * max(1.0, rows / columns) ** 0.5
-                for update, (_, weight) in zip(updates, pairs, strict=True):
-                    weight.mul_(1 - lr * group["weight_decay"]).add_(update, alpha=-scale)
+                parts, weights = zip(*pairs, strict=True)
+                updates = orthogonalize(torch.stack(parts).to(self._dtype)).to(weights[0].dtype)
+                torch._foreach_add_(list(weights), list(updates.unbind()), alpha=-lr * max(1.0, rows / columns) ** 0.5)

@@ -80,7 +80,13 @@ class TrainOptions(Options):
     threads: int | None = option(None, "CPU threads", ge=1, le=256, auto="the cores this process may use")
     deterministic: bool = option(False, "only deterministic kernels (CUDA; slower)")
     seed: int = option(0, "of the weights, the order of the text and dropout", ge=0, lt=2**63)
-    eval_every: int | None = option(None, "steps between validations", ge=1, auto="twelve in a run", example="100")
+    eval_every: int | None = option(
+        None,
+        "steps between validations",
+        ge=1,
+        auto="twelve in a run; fewer where they would take over 3 % of a time budget",
+        example="100",
+    )
     eval_tokens: int = option(8192, "tokens of the validation split that are used while training", ge=1)
     keep: str = option("last", "which weights are the result", choices=("last", "best"))
 

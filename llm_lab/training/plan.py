@@ -29,7 +29,7 @@ class Plan:
     device: str
     precision: str  # fp32 | bf16
     threads: int
-    eval_every: int | None  # steps; None: by time, twelve in a run
+    eval_every: int | None  # steps; None: by time, at most twelve in a run
     checkpoints: tuple[int, ...] = ()  # steps after which the weights are kept; 0: before the first
     checkpoint_shares: tuple[float, ...] = ()  # of a time budget, whose steps are not known: after which shares of it
     # Of a replayed run: the factor of the peak learning rate of each step, and the steps it validated at.
@@ -120,12 +120,13 @@ def _checkpoints(kept: CheckpointOptions, steps: int | None) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def applied(plan: Plan) -> Iterator[None]:
-    """What is global in torch, set for a while: threads, and deterministic kernels where asked."""
+    """What is global, set for a while: threads, deterministic kernels where asked, and freed memory kept for the next step."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(plan.threads)
     torch.use_deterministic_algorithms(deterministic or plan.options.deterministic)
     try:
-        yield
+        with machine.keeping_memory():
+            yield
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic)

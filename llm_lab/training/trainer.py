@@ -20,6 +20,8 @@ from llm_lab.training.plan import Plan
 from llm_lab.training.state import Progress, TrainState, best_of, gather, modules, spread
 from llm_lab.training.validation import autocast, block_losses, mean_losses, pieces
 
+EVAL_SHARE = 0.03  # of a time budget, which validations on the way may take
+
 
 @dataclass(frozen=True)
 class TrainEvent:
@@ -73,7 +75,9 @@ class Trainer:
         self.val_blocks = (
             pieces(objective, val, plan.block, plan.options.eval_tokens) if val is not None and len(val.ids) > 1 else []
         )
-        self.optimizers: list[torch.optim.Optimizer] = OPTIMIZERS.load(plan.options.optimizer)(trainee, plan.options)
+        self.optimizers: list[torch.optim.Optimizer] = OPTIMIZERS.load(plan.options.optimizer)(
+            trainee, replace(plan.options, precision=plan.precision)
+        )
         self._parameters = [parameter for _, parameter in trainee.parameters()]
         self.schedule = SCHEDULES.load(plan.options.schedule)
         self._model: Any = torch.compile(trainee.model) if plan.options.compile else trainee.model
@@ -249,8 +253,10 @@ class Trainer:
             return False
         if self.plan.seconds is None:
             return True
-        # Near its end a time budget belongs to the steps: the whole split is read after the clock anyway.
-        return self.seconds - last >= self.plan.seconds / 12 and self.seconds + self.at.eval_time < self.plan.seconds
+        # Of a short budget twelve would take a tenth; and near its end it belongs to the steps, since the whole split is read
+        # after the clock anyway.
+        gap = max(self.plan.seconds / 12, self.at.eval_time / EVAL_SHARE)
+        return self.seconds - last >= gap and self.seconds + self.at.eval_time < self.plan.seconds
 
     def _validate(self) -> TrainEvent:
         found = block_losses(

@@ -72,6 +72,7 @@ def test_a_time_budget_ends_in_time_and_its_trace_repeats_it(monkeypatch):
         patch.setattr("llm_lab.training.trainer.time", clock)
         patch.setattr("llm_lab.session.time", clock)
         patch.setattr("llm_lab.pretraining.time", clock)
+        patch.setattr("llm_lab.lab.time", clock)
         lm = train(seconds=3, name="timed")
     assert lm.report.seconds == pytest.approx(3, rel=0.05)
     assert lm.report.step > 50
