@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -23,6 +24,7 @@ class KVCache:
         layers = config.decoder_layers if config.shape == "encoder_decoder" else config.n_layer
         self._shape = (2, layers, rows, config.kv_heads, positions or config.max_seq_len, config.head_dim)
         self._held: Tensor | None = None
+        self._layers: list[tuple[Tensor, Tensor]] = []  # views of it
         self._last = layers - 1
         self.length = 0
         self.crossed: dict[int, tuple[Tensor, Tensor]] = {}
@@ -31,19 +33,24 @@ class KVCache:
         self, layer: int, k: Float[Tensor, "B H T d"], v: Float[Tensor, "B H T d"]
     ) -> tuple[Float[Tensor, "B H S d"], Float[Tensor, "B H S d"]]:
         if self._held is None:
-            self._held = k.new_zeros(self._shape)
+            with torch.inference_mode(False):  # it is written to by steps within that mode, and by others
+                self._hold(k.new_zeros(self._shape))
         end = self.length + k.shape[2]
-        keys, values = self._held[0, layer], self._held[1, layer]
+        keys, values = self._layers[layer]
         keys[:, :, self.length : end] = k
         values[:, :, self.length : end] = v
         if layer == self._last:
             self.length = end
         return keys[:, :, :end], values[:, :, :end]
 
+    def _hold(self, held: Tensor) -> None:
+        self._held = held
+        self._layers = list(zip(held[0].unbind(), held[1].unbind(), strict=True))
+
     def reorder(self, parents: Int[Tensor, " R"]) -> None:
         """Row i becomes what row `parents[i]` was; more rows than before are allowed."""
         if self._held is not None:
-            self._held = self._held.index_select(2, parents)  # three times as fast as indexing
+            self._hold(self._held.index_select(2, parents))  # three times as fast as indexing
         self.crossed = {layer: (k[parents], v[parents]) for layer, (k, v) in self.crossed.items()}
 
     def truncate(self, length: int) -> None:

@@ -16,6 +16,7 @@ from llm_lab.decoding.spelling import Spelling
 from llm_lab.decoding.step import Step, Text
 from llm_lab.errors import DIVERGED, BadValue
 from llm_lab.models.language_model import LanguageModel, ModelOutput
+from llm_lab.models.stepwise import stepwise, usable
 
 
 class Reader:
@@ -31,6 +32,7 @@ class Reader:
         self.room = min(self.context, begin + new)  # positions; published models have contexts of gigabytes
         self.cache: KVCache | Caches | None = None
         self.start = 0  # the first position in the cache
+        self.step = stepwise(model)
 
     def read(self, ids: Int[Tensor, "R T"], n: int = 1) -> ModelOutput:
         """Logits, (R, n, V), after each of the last `n` of these positions, those before having been read or not."""
@@ -47,6 +49,9 @@ class Reader:
         self.cache.truncate(max(0, T - n - self.start))
         new = ids[:, self.start + self.cache.length :]
         padding = self._padding(self.start, T, new.shape[1])
+        if self.step is not None and new.shape[1] == 1 and not padding and isinstance(self.cache, KVCache) and usable():
+            with torch.inference_mode():
+                return self.step(new, self.cache)
         return self._last(self.model(new, cache=self.cache, last=n == 1, **padding), n)
 
     def _last(self, output: ModelOutput, n: int) -> ModelOutput:

@@ -78,6 +78,11 @@ def watched() -> bool:
     return not torch.compiler.is_compiling() and bool(_active.get())
 
 
+def taped() -> bool:
+    """Whether a probe is open on any model."""
+    return bool(_open.get())
+
+
 @contextlib.contextmanager
 def running(model: nn.Module) -> Iterator[None]:
     """Around a model's forward: its own tapes act, those of other models do not."""

@@ -1,0 +1,118 @@
+"""One more position of a decoder whose past is in a cache, with its blocks as a flat list of operations.
+
+The numbers are those of the modules' own forward. For a small model that spends more time on finding its way through modules,
+sites and symbolic masks, none of which one position needs, than on computing: more than half of each token written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from llm_lab.models.attention import Attention, Cache
+from llm_lab.models.decoder import Decoder
+from llm_lab.models.language_model import LanguageModel, ModelOutput
+from llm_lab.models.layers import MLP, FusedLinear, IntoStream, LayerNorm, RMSNorm
+from llm_lab.models.sites import taped
+from llm_lab.models.stack import Block
+
+Layer = Callable[[Tensor, Cache, Tensor | None, Tensor | None], Tensor]
+
+
+class Stepwise:
+    """`step(ids, cache)` as `model(ids, cache=cache)`, for ids (R, 1). The weights are the model's own, not copies."""
+
+    def __init__(self, model: Decoder) -> None:
+        self.model = model
+        blocks = cast("list[Block]", [model.blocks[place.layer % len(model.blocks)] for place in model.places])
+        self.layers = [_layer(block, i) for i, block in enumerate(blocks)]
+
+    def __call__(self, input_ids: Int[Tensor, "R 1"], cache: Cache) -> ModelOutput:
+        model = self.model
+        ids = model.positions(1, cache.length, None, input_ids.device)
+        x = model.embedded(input_ids, model.position, ids)[:, 0]
+        cos = sin = None
+        if (angles := model.position.angles(ids)) is not None:
+            # x · (cos, cos) + (x₂, x₁) · (−sin, sin) turns each pair, in three operations.
+            cos, sin = torch.cat([angles[0]] * 2, dim=-1), torch.cat([-angles[1], angles[1]], dim=-1)
+        for layer in self.layers:
+            x = layer(x, cache, cos, sin)
+        hidden = model.norm(x[:, None])
+        return ModelOutput(model.logits(hidden), hidden)
+
+
+def stepwise(model: LanguageModel) -> Stepwise | None:
+    """The model's steps; None where its own forward has to be used: it is of another make, its parts were replaced, or
+    somebody listens to them."""
+    if type(model) is not Decoder:
+        return None
+    c = model.config
+    known = c.norm_place == "pre" and c.attention == "full" and c.n_expert is None and not model.position.biased
+    if not known or not all(_plain(module) for module in model.modules()):
+        return None
+    exact = all(p.dtype == torch.float32 for p in model.parameters())
+    return Stepwise(model) if exact and all(map(_ours, model.blocks)) else None
+
+
+def usable() -> bool:
+    """Whether nobody reads or replaces activations just now."""
+    return not taped() and not nn.modules.module._global_forward_hooks
+
+
+def _plain(module: nn.Module) -> bool:
+    return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+
+
+def _ours(block: nn.Module) -> bool:
+    """Whether its parts are those that it was built with: pruning, adapters and quantisation put others in their place."""
+    if type(block) is not Block or type(block.attn) is not Attention or not isinstance(block.mlp, MLP):
+        return False
+    maps = (block.attn.qkv, block.attn.out, block.mlp.up, block.mlp.down)
+    norms = (block.attn_norm, block.mlp_norm)
+    return all(type(one) in (FusedLinear, IntoStream) for one in maps) and all(
+        type(one) in (RMSNorm, LayerNorm) for one in norms
+    )
+
+
+def _norm(norm: nn.Module) -> Callable[[Tensor], Tensor]:
+    if isinstance(norm, nn.RMSNorm):
+        return partial(F.rms_norm, normalized_shape=norm.normalized_shape, weight=norm.weight, eps=norm.eps)
+    assert isinstance(norm, nn.LayerNorm)
+    shape = list(norm.normalized_shape)
+    return partial(F.layer_norm, normalized_shape=shape, weight=norm.weight, bias=norm.bias, eps=norm.eps)
+
+
+def _layer(block: Block, index: int) -> Layer:
+    attention, mlp = block.attn, cast(MLP, block.mlp)
+    n, m, d = attention.n_head, attention.n_kv_head, attention.d_head
+    into, out, up, down = ((one.weight, one.bias) for one in (attention.qkv, attention.out, mlp.up, mlp.down))
+    before_attention, before_mlp = _norm(block.attn_norm), _norm(block.mlp_norm)
+    q_norm, k_norm = attention.q_norm, attention.k_norm
+    scale, bend, gated = attention.scale, mlp.bend, mlp.gated
+
+    def run(x: Float[Tensor, "R D"], cache: Cache, cos: Tensor | None, sin: Tensor | None) -> Float[Tensor, "R D"]:
+        heads = F.linear(before_attention(x), *into).view(len(x), n + 2 * m, 1, d)
+        qk = heads[:, : n + m]
+        if q_norm is not None and k_norm is not None:
+            if q_norm.weight is None:
+                qk = F.rms_norm(qk, (d,), None, q_norm.eps)
+            else:
+                qk = torch.cat([q_norm(qk[:, :n]), k_norm(qk[:, n:])], dim=1)
+        if cos is not None and sin is not None:
+            qk = torch.addcmul(qk * cos, qk.roll(d // 2, -1), sin)
+        k, v = cache.extend(index, qk[:, n:], heads[:, n + m :])
+        z = F.scaled_dot_product_attention(qk[:, :n], k, v, scale=scale, enable_gqa=n != m)
+        x = x + F.linear(z.reshape(len(x), n * d), *out)
+        inner = F.linear(before_mlp(x), *up)
+        if gated:
+            gate, inner = inner.chunk(2, dim=-1)
+            return x + F.linear(bend(gate) * inner, *down)
+        return x + F.linear(bend(inner), *down)
+
+    return run
