@@ -107,6 +107,7 @@ def test_a_time_budget_keeps_as_many(monkeypatch):
     monkeypatch.setattr("llm_lab.training.trainer.time", clock)
     monkeypatch.setattr("llm_lab.session.time", clock)
     monkeypatch.setattr("llm_lab.pretraining.time", clock)
+    monkeypatch.setattr("llm_lab.lab.time", clock)
     lm = train("timed", seconds=1.5, checkpoints=3, sample_tokens=0)
     steps = lm.checkpoints
     assert len(steps) == 3
