@@ -62,7 +62,8 @@ def stepwise(model: LanguageModel) -> Stepwise | None:
 
 def usable() -> bool:
     """Whether nobody reads or replaces activations just now."""
-    return not taped() and not nn.modules.module._global_forward_hooks
+    every = nn.modules.module  # hooks on all modules that there are
+    return not (taped() or every._global_forward_hooks or every._global_forward_pre_hooks)
 
 
 def _plain(module: nn.Module) -> bool:

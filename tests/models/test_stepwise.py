@@ -79,6 +79,10 @@ def test_nobody_who_listens_or_has_put_parts_in_is_passed_by():
     handle.remove()
     with opened(Tape(model, frozenset({"final"}))):
         assert not usable()
+    for listen in ("register_module_forward_hook", "register_module_forward_pre_hook"):
+        handle = getattr(nn.modules.module, listen)(lambda *_: None)
+        assert not usable()
+        handle.remove()
     assert stepwise(model.bfloat16()) is None
     model = make()
     nn.utils.parametrizations.weight_norm(model.blocks[0].attn.out)
