@@ -31,6 +31,7 @@ from llm_lab.results import (
     Result,
     RunComparison,
     SideBySide,
+    Sizing,
     Tokenization,
 )
 from llm_lab.store import runs as store
@@ -733,6 +734,14 @@ def lab(action: str = "", name: str | None = None, to: str | None = None, **opti
 _LAB_OPTIONS = {"runs": ("status", "corpus", "sort"), **dict.fromkeys(("rename", "delete", "pause", "stop"), ("all",))}
 
 
-def doctor() -> Listing:
-    """The machine as this process may use it, and what works here."""
+@_with_options("doctor")
+def doctor(**options: Any) -> Listing | Sizing:
+    """The machine as this process may use it, and what works here; with `sizes`, which model it is fast enough for."""
+    (chosen,) = distribute(VERBS["doctor"].options, options, "doctor")
+    if chosen.sizes:
+        from llm_lab.pretraining import sizes
+
+        return sizes(chosen.corpus)
+    if chosen.corpus is not None:
+        raise BadValue("corpus: sizes are reckoned for a corpus; use for example --sizes --corpus python-docs")
     return overview.doctor()

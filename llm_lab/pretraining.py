@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from llm_lab import forking, machine, memory
+from llm_lab import forking, machine, memory, sizing
 from llm_lab.background import begin
 from llm_lab.corpora.corpus import Corpus
 from llm_lab.corpora.open import open_corpus
@@ -34,7 +34,7 @@ from llm_lab.probes.options import WatchOptions, watch_name
 from llm_lab.probes.watches import measured
 from llm_lab.registry import load
 from llm_lab.request import Request, default_corpus, source
-from llm_lab.results import TrainingReport
+from llm_lab.results import Sizing, TrainingReport
 from llm_lab.session import Session
 from llm_lab.store import control, runs
 from llm_lab.store.files import sweep
@@ -44,7 +44,7 @@ from llm_lab.tokenizers.options import TokenizerOptions
 from llm_lab.tokenizers.tokenizer import Tokenizer, train
 from llm_lab.training.fitter import Fitter
 from llm_lab.training.options import BUDGETS, BudgetOptions, CheckpointOptions, SampleOptions, TrainOptions
-from llm_lab.training.plan import Plan, applied, resolve
+from llm_lab.training.plan import DEFAULT_SECONDS, Plan, applied, resolve
 from llm_lab.training.trainer import Trainer
 from llm_lab.verbs import RunOptions, SaveOptions
 
@@ -209,7 +209,6 @@ def _prepare(
     tokenizer and the plan are its own."""
     if resumed is None:
         _share_cores(request, notes)
-    options: TrainOptions = request[TrainOptions]
     train_text, val_text = corpus.split(request[CorpusOptions].split)
     if resumed is not None:
         tokenizer = Tokenizer.load(resumed.path / "tokenizer.json")
@@ -217,9 +216,16 @@ def _prepare(
         tokenizer = request.base.tokenizer
     else:
         tokenizer = _tokenizer(request[TokenizerOptions], corpus, train_text)
-    config: ModelConfig = request.config(tokenizer.vocab_size)
     folder = runs.cache()
     data, held_out = (tokenize(part, tokenizer, folder) for part in (train_text, val_text))
+    begun = planned(resumed) if resumed is not None else None
+    if begun is not None:
+        request.resize(begun.sizes)
+    elif request.unsized:
+        chosen = sizing.fit(request, tokenizer, data, started)
+        notes.append(sizing.said(chosen, request[BudgetOptions].seconds or DEFAULT_SECONDS))
+    options: TrainOptions = request[TrainOptions]
+    config: ModelConfig = request.config(tokenizer.vocab_size)
     own = request[RunOptions].model
     shape = getattr(own, "config", None)
     if isinstance(own, LanguageModel):
@@ -249,8 +255,9 @@ def _prepare(
     advance = len(data) / data.n_documents if objective.pairs else objective.take(block)[1]
     kept = request[CheckpointOptions]
     plan = resolve(request[BudgetOptions], options, block, len(data), width, replay, replayed, advance, kept)
-    if resumed is not None:
-        plan = again(resumed, plan)
+    plan = replace(plan, sizes=request.sizes)
+    if begun is not None:  # what stands in the trace of a run that it replays comes from a new plan
+        plan = replace(begun, learning_rates=plan.learning_rates, eval_steps=plan.eval_steps)
     model.to(plan.device)
     if options.batch_size < objective.least_batch:
         raise BadValue(
@@ -273,14 +280,26 @@ def _prepare(
     return session
 
 
-def again(run: runs.Run, plan: Plan) -> Plan:
-    """The plan that a run was begun with; what stands in the trace of a run that it replays comes from a new one."""
+def sizes(corpus: Any) -> Sizing:
+    """What models of several sizes would come to on a text, in times from seconds to hours, on this machine."""
+    notes: list[str] = []
+    text = default_corpus(notes) if corpus is None else open_corpus(corpus)
+    request = Request("doctor", text.name, {})
+    train_text, _ = text.split(request[CorpusOptions].split)
+    tokenizer = _tokenizer(request[TokenizerOptions], text, train_text)
+    found = sizing.over_time(request, tokenizer, tokenize(train_text, tokenizer, runs.cache()))
+    found.corpus, found.notes = text.name, [*notes, *found.notes]
+    return found
+
+
+def planned(run: runs.Run) -> Plan:
+    """The plan that a run was begun with, but for the learning rates of a run that it replays; BadValue where it is damaged."""
     try:
         found = build(Plan, run.read("plan"), skip=frozenset({"learning_rates", "eval_steps"}))
     except ValueError as error:
         raise BadValue(f"{run.path / 'plan.json'} is damaged: {error}; --fresh trains anew") from None
     machine.device(found.device)
-    return replace(found, learning_rates=plan.learning_rates, eval_steps=plan.eval_steps)
+    return found
 
 
 def _model(own: Any, config: ModelConfig, given: Collection[str]) -> LanguageModel:

@@ -41,7 +41,24 @@ STANDS_FOR = {
     "corpus": "@your_text",
     "tokenizer": "@your_tokenizer",
 }  # objects whose variables' names a function cannot know
-RECIPE = 4  # raised by hand when the same request would no longer train the same model
+# Options that say how large the model, or a step, is to be: where one of them was given, none is chosen.
+SIZED_BY = frozenset(
+    {
+        "preset",
+        "model",
+        "init_from",
+        "replay",
+        "shape",
+        "attention",
+        "batch_size",
+        "accumulate",
+        "max_seq_len",
+        "share_layers",
+    }
+    | {key for key in specs(ModelOptions) if key.startswith(("n_", "d_"))}
+    | {"steps", "tokens", "epochs"}
+)
+RECIPE = 5  # raised by hand when the same request would no longer train the same model
 
 
 class Request:
@@ -59,7 +76,13 @@ class Request:
             forking.check(self.base, self.given)
         self.lineage = forking.lineage(self.base) if self.base else None
         begun = forking.config(self.base, self.given) if self.base else None
-        self.config: Callable[[int], ModelConfig] = lambda size: begun or preset.config(size, **overrides)
+        self.sizes: dict[str, int] = {}  # that were chosen for the time, as options
+        self.config: Callable[[int], ModelConfig] = lambda size: (
+            begun
+            or preset.config(
+                size, **overrides, **{key: n for key, n in self.sizes.items() if key in specs(ModelOptions)}
+            )
+        )
         sizes = self.config(256)  # sizes that do not fit each other are refused now
         asked: ObjectiveOptions = self[ObjectiveOptions]
         # A user's own model is one of the next token, whatever the preset's shape.
@@ -94,6 +117,17 @@ class Request:
 
     def __getitem__(self, cls: type) -> Any:
         return self.by_type[cls]
+
+    @property
+    def unsized(self) -> bool:
+        """Whether only a time says how large the model is to be."""
+        return not SIZED_BY & self.given.keys()
+
+    def resize(self, sizes: dict[str, int]) -> None:
+        """Take sizes of the model and of its batch that were chosen for it."""
+        self.sizes = sizes
+        if "batch_size" in sizes:
+            self.by_type[TrainOptions] = replace(self[TrainOptions], batch_size=sizes["batch_size"])
 
     def share_cores(self, cores: int, among: int) -> bool:
         """A fair part of the cores, where no number of threads was asked for; whether that was so."""
@@ -168,7 +202,7 @@ def default_corpus(notes: list[str]) -> Corpus:
 
 def repeat_line(request: Request, tokenizer: Tokenizer, plan: Plan, run: Run, as_planned: bool) -> str:
     """The cell that trains the same weights again: every choice that was left to the machine is written out."""
-    given = dict(request.given)
+    given = {**request.given, **request.sizes}
     for gone in (*BUDGETS, "fresh", "replay", *specs(SaveOptions)):
         given.pop(gone, None)
     if (base := request.base) is not None:

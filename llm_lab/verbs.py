@@ -159,6 +159,15 @@ class LabOptions(Options):
 
 
 @dataclass(frozen=True)
+class DoctorOptions(Options):
+    room: ClassVar[str] = "doctor"
+    sizes: bool = option(
+        False, "time a few steps of models of several sizes, and plot which size pretrain takes for which time"
+    )
+    corpus: object = option(None, "the text that the sizes are reckoned for", auto="shakespeare", example="python-docs")
+
+
+@dataclass(frozen=True)
 class TokenizeOptions(Options):
     room: ClassVar[str] = "tokenizer"
     kind: tuple[str, ...] = option(
@@ -433,7 +442,16 @@ VERBS: dict[str, Verb] = {
                 "%lab pack bard bard.zip",
             ),
         ),
-        Verb("doctor", "the machine and what works on it", "%doctor", (), (), "", "llm_lab.lab:doctor"),
+        Verb(
+            "doctor",
+            "the machine and what works on it",
+            "%doctor",
+            (),
+            (DoctorOptions,),
+            "",
+            "llm_lab.lab:doctor",
+            examples=("%doctor --sizes",),
+        ),
         _soon(
             "finetune",
             "train a model further on a task",

@@ -44,6 +44,7 @@ from llm_lab.results.prompts import (
 from llm_lab.results.robustness import NoisePoint, Robustness, Swap
 from llm_lab.results.runs import RunRow, RunTable
 from llm_lab.results.sides import SideBySide
+from llm_lab.results.sizing import SizePoint, Sizing
 from llm_lab.results.tables import Evaluation, Listing, Score
 from llm_lab.results.texts import CorpusReport, Tokenization, TokenizationRow
 from llm_lab.results.walk import Step, Walk
@@ -102,6 +103,8 @@ __all__ = [
     "Score",
     "SideBySide",
     "SiteScore",
+    "SizePoint",
+    "Sizing",
     "SparseAutoencoder",
     "Step",
     "StrategyControls",

@@ -55,6 +55,8 @@ from llm_lab.results import (
     Score,
     SideBySide,
     SiteScore,
+    SizePoint,
+    Sizing,
     Step,
     StrategyControls,
     Swap,
@@ -907,6 +909,20 @@ def robustness(
     )
 
 
+def sizing(name: str = "shakespeare", notes: tuple[str, ...] = ()) -> Sizing:
+    seconds = tuple(5 * 10 ** (i / 12) for i in range(47))
+    points = [
+        SizePoint(
+            n_layer=2 + i, n_head=2, d_model=64 << i, max_seq_len=128, batch_size=16, parameters=10 ** (5 + i),
+            tokens_per_second=3e4 / 4**i, measured=i < 2, excess=tuple(0.8 / 1.6**i + 4 * 3**i / time for time in seconds),
+        )
+        for i in range(4)
+    ]  # fmt: skip
+    return Sizing(
+        corpus=name, tokens=1_003_854, unit="char", seconds=seconds, points=points, rule="the rule", notes=[*notes]
+    )
+
+
 def everything(hostile: bool = False) -> dict[str, Any]:
     """One result of each kind, by a short name."""
     if not hostile:
@@ -961,6 +977,7 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "film": projection(frames=3, dims=3),
             "counterfactual": counterfactual(),
             "robustness": robustness(),
+            "sizing": sizing(),
             "lens": lens(),
             "tuned lens": tuned(),
             "live lens": tuned(done=False),
@@ -1023,6 +1040,7 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         "map": projection(HOSTILE, 2, 3, evil),
         "counterfactual": counterfactual(HOSTILE, evil),
         "robustness": robustness(HOSTILE, evil, (evil, EVIL)),
+        "sizing": sizing(evil, (EVIL,)),
         "lens": lens(tuple(HOSTILE), evil),
         "tuned lens": tuned(tuple(HOSTILE), evil),
         "attributed": attributed(evil, evil),
