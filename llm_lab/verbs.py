@@ -450,7 +450,7 @@ VERBS: dict[str, Verb] = {
             (DoctorOptions,),
             "",
             "llm_lab.lab:doctor",
-            examples=("%doctor --sizes",),
+            examples=("%doctor --sizes", "%doctor --bench"),
         ),
         _soon(
             "finetune",

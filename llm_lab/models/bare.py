@@ -13,21 +13,24 @@ from llm_lab.models.language_model import LanguageModel
 from llm_lab.models.options import SHAPES, ModelConfig
 from llm_lab.registry import load
 
+_DRAWN = frozenset({nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_})
 
-class _Undrawn(TorchFunctionMode):
-    """Leaves out the drawing of first weights: there are none, and torch loads a second's worth of modules for it."""
+
+class Undrawn(TorchFunctionMode):
+    """Within it first weights are not drawn: where there are none, and torch would load a second's worth of modules for it; or
+    where they are read from a file, and drawing them would take most of the time."""
 
     def __torch_function__(
         self, func: Any, types: Sequence[Any], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        return (*args, *kwargs.values())[0] if func is nn.init.normal_ else func(*args, **kwargs)
+        return (*args, *kwargs.values())[0] if func in _DRAWN else func(*args, **kwargs)
 
 
 def bare(config: ModelConfig) -> LanguageModel:
     """The model of that description on the meta device. Its parameters have shapes and no values."""
     make: Callable[[ModelConfig], LanguageModel] = load(SHAPES.entry(config.shape).target)
-    with torch.device("meta"), _Undrawn():
+    with torch.device("meta"), Undrawn():
         return make(config)
 
 

@@ -52,10 +52,9 @@ class Sinusoidal(Position):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         width = config.embed_width
-        frequency = torch.exp(torch.arange(0, width, 2, dtype=torch.float64) * (-math.log(10000.0) / width))
-        angle = torch.outer(torch.arange(config.max_seq_len, dtype=torch.float64), frequency)
-        waves = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)  # sin and cos in turn
-        self.register_buffer("waves", waves.float(), persistent=False)
+        cos, sin = _waves(config.max_seq_len, [10000.0 ** (-i / width) for i in range(0, width, 2)])
+        waves = torch.stack([sin, cos], dim=-1).flatten(1)  # in turn
+        self.register_buffer("waves", waves, persistent=False)
 
     def embed(self, x: Float[Tensor, "B T E"], ids: Int[Tensor, "b T"]) -> Float[Tensor, "B T E"]:
         return x + self.waves[ids]
@@ -70,13 +69,21 @@ class Rotary(Position):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         half = config.head_dim // 2
-        frequency = config.rope_theta ** (-torch.arange(half, dtype=torch.float64) / half)
-        angle = torch.outer(torch.arange(config.max_seq_len, dtype=torch.float64), frequency)
-        self.register_buffer("cos", angle.cos().float(), persistent=False)
-        self.register_buffer("sin", angle.sin().float(), persistent=False)
+        cos, sin = _waves(config.max_seq_len, [config.rope_theta ** (-i / half) for i in range(half)])
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
 
     def angles(self, ids: Int[Tensor, "b T"]) -> tuple[Tensor, Tensor]:
         return self.cos[ids][:, None], self.sin[ids][:, None]
+
+
+def _waves(length: int, frequencies: list[float]) -> tuple[Float[Tensor, "T F"], Float[Tensor, "T F"]]:
+    """Cosine and sine of position × frequency, reckoned in float64. Of a model without weights they have no values: for a
+    product on its device torch would import a compiler, a second long."""
+    if torch.get_default_device().type == "meta":
+        return torch.empty(length, len(frequencies)), torch.empty(length, len(frequencies))
+    angle = torch.outer(torch.arange(length, dtype=torch.float64), torch.tensor(frequencies, dtype=torch.float64))
+    return angle.cos().float(), angle.sin().float()
 
 
 class ALiBi(Position):

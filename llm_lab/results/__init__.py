@@ -10,6 +10,7 @@ from __future__ import annotations
 from llm_lab.results.attention import AttentionMaps
 from llm_lab.results.background import BackgroundRun
 from llm_lab.results.base import Piece, Result, in_notebook, mean
+from llm_lab.results.bench import Bench, BenchLine
 from llm_lab.results.comparisons import Compared, Comparison, RunComparison, RunFacts
 from llm_lab.results.counterfactual import Counterfactual
 from llm_lab.results.decoding import BeamNode, BeamTree, Fork, Generation, Generations, TokenStatistics
@@ -58,6 +59,8 @@ __all__ = [
     "BackgroundRun",
     "BeamNode",
     "BeamTree",
+    "Bench",
+    "BenchLine",
     "Chat",
     "Compared",
     "Comparison",

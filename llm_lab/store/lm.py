@@ -18,7 +18,7 @@ from llm_lab.data.batch import Attend, Batch
 from llm_lab.errors import BadType, BadValue, LabError, listing, show, suggestion
 from llm_lab.models import cost
 from llm_lab.models.adapted import adapt
-from llm_lab.models.bare import bare
+from llm_lab.models.bare import Undrawn, bare
 from llm_lab.models.ensemble import Ensemble
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.models.options import SHAPES, ModelConfig
@@ -462,7 +462,8 @@ def _own_shape(file: Path, sizes: dict[str, Any], weights: Path, prefix: str, fo
         resize(shapes)
     check_fit(weights, shapes, empty)
     check_tables(file, config, empty)
-    made: LanguageModel = load(SHAPES.entry(config.shape).target)(config)
+    with Undrawn():  # all of them are read, or it is an error
+        made: LanguageModel = load(SHAPES.entry(config.shape).target)(config)
     if resize := getattr(made, "resize", None):
         resize(shapes)
     return made

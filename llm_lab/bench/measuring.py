@@ -1,0 +1,120 @@
+"""Turns, medians and quartiles; and where the time of a call goes."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import torch
+
+from llm_lab import machine
+from llm_lab.bench.options import PARTS, BenchOptions
+from llm_lab.results import Bench, BenchLine
+
+NOISY = 1.3  # slowest turn over fastest, above which something else took the cores
+
+
+def run(options: BenchOptions | None = None, told: Callable[[BenchLine], None] = lambda line: None) -> Bench:
+    """The chosen parts, one after the other; `told` hears each line as it is there."""
+    options = options or BenchOptions()
+    lines: list[BenchLine] = []
+    before = _load()
+    for part in options.chosen:
+        for line in PARTS.load(part)(options):
+            lines.append(line)
+            told(line)
+    environment = {
+        **machine.environment(),
+        "date": datetime.now().astimezone().isoformat(timespec="minutes"),
+        "cores": machine.cores(),
+        "threads": torch.get_num_threads(),
+        "load_before": before,
+        "rounds": options.rounds,
+    }
+    if torch.cuda.is_available():
+        environment["gpu"] = torch.cuda.get_device_name()
+    facts = [
+        environment["date"][:10],
+        environment["cpu"],
+        f"{environment['cores']} cores",
+        f"torch {environment['torch']}",
+    ]
+    notes = [
+        "Each ratio is the median over turns taken one after the other in this run (A B A B), with quartiles; a first turn of each is not counted."
+    ]
+    if before is not None and before > 0.5 * machine.cores():
+        notes.append(f"The machine was busy before it began (load {before:.1f}): do not quote these figures.")
+    return Bench(lines=lines, environment=environment, facts=facts, notes=notes)
+
+
+def _load() -> float | None:
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def in_turns(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """What each way gives, once a turn; the first turn only warms up."""
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(rounds + 1):
+        for name, way in ways.items():
+            value = way()
+            if turn:
+                found[name].append(value)
+    return found
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Seconds of one call, with what it left to the GPU."""
+    began = time.perf_counter()
+    call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Median and quartiles, as fields of a line."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+    return {"value": middle, "low": low, "high": high}
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> dict[str, Any]:
+    """Of two ways by turns, one over the other within each."""
+    return spread([a / b for a, b in zip(above, below, strict=True)])
+
+
+def limits(call: Callable[[], Any], most: int = 4) -> str:
+    """What a call spends its time on: the operations that take most of it, and Python's own share."""
+    from torch.profiler import ProfilerActivity, profile
+
+    wall = min(timed(call) for _ in range(2))
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        slow = timed(call)
+    events = [(event.key, event.self_cpu_time_total / 1e6) for event in profiler.key_averages()]
+    total = sum(seconds for _, seconds in events)
+    # Profiling makes each operation dearer; what is outside them is reckoned of the call as it is without.
+    events = sorted(events, key=lambda event: -event[1])[:most]
+    shares = ", ".join(f"{name.removeprefix('aten::')} {seconds / total:.0%}" for name, seconds in events)
+    outside = max(0.0, 1 - total / slow)
+    return f"of its operations' time {shares}; {outside:.0%} outside of operations ({1e3 * wall:,.0f} ms in all)"
+
+
+def judged(line: BenchLine, call: Callable[[], Any] | None = None, idea: str = "") -> BenchLine:
+    """The line; where its goal is missed, with what limits it and what would be next."""
+    if line.reached is not False:
+        return line
+    more = [line.note, limits(call) if call else "", f"next: {idea}" if idea else ""]
+    return BenchLine(**{**vars(line), "note": ". ".join(part for part in more if part)})
+
+
+def peer() -> str:
+    """Why there is no comparison with transformers; empty where it is installed."""
+    try:
+        import transformers
+    except ImportError:
+        return "transformers is not installed: pip install transformers"
+    transformers.utils.logging.set_verbosity_error()  # it would warn of token ids that play no part here
+    return ""
