@@ -164,6 +164,7 @@ class DoctorOptions(Options):
     sizes: bool = option(
         False, "time a few steps of models of several sizes, and plot which size pretrain takes for which time"
     )
+    bench: bool = option(False, "measure the speed here, against transformers and the hardware's limits (some minutes)")
     corpus: object = option(None, "the text that the sizes are reckoned for", auto="shakespeare", example="python-docs")
 
 

@@ -32,7 +32,7 @@ def test_more_parameters_more_text_and_fresher_text_err_less():
     assert excess(large, 1e6, 1e9) < excess(small, 1e6, 1e9)
     assert excess(small, 2e6, 1e9) < excess(small, 1e6, 1e9)
     assert excess(small, 8e6, 1e9) < excess(small, 8e6, 1e6) < excess(small, 1e6, 1e6)
-    assert excess(small, 1e9, 1e6) == pytest.approx(excess(small, 1e12, 1e6), rel=1e-6)  # read a thousand times
+    assert excess(small, 1e9, 1e6) == pytest.approx(excess(small, 1e12, 1e6), rel=1e-4)  # read a thousand times
 
 
 def test_each_size_costs_more_than_the_one_before():
