@@ -6,6 +6,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -90,16 +91,15 @@ def limits(call: Callable[[], Any], most: int = 4) -> str:
     """What a call spends its time on: the operations that take most of it, and Python's own share."""
     from torch.profiler import ProfilerActivity, profile
 
-    wall = min(timed(call) for _ in range(2))
+    timed(call)
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         slow = timed(call)
     events = [(event.key, event.self_cpu_time_total / 1e6) for event in profiler.key_averages()]
     total = sum(seconds for _, seconds in events)
-    # Profiling makes each operation dearer; what is outside them is reckoned of the call as it is without.
     events = sorted(events, key=lambda event: -event[1])[:most]
     shares = ", ".join(f"{name.removeprefix('aten::')} {seconds / total:.0%}" for name, seconds in events)
     outside = max(0.0, 1 - total / slow)
-    return f"of its operations' time {shares}; {outside:.0%} outside of operations ({1e3 * wall:,.0f} ms in all)"
+    return f"of its operations' time {shares}; {outside:.0%} outside of them"
 
 
 def judged(line: BenchLine, call: Callable[[], Any] | None = None, idea: str = "") -> BenchLine:
@@ -107,7 +107,7 @@ def judged(line: BenchLine, call: Callable[[], Any] | None = None, idea: str = "
     if line.reached is not False:
         return line
     more = [line.note, limits(call) if call else "", f"next: {idea}" if idea else ""]
-    return BenchLine(**{**vars(line), "note": ". ".join(part for part in more if part)})
+    return replace(line, note="; ".join(part for part in more if part))
 
 
 def peer() -> str:

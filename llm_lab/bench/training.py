@@ -39,7 +39,7 @@ DATA = 0.03
 def training(options: BenchOptions) -> Iterator[BenchLine]:
     data, tokenizer = text()
     yield from _against_transformers(options, data, tokenizer)
-    yield from _against_products(options, data, tokenizer)
+    yield from _againstproducts(options, data, tokenizer)
 
 
 def text() -> tuple[Tokens, Tokenizer]:
@@ -143,26 +143,24 @@ def theirs(data: Tokens, vocab_size: int) -> Callable[[], float]:
     return measure
 
 
-def _against_products(options: BenchOptions, data: Tokens, tokenizer: Tokenizer) -> Iterator[BenchLine]:
+def _againstproducts(options: BenchOptions, data: Tokens, tokenizer: Tokenizer) -> Iterator[BenchLine]:
     """A wide step, its products alone, its optimiser and its data, in turns."""
     one = trainer("modern", WIDE, data, tokenizer, WIDE_BATCH)
     measure = rate(one)
     tokens = WIDE_BATCH * WIDE["max_seq_len"]
     dtype = torch.bfloat16 if one.plan.precision == "bf16" else torch.float32
-    products = _products(one.trainee.model, tokens, dtype)
-    spent = {"optimizer": 0.0}
+    multiply = products(one.trainee.model, tokens, dtype)
 
     def optimizer() -> float:
-        spent["optimizer"] = 0.0
-        with _watched(one, spent):
-            seconds = tokens / measure()
-        return spent["optimizer"] / seconds
+        steps: list[float] = []
+        took = optimizer_seconds(one, lambda: steps.append(tokens / measure()))
+        return took / steps[0]
 
     def sampling() -> float:
         rng = np.random.default_rng(0)
         return timed(lambda: one.objective.collate(one.sampler.examples(0, WIDE_BATCH), rng, 0))
 
-    ways = {"step": lambda: tokens / measure(), "products": products, "optimizer": optimizer, "data": sampling}
+    ways = {"step": lambda: tokens / measure(), "products": multiply, "optimizer": optimizer, "data": sampling}
     found = in_turns(ways, options.rounds)
     said = f"{WIDE['n_layer']} layers × {WIDE['d_model']}, context {WIDE['max_seq_len']}, batch {WIDE_BATCH}, {one.plan.precision}"
     step, alone = spread(found["step"])["value"], spread(found["products"])["value"]
@@ -200,7 +198,7 @@ def _against_products(options: BenchOptions, data: Tokens, tokenizer: Tokenizer)
     )
 
 
-def _products(model: nn.Module, tokens: int, dtype: torch.dtype) -> Callable[[], float]:
+def products(model: nn.Module, tokens: int, dtype: torch.dtype) -> Callable[[], float]:
     """Seconds of the products of all linear maps of a step, forward and of both gradients, at its precision."""
     weights = [m.weight.detach().to(dtype) for m in model.modules() if isinstance(m, nn.Linear)]
     inputs = {w.shape[1]: torch.randn(tokens, w.shape[1]).to(dtype) for w in weights}
@@ -216,29 +214,24 @@ def _products(model: nn.Module, tokens: int, dtype: torch.dtype) -> Callable[[],
     return lambda: min(timed(once) for _ in range(5))
 
 
-class _watched:
-    """Within the `with` the time of the optimisers' steps is added up, as seconds of one step."""
+def optimizer_seconds(one: Trainer, call: Callable[[], Any]) -> float:
+    """Seconds that the optimisers took of one step, while `call` made some."""
+    spent: list[float] = []
 
-    def __init__(self, one: Trainer, spent: dict[str, float]) -> None:
-        self.optimizers, self.spent, self.calls = one.optimizers, spent, 0
-        self.seconds = 0.0
-
-    def __enter__(self) -> None:
-        for optimizer in self.optimizers:
-            optimizer.step = self._around(optimizer.step)  # type: ignore[method-assign]
-
-    def _around(self, real: Callable[..., Any]) -> Callable[..., Any]:
+    def around(real: Callable[..., Any]) -> Callable[..., Any]:
         def step(*args: Any, **kwargs: Any) -> Any:
             began = time.perf_counter()
-            try:
-                return real(*args, **kwargs)
-            finally:
-                self.seconds += time.perf_counter() - began
-                self.calls += 1
+            result = real(*args, **kwargs)
+            spent.append(time.perf_counter() - began)
+            return result
 
         return step
 
-    def __exit__(self, *_: object) -> None:
-        for optimizer in self.optimizers:
+    try:
+        for optimizer in one.optimizers:
+            optimizer.step = around(optimizer.step)  # type: ignore[method-assign]
+        call()
+    finally:
+        for optimizer in one.optimizers:
             del optimizer.step  # the class's own again
-        self.spent["optimizer"] = self.seconds / max(1, self.calls / len(self.optimizers))
+    return sum(spent) / max(1, len(spent) // len(one.optimizers))

@@ -40,7 +40,12 @@ class BudgetOptions(Options):
         example="2000",
     )
     seconds: float | None = option(
-        None, "train for this much wall-clock time", unit="s", gt=0, auto="60 where no budget is given", example="60"
+        None,
+        "train for this much wall-clock time; with neither a preset nor a size, the model and its batch are sized for it",
+        unit="s",
+        gt=0,
+        auto="60 where no budget is given",
+        example="60",
     )
     tokens: int | None = option(None, "train on this many tokens", ge=1, example="5000000")
     epochs: float | None = option(None, "train for this many passes over the corpus", gt=0, example="3")

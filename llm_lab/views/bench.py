@@ -21,9 +21,9 @@ def bench(result: Bench) -> dict[str, str]:
             [
                 esc(line.part) if line.part != part else "",
                 what,
-                esc(_value(line)),
-                esc(_spread(line)),
-                esc(_goal(line)),
+                _kept(_value(line)),
+                _kept(_spread(line)),
+                _kept(_goal(line)),
                 mark,
             ]
         )
@@ -65,3 +65,8 @@ def _spread(line: BenchLine) -> str:
 
 def _goal(line: BenchLine) -> str:
     return "" if line.goal is None else ("≥ " if line.least else "≤ ") + _said(line.goal, line.unit).removeprefix("× ")
+
+
+def _kept(text: str) -> str:
+    """On one line, whatever the width."""
+    return esc(text).replace(" ", "&nbsp;")

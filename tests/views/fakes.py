@@ -16,6 +16,8 @@ from llm_lab.results import (
     BackgroundRun,
     BeamNode,
     BeamTree,
+    Bench,
+    BenchLine,
     Chat,
     Compared,
     Comparison,
@@ -923,6 +925,16 @@ def sizing(name: str = "shakespeare", notes: tuple[str, ...] = ()) -> Sizing:
     )
 
 
+def bench(name: str = "AMD EPYC", note: str = "4 against 2") -> Bench:
+    lines = [
+        BenchLine(part="training", what=name, value=2.0, low=1.9, high=2.1, goal=1.5, note=note),
+        BenchLine(part="training", what="share", value=0.3, unit="%", goal=0.6, note=note),
+        BenchLine(part="gpu", what="elsewhere", value=None, goal=0.5, unit="%", note="there is no GPU"),
+        BenchLine(part="start", what="memory", value=512.0, unit="MB", goal=1000.0, least=False),
+    ]
+    return Bench(lines=lines, environment={"cpu": name}, facts=[name], notes=[note])
+
+
 def everything(hostile: bool = False) -> dict[str, Any]:
     """One result of each kind, by a short name."""
     if not hostile:
@@ -978,6 +990,7 @@ def everything(hostile: bool = False) -> dict[str, Any]:
             "counterfactual": counterfactual(),
             "robustness": robustness(),
             "sizing": sizing(),
+            "bench": bench(),
             "lens": lens(),
             "tuned lens": tuned(),
             "live lens": tuned(done=False),
@@ -1041,6 +1054,7 @@ def everything(hostile: bool = False) -> dict[str, Any]:
         "counterfactual": counterfactual(HOSTILE, evil),
         "robustness": robustness(HOSTILE, evil, (evil, EVIL)),
         "sizing": sizing(evil, (EVIL,)),
+        "bench": bench(evil, EVIL),
         "lens": lens(tuple(HOSTILE), evil),
         "tuned lens": tuned(tuple(HOSTILE), evil),
         "attributed": attributed(evil, evil),
