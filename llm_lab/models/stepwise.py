@@ -32,6 +32,7 @@ class Stepwise:
         self.model = model
         blocks = cast("list[Block]", [model.blocks[place.layer % len(model.blocks)] for place in model.places])
         self.layers = [_layer(block, i) for i, block in enumerate(blocks)]
+        self.norm = _norm(model.norm) if isinstance(model.norm, nn.RMSNorm | nn.LayerNorm) else model.norm
 
     def __call__(self, input_ids: Int[Tensor, "R 1"], cache: Cache) -> ModelOutput:
         model = self.model
@@ -43,7 +44,7 @@ class Stepwise:
             cos, sin = torch.cat([angles[0]] * 2, dim=-1), torch.cat([-angles[1], angles[1]], dim=-1)
         for layer in self.layers:
             x = layer(x, cache, cos, sin)
-        hidden = model.norm(x[:, None])
+        hidden = self.norm(x[:, None])
         return ModelOutput(model.logits(hidden), hidden)
 
 
@@ -83,10 +84,24 @@ def _ours(block: nn.Module) -> bool:
 
 def _norm(norm: nn.Module) -> Callable[[Tensor], Tensor]:
     if isinstance(norm, nn.RMSNorm):
-        return partial(F.rms_norm, normalized_shape=norm.normalized_shape, weight=norm.weight, eps=norm.eps)
+        return _rms(norm.normalized_shape[0], norm.eps, norm.weight, norm.weight.device)
     assert isinstance(norm, nn.LayerNorm)
     shape = list(norm.normalized_shape)
     return partial(F.layer_norm, normalized_shape=shape, weight=norm.weight, bias=norm.bias, eps=norm.eps)
+
+
+def _rms(n: int, eps: float | None, weight: Tensor | None, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """x / √(mean x² + ε), times the gain. On a CPU torch's own is six operations one after the other, 8 µs for one row; these are
+    five of 1 µs, since that root is the hypotenuse of ‖x‖ / √n and √ε."""
+    if eps is None or device.type != "cpu":
+        return partial(F.rms_norm, normalized_shape=(n,), weight=weight, eps=eps)
+    least, share = torch.tensor(eps**0.5), n**-0.5
+
+    def run(x: Tensor) -> Tensor:
+        x = x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True) * share, least)
+        return x if weight is None else x * weight
+
+    return run
 
 
 def _layer(block: Block, index: int) -> Layer:
@@ -95,16 +110,16 @@ def _layer(block: Block, index: int) -> Layer:
     into, out, up, down = ((one.weight, one.bias) for one in (attention.qkv, attention.out, mlp.up, mlp.down))
     before_attention, before_mlp = _norm(block.attn_norm), _norm(block.mlp_norm)
     q_norm, k_norm = attention.q_norm, attention.k_norm
+    both = (
+        None if q_norm is None or q_norm.weight is not None else _rms(d, q_norm.eps, None, attention.out.weight.device)
+    )
     scale, bend, gated = attention.scale, mlp.bend, mlp.gated
 
     def run(x: Float[Tensor, "R D"], cache: Cache, cos: Tensor | None, sin: Tensor | None) -> Float[Tensor, "R D"]:
         heads = F.linear(before_attention(x), *into).view(len(x), n + 2 * m, 1, d)
         qk = heads[:, : n + m]
         if q_norm is not None and k_norm is not None:
-            if q_norm.weight is None:
-                qk = F.rms_norm(qk, (d,), None, q_norm.eps)
-            else:
-                qk = torch.cat([q_norm(qk[:, :n]), k_norm(qk[:, n:])], dim=1)
+            qk = both(qk) if both is not None else torch.cat([q_norm(qk[:, :n]), k_norm(qk[:, n:])], dim=1)
         if cos is not None and sin is not None:
             qk = torch.addcmul(qk * cos, qk.roll(d // 2, -1), sin)
         k, v = cache.extend(index, qk[:, n:], heads[:, n + m :])
