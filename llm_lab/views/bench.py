@@ -52,6 +52,8 @@ def _value(line: BenchLine) -> str:
 def _said(value: float, unit: str) -> str:
     if unit == "%":
         return f"{100 * value:.1f} %"
+    if unit == "nats":
+        return f"{value:.4f} nats"
     shown = f"{value:,.0f}" if abs(value) >= 1000 else number(value, 3)
     return f"× {shown}" if unit == "×" else f"{shown} {unit}"
 

@@ -40,7 +40,7 @@ EXPECTED = {
         "generate": ["bard", "top_p"],
         "cold": ["seed 1", "0.3"],
         "hot": ["seed 1", "1.5"],
-        "probe": ["bard", "attention", "4 layers × 4 heads", "<img"],
+        "probe": ["bard", "attention", r"\d layers × \d heads", "<img"],
         "evaluate": ["bard", "perplexity", "bits per byte", "±"],
         "history": ["train_loss", "val_loss"],
         "runs": ["bard", "finished"],
