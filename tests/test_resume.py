@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -253,12 +254,15 @@ def test_states_are_sealed_files_of_numbers_and_few(monkeypatch):
 
 def test_weights_that_never_come_are_not_waited_for(text, monkeypatch):
     run = train("bard", text, steps=3).run
-    run.note(status="training", pid=os.getppid(), born=None)
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    run.note(status="training", pid=other.pid, born=None)
     monkeypatch.setattr("llm_lab.background._SOON", 0.0)
     card = run.read("report")
     run.write("report", {**card, "notes": [*card["notes"], "a state was not saved: the disk is full"]})
     with pytest.raises(BadValue, match=r"has saved no weights so far: a state was not saved: the disk is full"):
         lab.attach("bard").lm  # noqa: B018
+    other.kill()
+    other.wait()
 
 
 def test_an_error_while_the_whole_split_is_read_leaves_the_run_finished(text, monkeypatch):
@@ -395,9 +399,11 @@ def test_the_cell_that_goes_on_is_named(fresh, cell, monkeypatch):
 def text():
     Path("text.txt").write_text(TEXT, encoding="utf-8")
     yield "text.txt"
+    ours = {child.pid for child in psutil.Process().children(recursive=True)}
     for run in runs.all_runs():
-        if run.status == "training":
-            os.kill(run.read("status")["pid"], 9)
+        # What stands in a file may be anybody's process by now.
+        if run.status == "training" and (pid := run.read("status")["pid"]) in ours:
+            os.kill(pid, 9)
 
 
 def until(condition, seconds: float = 60) -> None:

@@ -15,7 +15,7 @@ PARTS = Table(
         Entry("training", "llm_lab.bench.training:training", "the training loop against transformers', and a step against its products"),
         Entry("writing", "llm_lab.bench.writing:writing", "tokens a second against transformers' generate, 0.8 M and 135 M"),
         Entry("start", "llm_lab.bench.start:start", "the extension, the first step, a large model from the disk; the largest size of a process"),
-        Entry("memory", "llm_lab.bench.memory:memory", "what the process grows by over 5,000 steps and 200 texts"),
+        Entry("memory", "llm_lab.bench.memory:memory", "what grows over 5,000 steps and 200 texts; what trainings take, of their estimates"),
         Entry("quality", "llm_lab.bench.quality:quality", "losses on Shakespeare after 60, 300 and 600 s", supports=LONG),
         Entry("sizes", "llm_lab.bench.quality:sizes", "the size that is chosen for a time, against twelve fixed ones", supports=LONG),
         Entry("gpu", "llm_lab.bench.gpu:gpu", "GPT-2 of 124 M on one CUDA GPU: share of its peak in training and decoding"),

@@ -49,7 +49,7 @@ print(json.dumps({"seconds": time.perf_counter() - began}))
 
 def start(options: BenchOptions) -> Iterator[BenchLine]:
     turns = max(2, min(options.rounds, 5))
-    found = [_process(_EXTENSION)["seconds"] for _ in range(turns)]
+    found = [process(_EXTENSION)["seconds"] for _ in range(turns)]
     yield judged(
         BenchLine(
             part=PART,
@@ -60,7 +60,7 @@ def start(options: BenchOptions) -> Iterator[BenchLine]:
             **spread(found),
         )
     )
-    steps = [_process(_STEP) for _ in range(turns)]
+    steps = [process(_STEP) for _ in range(turns)]
     yield judged(
         BenchLine(
             part=PART,
@@ -82,7 +82,7 @@ def start(options: BenchOptions) -> Iterator[BenchLine]:
         )
     )
     _save_large()
-    loads = [_process(_LOAD)["seconds"] for _ in range(turns)]
+    loads = [process(_LOAD)["seconds"] for _ in range(turns)]
     yield judged(
         BenchLine(
             part=PART,
@@ -105,7 +105,7 @@ def _save_large() -> None:
     random_lm("llama", LARGE_VOCABULARY, tokenizer, LARGE, torch.float32).save("large")
 
 
-def _process(code: str) -> dict[str, Any]:
+def process(code: str) -> dict[str, Any]:
     """What the code prints last, as JSON, from a new process in this folder."""
     made = subprocess.run([sys.executable, "-c", "import json\n" + code], capture_output=True, text=True, check=False)
     if made.returncode:
