@@ -11,6 +11,7 @@ from pathlib import Path
 
 from llm_lab.bench.options import PARTS, BenchOptions
 from llm_lab.errors import LabError
+from llm_lab.results import BenchLine
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from llm_lab.bench.measuring import run
 
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # a store of its own, which goes again
-            result = run(options, lambda line: print(f"{line.part}: {line.what} …", file=sys.stderr, flush=True))
+            result = run(options, _tell)
     except LabError as error:
         print(f"llm_lab: {error}", file=sys.stderr)
         return 2
@@ -40,6 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if target:
         print(f"\nwritten to {result.save_json(target)}")
     return 0
+
+
+def _tell(line: BenchLine) -> None:
+    """A line as it comes, to whoever waits."""
+    value = "–" if line.value is None else f"{line.value:.4g}"
+    print(f"{line.part}: {line.what}: {value} {line.unit}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

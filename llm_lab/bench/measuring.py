@@ -24,10 +24,19 @@ def run(options: BenchOptions | None = None, told: Callable[[BenchLine], None] =
     options = options or BenchOptions()
     lines: list[BenchLine] = []
     before = _load()
+    notes = [
+        "Each ratio is the median over turns taken one after the other in this run (A B A B), with quartiles; a first turn of each is not counted."
+    ]
     for part in options.chosen:
-        for line in PARTS.load(part)(options):
-            lines.append(line)
-            told(line)
+        try:
+            for line in PARTS.load(part)(options):
+                lines.append(line)
+                told(line)
+        except KeyboardInterrupt:
+            notes.append(f"It was interrupted in {part}; what comes after it is not measured.")
+            break
+        except Exception as error:  # what was measured before it stays
+            lines.append(BenchLine(part=part, what="the rest", value=None, note=f"{type(error).__name__}: {error}"))
     environment = {
         **machine.environment(),
         "date": datetime.now().astimezone().isoformat(timespec="minutes"),
@@ -43,9 +52,6 @@ def run(options: BenchOptions | None = None, told: Callable[[BenchLine], None] =
         environment["cpu"],
         f"{environment['cores']} cores",
         f"torch {environment['torch']}",
-    ]
-    notes = [
-        "Each ratio is the median over turns taken one after the other in this run (A B A B), with quartiles; a first turn of each is not counted."
     ]
     if before is not None and before > 0.5 * machine.cores():
         notes.append(f"The machine was busy before it began (load {before:.1f}): do not quote these figures.")

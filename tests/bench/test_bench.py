@@ -93,6 +93,25 @@ def test_the_command_prints_the_table_and_writes_the_figures(parts, tmp_path, ca
     assert {"torch", "cpu", "date", "cores", "threads", "load_before"} <= found["environment"].keys()
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_what_was_measured_before_it_stays(parts, monkeypatch, error):
+    def breaks(asked):
+        yield BenchLine(part="breaks", what="first", value=1.0)
+        raise error("no more")
+
+    made = Table("part", [Entry("breaks", breaks), Entry("quick", quick)])
+    monkeypatch.setattr(options, "PARTS", made)
+    monkeypatch.setattr(measuring, "PARTS", made)
+    found = measuring.run(BenchOptions())
+    assert found.lines[0].what == "first"
+    if error is KeyboardInterrupt:
+        assert "interrupted in breaks" in found.notes[-1]
+        assert len(found.lines) == 1
+    else:
+        assert found.lines[1].note == "RuntimeError: no more"
+        assert found.lines[2].what == "as fast"
+
+
 def test_long_parts_only_where_they_are_named(parts):
     assert BenchOptions().chosen == ("quick",)
     assert BenchOptions(parts=("slow",)).chosen == ("slow",)
