@@ -221,7 +221,7 @@ def over_time(request: Request, tokenizer: Tokenizer, data: Tokens) -> Sizing:
             "et al. 2022); text read again counts for less (Muennighoff et al. 2023). A larger model has less of the first, and in the same time more of "
             "the second. pretrain takes the lowest line at the time that it is given, where neither a preset nor a size is asked for."
         ),
-        notes=[f"{too_large} larger sizes are left out: for them the text is too short, or the memory too small"]
+        notes=[f"larger sizes left out, since the text is too short for them or the memory too small: {too_large}"]
         if too_large
         else [],
     )

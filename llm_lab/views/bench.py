@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llm_lab.results import Bench, BenchLine
-from llm_lab.views.card import MUTED, bundle, card, esc, number, table
+from llm_lab.views.card import MUTED, bundle, card, esc, kept, number, table
 
 
 def bench(result: Bench) -> dict[str, str]:
@@ -21,9 +21,9 @@ def bench(result: Bench) -> dict[str, str]:
             [
                 esc(line.part) if line.part != part else "",
                 what,
-                _kept(_value(line)),
-                _kept(_spread(line)),
-                _kept(_goal(line)),
+                kept(_value(line)),
+                kept(_spread(line)),
+                kept(_goal(line)),
                 mark,
             ]
         )
@@ -67,8 +67,3 @@ def _spread(line: BenchLine) -> str:
 
 def _goal(line: BenchLine) -> str:
     return "" if line.goal is None else ("≥ " if line.least else "≤ ") + _said(line.goal, line.unit).removeprefix("× ")
-
-
-def _kept(text: str) -> str:
-    """On one line, whatever the width."""
-    return esc(text).replace(" ", "&nbsp;")

@@ -85,6 +85,11 @@ def number(value: float | None, digits: int = 4) -> str:
     return f"{value:,.{max(digits - 1 - size, 0)}f}".replace("-", "−")
 
 
+def kept(text: str) -> str:
+    """Text that stays on one line, whatever the width."""
+    return esc(text).replace(" ", "&nbsp;")
+
+
 def si(value: float) -> str:
     """A count: exact below 10,000, then 20.6 k, 0.84 M, 1.23 G."""
     if not math.isfinite(value):

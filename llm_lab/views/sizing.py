@@ -6,7 +6,7 @@ import math
 
 from llm_lab.results import SizePoint, Sizing
 from llm_lab.views import svg
-from llm_lab.views.card import bundle, card, columns, esc, picture, si, small, table
+from llm_lab.views.card import bundle, card, columns, esc, kept, picture, si, small, table
 
 WIDTH, HEIGHT = 520, 260
 LEFT, RIGHT, TOP, BOTTOM = 44, 66, 12, 26
@@ -20,8 +20,8 @@ def sizing(result: Sizing) -> dict[str, str]:
     chosen = [(time, result.best(time)) for time in NAMED if result.seconds[0] <= time <= result.seconds[-1]]
     choices = [
         [
-            esc(_clock(time)).replace(" ", "&nbsp;"),
-            f"<b>{esc(p.label)}</b>",
+            kept(_clock(time)),
+            f"<b>{kept(p.label)}</b>",
             str(p.max_seq_len),
             str(p.batch_size),
             _read(p, time, result.tokens),
@@ -30,7 +30,7 @@ def sizing(result: Sizing) -> dict[str, str]:
     ]
     sizes = [
         [
-            esc(p.label),
+            kept(p.label),
             si(p.parameters),
             si(p.tokens_per_second),
             "timed" if p.measured else "reckoned",
@@ -95,10 +95,12 @@ def chart(result: Sizing) -> str:
         ends.append((shown[-1][1], point.label))
     best = svg.path([(x(s), y(e)) for s, e in zip(result.seconds, lowest, strict=True)])
     body += f'<path class="o" stroke-width="2.4" stroke-linejoin="round" d="{best}"/>'
-    place = -math.inf
-    for at, label in sorted(ends):
-        place = max(at, place + 12)
-        body += svg.text(right + 5, place + 4, label, "t")
+    places: list[float] = []
+    for at, _ in sorted(ends):
+        places.append(max(at, places[-1] + 12) if places else at)
+    over = max(0.0, places[-1] - (HEIGHT - BOTTOM)) if places else 0.0
+    for place, (_, label) in zip(places, sorted(ends), strict=True):
+        body += svg.text(right + 5, place - over + 4, label, "t")
     return svg.document(WIDTH, HEIGHT, body)
 
 
