@@ -6,7 +6,6 @@ import contextlib
 import functools
 import inspect
 import os
-import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -736,13 +735,6 @@ def lab(action: str = "", name: str | None = None, to: str | None = None, **opti
 _LAB_OPTIONS = {"runs": ("status", "corpus", "sort"), **dict.fromkeys(("rename", "delete", "pause", "stop"), ("all",))}
 
 
-@contextlib.contextmanager
-def _elsewhere() -> Iterator[None]:
-    """A folder of its own to work in, which goes again: nothing is restored from the store, nothing stays in it."""
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        yield
-
-
 @_with_options("doctor")
 def doctor(**options: Any) -> Listing | Sizing | Bench:
     """The machine as this process may use it, and what works here; with `sizes`, which model it is fast enough for; with
@@ -751,8 +743,7 @@ def doctor(**options: Any) -> Listing | Sizing | Bench:
     if chosen.sizes and chosen.bench:
         raise BadValue("bench and sizes: each is a table of its own; keep one, for example --sizes")
     if chosen.bench:
-        with _elsewhere():
-            return cast("Bench", load_entry("llm_lab.bench.measuring:run")())
+        return cast("Bench", load_entry("llm_lab.bench.measuring:run")())
     if chosen.sizes:
         from llm_lab.pretraining import sizes
 

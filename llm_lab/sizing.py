@@ -125,6 +125,11 @@ def reckon(seconds: float, unique: float, steps: dict[Size, float], ladder: Sequ
     return found
 
 
+def best(found: Sequence[Choice]) -> Choice:
+    """The one that errs least."""
+    return min(found, key=lambda one: one.excess)
+
+
 def choose(
     seconds: float, unique: float, timed: Callable[[Size], float], ladder: Sequence[Size] = LADDER
 ) -> list[Choice]:
@@ -136,8 +141,8 @@ def choose(
     steps = {start: timed(start)}
     while True:
         found = reckon(seconds, unique, steps, ladder)
-        best = min(range(len(found)), key=lambda place: found[place].excess)
-        around = [place for place in (best, best + 1, best - 1) if 0 <= place < len(found)]
+        at = found.index(best(found))
+        around = [place for place in (at, at + 1, at - 1) if 0 <= place < len(found)]
         new = next((place for place in around if not found[place].measured), None)
         spent = time.perf_counter() - began
         if new is None or spent + (STEPS + 1) * found[new].step > SHARE * seconds:
@@ -156,7 +161,7 @@ def fit(request: Request, tokenizer: Tokenizer, data: Tokens, started: float) ->
             lambda size: _step_time(size, request, tokenizer, data),
             ladder,
         )
-    request.resize(min(found, key=lambda one: one.excess).size.options)
+    request.resize(best(found).size.options)
     return found
 
 
@@ -229,9 +234,9 @@ def over_time(request: Request, tokenizer: Tokenizer, data: Tokens) -> Sizing:
 
 def said(found: list[Choice], seconds: float) -> str:
     """The choice in one line."""
-    best = min(found, key=lambda one: one.excess)
-    timed = sum(one.measured for one in found)
+    one = best(found)
+    timed = sum(each.measured for each in found)
     return (
-        f"sized for {seconds:g} s here: {best.size}; of {len(found)} sizes, {timed} of them timed, it has the least predicted error "
-        f"({best.tokens / 1e6:,.2g} M tokens at {best.size.tokens / best.step:,.0f} a second). A size of yours, such as --n_layer 4, turns this off"
+        f"sized for {seconds:g} s here: {one.size}; of {len(found)} sizes, {timed} of them timed, it has the least predicted error "
+        f"({one.tokens / 1e6:,.2g} M tokens at {one.size.tokens / one.step:,.0f} a second). A size of yours, such as --n_layer 4, turns this off"
     )

@@ -11,15 +11,11 @@ import pytest
 import llm_lab as lab
 from llm_lab import memory, sizing
 from llm_lab.results import Sizing
-from llm_lab.sizing import LADDER, SHARE, STEPS, Size, choose, excess, reckon
+from llm_lab.sizing import LADDER, SHARE, STEPS, Size, best, choose, excess, reckon
 from tests.small import TEXT
 from tests.test_faults import pausing, same
 
 LONG = TEXT * 4
-
-
-def best(found):
-    return min(found, key=lambda one: one.excess)
 
 
 def machine(peak: float, half: float):

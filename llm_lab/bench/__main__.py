@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,8 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = BenchOptions(parts=tuple(given.parts), rounds=given.rounds)
         from llm_lab.bench.measuring import run
 
-        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # a store of its own, which goes again
-            result = run(options, _tell)
+        result = run(options, _tell)
     except LabError as error:
         print(f"llm_lab: {error}", file=sys.stderr)
         return 2

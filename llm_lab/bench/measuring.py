@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,12 +18,14 @@ from llm_lab import machine
 from llm_lab.bench.options import PARTS, BenchOptions
 from llm_lab.results import Bench, BenchLine
 
-NOISY = 1.3  # slowest turn over fastest, above which something else took the cores
-
 
 def run(options: BenchOptions | None = None, told: Callable[[BenchLine], None] = lambda line: None) -> Bench:
-    """The chosen parts, one after the other; `told` hears each line as it is there."""
-    options = options or BenchOptions()
+    """The chosen parts, one after the other, in a folder of their own that goes again; `told` hears each line as it is there."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        return _run(options or BenchOptions(), told)
+
+
+def _run(options: BenchOptions, told: Callable[[BenchLine], None]) -> Bench:
     lines: list[BenchLine] = []
     before = _load()
     notes = [
@@ -114,6 +118,21 @@ def judged(line: BenchLine, call: Callable[[], Any] | None = None, idea: str = "
         return line
     more = [line.note, limits(call) if call else "", f"next: {idea}" if idea else ""]
     return replace(line, note="; ".join(part for part in more if part))
+
+
+def against(
+    part: str, what: str, goal: float | None, ours: Sequence[float], theirs: Sequence[float] | None, missing: str
+) -> BenchLine:
+    """Tokens a second of ours over theirs, by turns; blank where there is nothing to compare with, for the reason `missing`."""
+
+    def shown(rates: Sequence[float]) -> str:
+        rate = spread(rates)["value"]
+        return f"{rate:,.0f}" if rate >= 100 else f"{rate:,.1f}"
+
+    if theirs is None:
+        return BenchLine(part=part, what=what, value=None, goal=goal, note=f"{shown(ours)} tokens/s; {missing}")
+    note = f"{shown(ours)} against {shown(theirs)} tokens/s"
+    return BenchLine(part=part, what=what, goal=goal, note=note, **ratio(ours, theirs))
 
 
 def peer() -> str:

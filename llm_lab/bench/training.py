@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from llm_lab.bench.measuring import in_turns, judged, peer, ratio, spread, timed
+from llm_lab.bench.measuring import against, in_turns, judged, peer, ratio, spread, timed
 from llm_lab.bench.options import BenchOptions
 from llm_lab.corpora.open import open_corpus
 from llm_lab.data.arrays import Tokens, tokenize
@@ -39,7 +39,7 @@ DATA = 0.03
 def training(options: BenchOptions) -> Iterator[BenchLine]:
     data, tokenizer = text()
     yield from _against_transformers(options, data, tokenizer)
-    yield from _againstproducts(options, data, tokenizer)
+    yield from _against_products(options, data, tokenizer)
 
 
 def text() -> tuple[Tokens, Tokenizer]:
@@ -98,12 +98,7 @@ def _against_transformers(options: BenchOptions, data: Tokens, tokenizer: Tokeni
         "modern": ("0.8 M, modern, Muon, against the same loop: a step does more, and learns more", None),
     }
     for name, (what, goal) in lines.items():
-        own = spread(found[name])["value"]
-        if missing:
-            yield BenchLine(part=PART, what=what, value=None, goal=goal, note=f"{own:,.0f} tokens/s; {missing}")
-            continue
-        note = f"{own:,.0f} against {spread(found['theirs'])['value']:,.0f} tokens/s"
-        line = BenchLine(part=PART, what=what, goal=goal, note=note, **ratio(found[name], found["theirs"]))
+        line = against(PART, what, goal, found[name], found.get("theirs"), missing)
         yield judged(line, ways[name], "fewer, larger operations in a block")
 
 
@@ -143,7 +138,7 @@ def theirs(data: Tokens, vocab_size: int) -> Callable[[], float]:
     return measure
 
 
-def _againstproducts(options: BenchOptions, data: Tokens, tokenizer: Tokenizer) -> Iterator[BenchLine]:
+def _against_products(options: BenchOptions, data: Tokens, tokenizer: Tokenizer) -> Iterator[BenchLine]:
     """A wide step, its products alone, its optimiser and its data, in turns."""
     one = trainer("modern", WIDE, data, tokenizer, WIDE_BATCH)
     measure = rate(one)

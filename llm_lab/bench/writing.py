@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from llm_lab.bench.measuring import in_turns, judged, peer, ratio, spread, timed
+from llm_lab.bench.measuring import against, in_turns, judged, peer, ratio, spread, timed
 from llm_lab.bench.options import BenchOptions
 from llm_lab.bench.training import text
 from llm_lab.decoding.writing import write
@@ -44,7 +44,7 @@ def random_lm(preset: str, vocab_size: int, tokenizer: Tokenizer, sizes: dict[st
     for p in model.parameters():
         if p.ndim > 1:
             nn.init.normal_(p, std=0.05)
-    return LM(f"{preset}", model.to(dtype).eval(), tokenizer)
+    return LM(preset, model.to(dtype).eval(), tokenizer)
 
 
 def _writes(lm: LM, count: int = TOKENS, texts: int = 1, **more: Any) -> Callable[[], float]:
@@ -89,14 +89,9 @@ def _small(options: BenchOptions, tokenizer: Tokenizer) -> Iterator[BenchLine]:
             ways["theirs"] = functools.partial(theirs, texts, **other)
         found = in_turns(ways, options.rounds)
         for name in ours:
-            rate = spread(found[name])["value"]
             what = f"0.8 M, {name}, {case}, against transformers' generate"
             goal = SMALL_FASTER if name == "gpt2" else None
-            if missing:
-                yield BenchLine(part=PART, what=what, value=None, goal=goal, note=f"{rate:,.0f} tokens/s; {missing}")
-                continue
-            note = f"{rate:,.0f} against {spread(found['theirs'])['value']:,.0f} tokens/s"
-            line = BenchLine(part=PART, what=what, goal=goal, note=note, **ratio(found[name], found["theirs"]))
+            line = against(PART, what, goal, found[name], found.get("theirs"), missing)
             yield judged(line, ways[name], "a step of fewer operations: Python and torch's dispatch are what is left")
     yield _flat(options, ours["modern"], "0.8 M")
     yield _first(options, ours["modern"], "0.8 M")
@@ -154,12 +149,8 @@ def _large(options: BenchOptions, tokenizer: Tokenizer, dtype: torch.dtype) -> I
     found = in_turns(ways, max(2, options.rounds // 2))
     rate = spread(found["ours"])["value"]
     what = f"{said}, Llama shape, greedy, against transformers' generate"
-    if missing:
-        yield BenchLine(part=PART, what=what, value=None, goal=LARGE_FASTER, note=f"{rate:,.1f} tokens/s; {missing}")
-    else:
-        note = f"{rate:,.1f} against {spread(found['theirs'])['value']:,.1f} tokens/s"
-        line = BenchLine(part=PART, what=what, goal=LARGE_FASTER, note=note, **ratio(found["ours"], found["theirs"]))
-        yield judged(line, ways["ours"], "weights in the order that products of one row read them in")
+    line = against(PART, what, LARGE_FASTER, found["ours"], found.get("theirs"), missing)
+    yield judged(line, ways["ours"], "weights in the order that products of one row read them in")
     held = sum(p.numel() * p.element_size() for p in lm.model.parameters())
     memory = torch.ones(100_000_000)
     bandwidth = memory.numel() * 4 / min(timed(memory.sum) for _ in range(5))
