@@ -17,7 +17,8 @@ PARTS = Table(
         Entry("start", "llm_lab.bench.start:start", "the extension, the first step, a large model from the disk; the largest size of a process"),
         Entry("memory", "llm_lab.bench.memory:memory", "what grows over 5,000 steps and 200 texts; what trainings take, of their estimates"),
         Entry("quality", "llm_lab.bench.quality:quality", "losses on Shakespeare after 60, 300 and 600 s", supports=LONG),
-        Entry("sizes", "llm_lab.bench.quality:sizes", "the size that is chosen for a time, against twelve fixed ones", supports=LONG),
+        Entry("sizes", "llm_lab.bench.quality:sizes", "the size that is chosen for 60 s, against twelve fixed ones; over an hour", supports=LONG),
+        Entry("sizes_long", "llm_lab.bench.quality:sizes_long", "the same for 300 s; over five hours", supports=LONG),
         Entry("gpu", "llm_lab.bench.gpu:gpu", "GPT-2 of 124 M on one CUDA GPU: share of its peak in training and decoding"),
     ],
 )  # fmt: skip
