@@ -17,6 +17,7 @@ from typing import Any
 from torch import nn
 
 from llm_lab.corpora.corpus import Corpus
+from llm_lab.corpora.large import FileTexts
 from llm_lab.corpora.open import open_corpus
 from llm_lab.corpora.options import opening
 from llm_lab.errors import BadType, BadValue, LabError, show
@@ -75,6 +76,10 @@ def job_of(run: Run) -> dict[str, Any]:
 
 def check_job(request: Request) -> None:
     """BadValue where `write_job` would refuse, before there is a run."""
+    if isinstance(getattr(request.corpus, "documents", None), FileTexts):
+        raise BadValue(
+            "corpus: it is too large to be copied for another process; give the name of its file, or a pattern, in its place"
+        )
     for key, value in request.given.items():
         if key not in _HERE:
             _plain(key, value, None)

@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from llm_lab.corpora.large import FileTexts
 from llm_lab.errors import BadType, BadValue, show
 from llm_lab.results import CorpusReport
 
 if TYPE_CHECKING:
     import pandas as pd
 
+HELD_OUT = 10_000_000  # characters at most, where no share was asked for: they are all read after a training
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Corpus:
@@ -33,7 +35,8 @@ class Corpus:
     notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        documents = _texts("documents", self.documents)
+        documents = self.documents if isinstance(self.documents, FileTexts) else _texts("documents", self.documents)
+        object.__setattr__(self, "documents", documents)
         if self.targets is not None:
             object.__setattr__(self, "targets", _texts("targets", self.targets))
             if len(self.targets) != len(documents):
@@ -43,9 +46,8 @@ class Corpus:
         for name, column in (self.table or {}).items():
             if len(column) != len(documents):
                 raise BadValue(f"table: {len(column):,} rows of {show(name)} for {len(documents):,} documents")
-        if not any(document and not document.isspace() for document in documents):
+        if _blank(documents):
             raise BadValue(f"corpus {show(self.name)} is empty: there is no text in {self.source}; it needs some")
-        object.__setattr__(self, "documents", documents)
         self.n_bytes  # noqa: B018  # text that UTF-8 cannot hold is refused here, not in the middle of a run
 
     def __repr__(self) -> str:
@@ -64,14 +66,22 @@ class Corpus:
             if self.targets is not None:
                 yield self.targets[i]
 
+    def pieces(self, every: int = 1) -> Iterator[tuple[str, bool]]:
+        """All texts, or each `every`-th, with True; those of large files in pieces, with whether one ends its document."""
+        if isinstance(self.documents, FileTexts):
+            return self.documents.pieces(every)
+        return ((text, True) for text in itertools.islice(self.texts, 0, None, every))
+
     @cached_property
     def n_chars(self) -> int:
         """Characters of all documents and targets; nothing is counted for what stands between them."""
-        return sum(map(len, self.texts))
+        return self.documents.n_chars if isinstance(self.documents, FileTexts) else sum(map(len, self.texts))
 
     @cached_property
     def n_bytes(self) -> int:
         """UTF-8 bytes of all documents and targets."""
+        if isinstance(self.documents, FileTexts):
+            return sum(self.documents.n_bytes)
         total = 0
         for i, text in enumerate(self.texts):
             try:
@@ -91,6 +101,14 @@ class Corpus:
         digest = hashlib.sha256()
         if self.targets is not None:
             digest.update(b"pairs")  # else a document and its target would be as two documents
+        if isinstance(self.documents, FileTexts):
+            sizes, begins = iter(self.documents.n_bytes), True
+            for text, last in self.documents.pieces():
+                if begins:
+                    digest.update(next(sizes).to_bytes(8, "big"))
+                digest.update(text.encode())
+                begins = last
+            return digest.hexdigest()
         for text in self.texts:
             data = text.encode()
             digest.update(len(data).to_bytes(8, "big"))
@@ -102,12 +120,22 @@ class Corpus:
         """The documents as one text, an empty line between them."""
         return "\n\n".join(self.documents)
 
-    def split(self, share: float = 0.9) -> tuple[Corpus, Corpus]:
+    @property
+    def _share(self) -> float:
+        """Of the characters, that train where nobody asks for another: nine tenths, or all but ten million."""
+        return max(0.9, 1 - HELD_OUT / self.n_chars)
+
+    def split(self, share: float | None = None) -> tuple[Corpus, Corpus]:
         """The first `share` of the characters to train on, the rest to validate on.
 
         Documents keep their order; the one across the boundary is cut in two, or validates where it has a target.
         """
+        share = self._share if share is None else share
         cut = self._cut(share)
+        first, rest = f"the first {share:.4g}", f"all but the first {share:.4g}"
+        if isinstance(self.documents, FileTexts):
+            head, tail = self.documents.cut(cut)
+            return self._part("train", first, head), self._part("val", rest, tail)
         if self.targets is not None:
             return self._rows(share, slice(0, cut)), self._rows(share, slice(cut, None))
         train: list[str] = []
@@ -119,12 +147,11 @@ class Corpus:
                 (val if val else train).append(head)
             if tail:
                 val.append(tail)
-        first = self._part("train", f"the first {share:.4g}", train)
-        return first, self._part("val", f"all but the first {share:.4g}", val)
+        return self._part("train", first, train), self._part("val", rest, val)
 
-    def _part(self, part: str, which: str, documents: list[str]) -> Corpus:
+    def _part(self, part: str, which: str, documents: Sequence[str]) -> Corpus:
         """One side of a split; BadValue where nothing is left for it."""
-        if not any(document and not document.isspace() for document in documents):
+        if _blank(documents):
             raise BadValue(
                 f"split: of {self.n_chars:,} characters, {which} of them is no text, and {part} needs some; "
                 "use a longer corpus, or another share"
@@ -149,11 +176,11 @@ class Corpus:
         ends = itertools.accumulate(len(a) + len(b) for a, b in zip(self.documents, self.targets, strict=True))
         return sum(1 for end in ends if end <= chars)
 
-    def report(self, split: float = 0.9) -> CorpusReport:
+    def report(self, split: float | None = None) -> CorpusReport:
         """What the text is made of: sizes, words, duplicates, a sample."""
         from llm_lab.corpora.report import report
 
-        cut = self._cut(split)
+        cut = self._cut(self._share if split is None else split)
         pairs = () if self.targets is None else zip(self.documents[:cut], self.targets[:cut], strict=True)
         return report(self, cut if self.targets is None else sum(len(a) + len(b) for a, b in pairs))
 
@@ -163,6 +190,12 @@ class Corpus:
 
         columns = self.table or {"text": self.documents, **({} if self.targets is None else {"target": self.targets})}
         return pd.DataFrame({name: list(column) for name, column in columns.items()})
+
+
+def _blank(documents: Sequence[str]) -> bool:
+    """Whether no document has a visible character in it."""
+    texts = (text for text, _ in documents.pieces()) if isinstance(documents, FileTexts) else documents
+    return not any(text and not text.isspace() for text in texts)
 
 
 def _texts(name: str, texts: Sequence[str]) -> tuple[str, ...]:

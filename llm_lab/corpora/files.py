@@ -11,6 +11,7 @@ from pathlib import Path
 
 from llm_lab.errors import BadValue, suggestion
 
+BOM = codecs.BOM_UTF8
 _BOMS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -35,18 +36,30 @@ def read_text(path: Path, what: str = "") -> str:
             + ("; for the words themselves, put text: before them" if " " in what else "")
         ) from None
     except (OSError, ValueError) as error:
-        raise BadValue(
-            f"corpus: {what!r} cannot be read ({getattr(error, 'strerror', None) or error}); choose another file"
-        ) from None
-    mark = len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0
-    try:
-        text = data[mark:].decode()
-    except UnicodeDecodeError as error:
-        at = mark + error.start
-        raise BadValue(
-            f"corpus: {what!r} is not UTF-8 (byte 0x{data[at]:02X} at offset {at:,}); {_remedy(data, what)}"
-        ) from None
+        raise unreadable(what, error) from None
+    mark = len(BOM) if data.startswith(BOM) else 0
+    return plain(decoded(data[mark:], what, mark, data))
+
+
+def plain(text: str) -> str:
+    """Every line end as `\\n`."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def decoded(data: bytes, what: str, offset: int = 0, whole: bytes | None = None) -> str:
+    """Bytes from `offset` of a file on as text; BadValue where they are not UTF-8, with what the `whole` may be instead."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise BadValue(
+            f"corpus: {what!r} is not UTF-8 (byte 0x{data[error.start]:02X} at offset {offset + error.start:,}); {_remedy(whole or data, what)}"
+        ) from None
+
+
+def unreadable(what: str, error: Exception) -> BadValue:
+    return BadValue(
+        f"corpus: {what!r} cannot be read ({getattr(error, 'strerror', None) or error}); choose another file"
+    )
 
 
 def _remedy(data: bytes, what: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_lab.corpora.corpus import Corpus
+from llm_lab.corpora.large import LARGE, FileTexts
 from llm_lab.corpora.files import download, expand, read_text, reason
 from llm_lab.corpora.options import CORPORA, corpus_options
 from llm_lab.errors import BadType, BadValue, listing, show, suggestion
@@ -26,7 +27,8 @@ def open_corpus(
 
     A str is, in this order: text, where it holds a line break, is over 1000 characters long or begins with `text:`;
     a name of the table; `hf:user/name` or `hf:user/name:split`; a URL; a glob (one document a file, sorted); a file.
-    Files are UTF-8; a byte-order mark is dropped and line ends become `\\n`. `column` chooses the text of a DataFrame
+    Files are UTF-8; a byte-order mark is dropped and line ends become `\\n`; where
+    together they are large, they are read from the disk as they are used. `column` chooses the text of a DataFrame
     or data set; without it the only text column is taken, or the one called `text`. `target` chooses the column of what
     is to be said of each text. `name` renames the result. `options` are a corpus's own, such as the size of stories.
     """
@@ -91,9 +93,17 @@ def _corpus(name: str, source: str, documents: Iterable[str]) -> Corpus:
     """A corpus without the empty documents; the source says how many those were."""
     documents = list(documents)
     kept = [document for document in documents if not isinstance(document, str) or document.strip()]
-    if kept and (empty := len(documents) - len(kept)):
-        source += f" ({empty:,} empty left out)"
-    return Corpus(name, source, kept)
+    return Corpus(name, _without(source, len(documents) - len(kept)) if kept else source, kept)
+
+
+def _without(source: str, empty: int) -> str:
+    return f"{source} ({empty:,} empty left out)" if empty else source
+
+
+def _read(files: Sequence[Path]) -> FileTexts | None:
+    """The texts of files that together are too large to be held, or None."""
+    size = sum(path.stat().st_size for path in files)
+    return FileTexts.of(files) if size >= LARGE and all(path.is_file() for path in files) else None
 
 
 def _path(spec: str) -> Corpus:
@@ -105,10 +115,13 @@ def _path(spec: str) -> Corpus:
             f"corpus: {show(spec)} cannot be a file's name; text is given as a list, for example [text]"
         ) from None
     if there:
-        return Corpus(path.stem, f"the file {spec}", (read_text(path, spec),))
+        return Corpus(path.stem, f"the file {spec}", _read([path]) or (read_text(path, spec),))
     if re.search(r"[*?\[]", spec):
         files = expand(str(path))
-        return _corpus(spec, f"{len(files):,} file{'s' * (len(files) != 1)} {spec}", map(read_text, files))
+        source = f"{len(files):,} file{'s' * (len(files) != 1)} {spec}"
+        if large := _read(files):
+            return Corpus(spec, _without(source, len(files) - len(large)), large)
+        return _corpus(spec, source, map(read_text, files))
     if re.fullmatch(r"[\w-]+", spec):
         raise BadValue(
             f"corpus {show(spec)} is unknown, and there is no such file{suggestion(spec, CORPORA)}; "
@@ -167,8 +180,7 @@ def _columns(columns: dict[str, list[Any]], source: str, name: str = "") -> Corp
     if len(columns) == 1:
         return _corpus(name or first, source, [row[0] for row in there])
     kept = [row for row in there if row[0].strip()]
-    if empty := len(there) - len(kept):
-        source += f" ({empty:,} empty left out)"
+    source = _without(source, len(there) - len(kept))
     table = {column: [row[i] for row in kept] for i, column in enumerate(columns)}
     return Corpus(name or first, source, table[first], targets=[row[1] for row in kept], table=table)
 

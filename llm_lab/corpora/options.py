@@ -59,7 +59,14 @@ class SourceOptions(Options):
 
 @dataclass(frozen=True)
 class CorpusOptions(SourceOptions):
-    split: float = option(0.9, "share of the characters, from the start, that train; the rest validates", gt=0, lt=1)
+    split: float | None = option(
+        None,
+        "share of the characters, from the start, that train; the rest validates",
+        gt=0,
+        lt=1,
+        auto="0.9, or all but 10 M characters",
+        example="0.95",
+    )
 
 
 def corpus_options() -> tuple[type[Options], ...]:

@@ -32,12 +32,12 @@ def report(corpus: Corpus, train_chars: int) -> CorpusReport:
     """
     words: Counter[str] = Counter()
     characters: set[str] = set()
-    for text in corpus.texts:
+    for text, _ in corpus.pieces():
         characters.update(text)
         for line in text.splitlines():
             words.update(_words().findall(line.lower()))
     single = len(corpus.documents) == 1
-    units: Iterable[str] = re.split(r"\n\s*\n", corpus.documents[0]) if single else corpus.documents
+    units = _paragraphs(corpus) if single else corpus.documents
     return CorpusReport(
         name=corpus.name,
         source=corpus.source,
@@ -62,9 +62,18 @@ def report(corpus: Corpus, train_chars: int) -> CorpusReport:
 
 def _repeats(texts: Iterable[str]) -> int:
     """How many repeat an earlier one; empty ones do not count."""
-    counts = Counter(text.strip() for text in texts)
-    del counts[""]
-    return counts.total() - len(counts)
+    hashes = [hash(text) for text in map(str.strip, texts) if text]  # not the texts, which may not fit
+    return len(hashes) - len(set(hashes))
+
+
+def _paragraphs(corpus: Corpus) -> Iterator[str]:
+    """What empty lines part, of a corpus of one document."""
+    held = ""
+    for text, last in corpus.pieces():
+        *whole, held = re.split(r"\n\s*\n", held + text)
+        yield from whole
+        if last:
+            yield held
 
 
 def _sample(corpus: Corpus) -> str:
@@ -73,10 +82,14 @@ def _sample(corpus: Corpus) -> str:
     Short documents are shown from their beginning, several of them.
     """
     at = corpus.n_chars // 3 if corpus.n_chars > 3 * _SAMPLE else 0
-    for i, document in enumerate(corpus.documents):
+    pieces = corpus.pieces()
+    for document, last in pieces:
         if at < len(document):
+            while not last and len(document) < at + 2 * _SAMPLE:
+                more, last = next(pieces)
+                document += more
             if len(document) < _SAMPLE and at:
-                return "\n\n".join(corpus.documents[i : i + 3])[:_SAMPLE].strip()
+                return "\n\n".join([document, *(text for text, _ in itertools.islice(pieces, 2))])[:_SAMPLE].strip()
             line = document.find("\n", at, at + _SAMPLE) + 1 if at else 0
             return document[line or at :][:_SAMPLE].strip() or document.strip()[:_SAMPLE]
         at -= len(document)

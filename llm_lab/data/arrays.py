@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import uuid
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,6 +15,7 @@ import numpy as np
 
 from llm_lab.corpora.corpus import Corpus
 from llm_lab.errors import BadValue
+from llm_lab.progress import progress
 from llm_lab.tokenizers.tokenizer import Tokenizer
 
 _FORMAT = 1
@@ -105,60 +107,60 @@ def _read(path: Path, facts: dict[str, Any]) -> Tokens | None:
 def _write(path: Path, facts: dict[str, Any], corpus: Corpus, tokenizer: Tokenizer) -> None:
     """Encode the corpus and put three files in place, the description last: it says that the others are whole."""
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
-    parts = []
-    ends = [0]
+    ends = array("q", [0])
     total = 0
-    for ids, after, last in _encode(corpus, tokenizer):
-        parts.append(np.array(ids + after, dtype))
-        total += len(parts[-1])
-        if last:
-            ends.append(total)
-    if not total:
-        raise BadValue(f"corpus {corpus.name!r} has no tokens under this {tokenizer.kind} tokenizer; use char or byte")
-    about = dict(n_tokens=total, n_documents=len(ends) - 1, dtype=dtype.name, kind=tokenizer.kind, name=corpus.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _replacing(path) as file:
-        _save(file, parts, dtype, total)
+    with _replacing(path) as file, progress(corpus.n_chars, f"tokenizing {corpus.name}", "char") as bar:
+        _header(file, dtype, total)
+        for ids, after, last, chars in _encode(corpus, tokenizer):
+            file.write(np.array(ids + after, dtype).tobytes())
+            total += len(ids) + len(after)
+            if last:
+                ends.append(total)
+            bar.update(chars)
+        if not total:
+            raise BadValue(
+                f"corpus {corpus.name!r} has no tokens under this {tokenizer.kind} tokenizer; use char or byte"
+            )
+        file.seek(0)
+        _header(file, dtype, total)
+    about = dict(n_tokens=total, n_documents=len(ends) - 1, dtype=dtype.name, kind=tokenizer.kind, name=corpus.name)
     with _replacing(path.with_suffix(".offsets.npy")) as file:
         np.save(file, np.array(ends, np.int64), allow_pickle=False)
     with _replacing(path.with_suffix(".json")) as file:
         file.write(json.dumps({**facts, **about}, ensure_ascii=False, indent=1).encode())
 
 
-def _encode(corpus: Corpus, tokenizer: Tokenizer) -> Iterator[tuple[list[int], list[int], bool]]:
-    """The ids of each part of each text, the reserved tokens that follow it, and whether it ends its document."""
+def _encode(corpus: Corpus, tokenizer: Tokenizer) -> Iterator[tuple[list[int], list[int], bool, int]]:
+    """The ids of each part of each text, the reserved tokens that follow it, whether it ends its document, its characters."""
     pairs = corpus.targets is not None
     eos = [tokenizer.end] if (pairs or len(corpus.documents) > 1) and tokenizer.end is not None else []
+    source = pairs  # which of a pair is read
     batch: list[str] = []
     marks: list[tuple[list[int], bool]] = []
     size = 0
-    for i, text in enumerate(corpus.texts):
-        for part in tokenizer.parts(text, _PART):
-            batch.append(part)
-            marks.append(([], False))
-            size += len(part)
-            if size >= _BATCH:
-                # held back by one, since only the text's end tells which part is its last
-                yield from _joined(tokenizer, batch[:-1], marks[:-1])
-                batch, marks, size = batch[-1:], marks[-1:], len(part)
-        source = pairs and i % 2 == 0
-        marks[-1] = ([tokenizer.special("sep")] if source else eos, not source)
+    for part, last in tokenizer.parts(corpus.pieces(), _PART):
+        batch.append(part)
+        marks.append((([tokenizer.special("sep")] if source else eos) if last else [], last and not source))
+        source = pairs and source != last
+        size += len(part)
+        if size >= _BATCH:
+            yield from _joined(tokenizer, batch, marks)
+            batch, marks, size = [], [], 0
     yield from _joined(tokenizer, batch, marks)
 
 
 def _joined(
     tokenizer: Tokenizer, batch: list[str], marks: list[tuple[list[int], bool]]
-) -> Iterator[tuple[list[int], list[int], bool]]:
-    for ids, (after, last) in zip(tokenizer.encode_batch(batch), marks, strict=True):
-        yield ids, after, last
+) -> Iterator[tuple[list[int], list[int], bool, int]]:
+    for ids, (after, last), part in zip(tokenizer.encode_batch(batch), marks, batch, strict=True):
+        yield ids, after, last, len(part)
 
 
-def _save(file: BinaryIO, parts: Iterable[np.ndarray], dtype: np.dtype[Any], total: int) -> None:
-    """An .npy file from parts, without joining them in memory first."""
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (total,)}
-    np.lib.format.write_array_header_1_0(file, header)
-    for part in parts:
-        file.write(part.tobytes())
+def _header(file: BinaryIO, dtype: np.dtype[Any], total: int) -> None:
+    """The head of an .npy file, which is as long for any total: its format leaves room for the first axis to grow."""
+    about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (total,)}
+    np.lib.format.write_array_header_1_0(file, about)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from llm_lab.errors import BadValue
 SPECIALS = ("pad", "bos", "eos", "unk", "cls", "sep", "mask", *(f"extra_{i}" for i in range(16)))
 SPECIAL_TOKENS = tuple(f"<{name}>" for name in SPECIALS)
 UNK = "<unk>"
-_TRAIN_CHUNK = 1 << 16  # characters; long documents are handed over in parts, so that all cores read them
+TRAIN_CHUNK = 1 << 16  # characters; long documents are handed over in parts, so that all cores read them
 # Letters with their marks, digits, other signs, each with the space before it; then what is left of white space.
 _WORDS = r" ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
 # What no reader takes for white space, then what each takes for it; format and control characters are left alone
@@ -28,7 +28,7 @@ _DEFAULT_SIZES = ((2_000_000, 1024), (5_000_000, 2048), (20_000_000, 4096))  # (
 _LARGEST_DEFAULT = 8192
 
 
-def char(documents: Sequence[str], vocab_size: int | None = None) -> Tokenizer:
+def char(documents: Iterable[str], vocab_size: int | None = None) -> Tokenizer:
     """Every character (code point) of the documents, in the order of Unicode; any other is `<unk>`."""
     # BPE without merges: a word-level model decodes with spaces in between and takes four times as long
     made = Tokenizer(models.BPE(vocab=_vocab(sorted(_characters(documents))), merges=[], unk_token=UNK, fuse_unk=False))
@@ -36,7 +36,7 @@ def char(documents: Sequence[str], vocab_size: int | None = None) -> Tokenizer:
     return _reserve(made)
 
 
-def byte(documents: Sequence[str] = (), vocab_size: int | None = None) -> Tokenizer:
+def byte(documents: Iterable[str] = (), vocab_size: int | None = None) -> Tokenizer:
     """The 256 bytes of UTF-8, in order, after the specials."""
     made = Tokenizer(models.BPE(vocab=_vocab(byte_letters()), merges=[]))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -44,7 +44,7 @@ def byte(documents: Sequence[str] = (), vocab_size: int | None = None) -> Tokeni
     return _reserve(made)
 
 
-def bpe(documents: Sequence[str], vocab_size: int | None = None) -> Tokenizer:
+def bpe(documents: Iterable[str], vocab_size: int | None = None) -> Tokenizer:
     """Byte pairs that occur twice or more, the most frequent first, inside GPT-2's words (Sennrich et al. 2016)."""
     vocab_size = _size(documents, vocab_size, alphabet=256)
     made = Tokenizer(models.BPE())
@@ -57,11 +57,11 @@ def bpe(documents: Sequence[str], vocab_size: int | None = None) -> Tokenizer:
         initial_alphabet=byte_letters(),
         show_progress=False,
     )
-    made.train_from_iterator(chunks(documents, _TRAIN_CHUNK), trainer)
+    made.train_from_iterator(_learned(documents), trainer)
     return made
 
 
-def wordpiece(documents: Sequence[str], vocab_size: int | None = None) -> Tokenizer:
+def wordpiece(documents: Iterable[str], vocab_size: int | None = None) -> Tokenizer:
     """BERT's pieces with case kept: words and punctuation apart, Chinese characters one by one, `##` inside a word.
 
     White space is not kept. A word with a character that the documents lack is `<unk>` as a whole.
@@ -79,12 +79,12 @@ def wordpiece(documents: Sequence[str], vocab_size: int | None = None) -> Tokeni
     return _reserve(_as_bert(models.WordPiece(vocab=vocab, unk_token=UNK, max_input_chars_per_word=100)))
 
 
-def _train_wordpiece(documents: Sequence[str], vocab_size: int, reserved: list[str]) -> Tokenizer:
+def _train_wordpiece(documents: Iterable[str], vocab_size: int, reserved: list[str]) -> Tokenizer:
     made = _as_bert(models.WordPiece(unk_token=UNK))
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size, min_frequency=2, special_tokens=reserved, show_progress=False
     )
-    made.train_from_iterator(chunks(documents, _TRAIN_CHUNK), trainer)
+    made.train_from_iterator(_learned(documents), trainer)
     return made
 
 
@@ -96,7 +96,7 @@ def _as_bert(model: models.WordPiece) -> Tokenizer:
     return made
 
 
-def unigram(documents: Sequence[str], vocab_size: int | None = None) -> Tokenizer:
+def unigram(documents: Iterable[str], vocab_size: int | None = None) -> Tokenizer:
     """The pieces under which the documents are likeliest (Kudo 2018). Spaces are kept as they are, in front of words.
 
     Characters that the documents lack are `<unk>`, one for several in a row; all else comes back exactly.
@@ -107,7 +107,7 @@ def unigram(documents: Sequence[str], vocab_size: int | None = None) -> Tokenize
     trainer = trainers.UnigramTrainer(
         vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS), unk_token=UNK, show_progress=False
     )
-    made.train_from_iterator(chunks(documents, _TRAIN_CHUNK), trainer)
+    made.train_from_iterator(_learned(documents), trainer)
     vocab = [
         *((token, 0.0) for token in SPECIAL_TOKENS),
         *_settled(json.loads(made.to_str())["model"]["vocab"], vocab_size - len(SPECIALS)),
@@ -146,18 +146,29 @@ def byte_letters() -> list[str]:
     return [letters[value] for value in range(256)]
 
 
-def chunks(documents: Iterable[str], size: int) -> Iterator[str]:
-    """The documents in parts of at least `size` characters, cut only where all kinds of this file cut anyway.
+def chunks(pieces: Iterable[tuple[str, bool]], size: int) -> Iterator[tuple[str, bool]]:
+    """Documents in parts of at least `size` characters, cut only where all kinds of this file cut anyway.
 
     That is before a space or line break that follows a visible character: no kind has a piece across it, and none
-    looks further. A document without such a place stays whole.
+    looks further. A document without such a place stays whole. They come, and go, with whether a piece ends its document.
     """
-    for document in documents:
-        start = 0
-        while len(document) - start > size and (found := _SEAM.search(document, start + size)):
-            yield document[start : found.end()]
+    held = ""
+    for piece, last in pieces:
+        held, start = held + piece, 0
+        while len(held) - start > size and (found := _SEAM.search(held, start + size)):
+            yield held[start : found.end()], False
             start = found.end()
-        yield document[start:]
+        held = held[start:]
+        if last:
+            yield held, True
+            held = ""
+    if held:  # of a document whose end is not among the pieces
+        yield held, True
+
+
+def _learned(documents: Iterable[str]) -> Iterator[str]:
+    """The documents in parts for a trainer."""
+    return (part for part, _ in chunks(((document, True) for document in documents), TRAIN_CHUNK))
 
 
 def _characters(documents: Iterable[str]) -> set[str]:

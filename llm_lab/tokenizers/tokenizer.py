@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,10 +20,11 @@ from tokenizers.decoders import DecodeStream
 from llm_lab.errors import BadType, BadValue, listing, show
 from llm_lab.results import Piece
 from llm_lab.tokenizers import foreign
-from llm_lab.tokenizers.kinds import SPECIAL_TOKENS, SPECIALS, chunks
+from llm_lab.tokenizers.kinds import SPECIAL_TOKENS, SPECIALS, TRAIN_CHUNK, chunks
 from llm_lab.tokenizers.options import TOKENIZERS
 
 FILE = "tokenizer.json"
+LEARNED = 100_000_000  # bytes from which a vocabulary is learned: merges and pieces settle long before
 _CHUNK = 1 << 14  # characters encoded at a time; the parts of a long text keep all cores busy
 _HEX = "llm_lab.hex"  # error handler of decoding: bytes that are no character are shown as <0xE4>
 codecs.register_error(_HEX, lambda e: ("".join(f"<0x{b:02X}>" for b in e.object[e.start : e.end]), e.end))  # type: ignore[attr-defined]
@@ -107,7 +109,7 @@ class Tokenizer:
         counts = []
         for text in texts:
             before = len(parts)
-            parts.extend(self.parts(_utf8(text), _CHUNK))
+            parts.extend(part for part, _ in self.parts([(_utf8(text), True)], _CHUNK))
             counts.append(len(parts) - before)
         encoded = iter(self.backend.encode_batch_fast(parts, add_special_tokens=False))
         found = [[i for _ in range(count) for i in next(encoded).ids] for count in counts]
@@ -128,11 +130,16 @@ class Tokenizer:
         unknown = self.specials.get("unk")
         return [i for i in (unknown if i in self.special_ids else i for i in ids) if i is not None]
 
-    def parts(self, text: str, size: int) -> Iterator[str]:
-        """The text in parts of about `size` characters whose ids, joined, are the ids of the whole."""
-        if self._anywhere:
-            return (text[i : i + size] for i in range(0, len(text) or 1, size))
-        return chunks([text], size) if self._seams else iter([text])
+    def parts(self, pieces: Iterable[tuple[str, bool]], size: int) -> Iterator[tuple[str, bool]]:
+        """Texts in parts of about `size` characters whose ids, joined, are the ids of the whole. They are given, and come,
+        in pieces, with whether each ends its text."""
+        if not self._anywhere:
+            # Without seams none is long enough to be cut.
+            yield from chunks(pieces, size if self._seams else sys.maxsize)
+            return
+        for piece, last in pieces:
+            for i in range(0, len(piece) or 1, size):
+                yield piece[i : i + size], last and i + size >= len(piece)
 
     # ids to text
 
@@ -362,7 +369,8 @@ _NO_SPACE_AFTER = re.compile(rf"[(\[{{'’“«$#_/@—–{_CJK}-]")
 
 
 def train(source: Any, kind: str, vocab_size: int | None = None) -> Tokenizer:
-    """A tokenizer of that kind whose vocabulary is learned from `source`: a corpus, or documents.
+    """A tokenizer of that kind whose vocabulary is learned from `source`: a corpus, or documents. Of a large corpus
+    pieces are read that lie evenly over it, LEARNED bytes of them, where all it takes from the text is its statistics.
 
     `vocab_size` counts the specials; without it, it goes by the size of the text. Raises BadValue for an unknown
     kind, a size that cannot hold the alphabet, or a size given to a kind that has its own.
@@ -377,15 +385,26 @@ def train(source: Any, kind: str, vocab_size: int | None = None) -> Tokenizer:
             )
         if isinstance(vocab_size, bool) or not isinstance(vocab_size, int):
             raise BadValue(f"vocab_size: {show(vocab_size)} is not a whole number; for example 4096")
-    documents = getattr(source, "texts", source)
+    documents = _Pieces(source, whole="vocab_size" not in entry.supports) if hasattr(source, "pieces") else source
     if not isinstance(documents, str | Iterable):
         raise BadType(
             f"corpus: {type(source).__name__} {show(source)} is not a text; it takes a corpus or a list of texts"
         )
-    documents = [_utf8(text) for text in ([documents] if isinstance(documents, str) else documents)]
+    if not isinstance(documents, _Pieces):
+        documents = [_utf8(text) for text in ([documents] if isinstance(documents, str) else documents)]
     if not any(text and not text.isspace() for text in documents):
         raise BadValue("corpus: it is empty; a vocabulary is learned from text")
     return Tokenizer(entry.load()(documents, vocab_size), kind)
+
+
+class _Pieces:
+    """The texts of a corpus, read anew whenever they are iterated over."""
+
+    def __init__(self, corpus: Any, whole: bool) -> None:
+        self.corpus, self.every = corpus, 1 if whole else max(1, round(corpus.n_bytes / LEARNED))
+
+    def __iter__(self) -> Iterator[str]:
+        return (part for part, _ in chunks(self.corpus.pieces(self.every), TRAIN_CHUNK))
 
 
 def _from_json(text: str, kind: str | None = None, specials: Mapping[str, int] | None = None) -> Tokenizer:

@@ -95,7 +95,7 @@ def test_nothing_is_left_of_a_broken_write(tmp_path: Path, monkeypatch: pytest.M
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(arrays, "_save", full)
+    monkeypatch.setattr(arrays, "_header", full)
     with pytest.raises(BadValue, match="No space left"):
         tokenize(text, train(text, "char"), tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -122,7 +122,7 @@ def test_parts_of_characters_show_their_bytes() -> None:
 @given(text=tricky, size=st.integers(1, 6))
 def test_parts_have_the_ids_of_the_whole(kind: str, text: str, size: int) -> None:
     found = TOKENIZER[kind]
-    parts = list(found.parts(text, size))
+    parts = [part for part, _ in found.parts([(text, True)], size)]
     assert "".join(parts) == text
     whole = found.backend.encode(text, add_special_tokens=False).ids
     assert [i for part in parts for i in found.backend.encode(part, add_special_tokens=False).ids] == whole
@@ -130,7 +130,7 @@ def test_parts_have_the_ids_of_the_whole(kind: str, text: str, size: int) -> Non
 
 def test_a_long_text_is_encoded_as_the_library_does(tokenizer: Tokenizer) -> None:
     text = CORPUS.text * 20
-    assert len(list(tokenizer.parts(text, 1 << 14))) > 1
+    assert len(list(tokenizer.parts([(text, True)], 1 << 14))) > 1
     assert tokenizer.encode(text) == tokenizer.backend.encode(text, add_special_tokens=False).ids
     assert tokenizer.encode_batch(["", text, "be"]) == [[], tokenizer.encode(text), tokenizer.encode("be")]
 
@@ -298,7 +298,7 @@ def test_what_cannot_be_loaded(tmp_path: Path) -> None:
 
 def test_a_kind_of_the_users_own_is_never_cut() -> None:
     mine = Tokenizer(kinds.bpe([ENGLISH]), "mine")
-    assert list(mine.parts("a b c", 1)) == ["a b c"] and mine.kind == "mine"
+    assert list(mine.parts([("a b", False), (" c", True)], 1)) == [("a b c", True)] and mine.kind == "mine"
 
 
 def test_byte_letters_are_the_librarys() -> None:
