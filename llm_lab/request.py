@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ SIZED_BY = frozenset(
     | {key for key in specs(ModelOptions) if key.startswith(("n_", "d_"))}
     | {"steps", "tokens", "epochs"}
 )
-RECIPE = 5  # raised by hand when the same request would no longer train the same model
+RECIPE = 6  # raised by hand when the same request would no longer train the same model
 
 
 class Request:
@@ -76,7 +76,7 @@ class Request:
             forking.check(self.base, self.given)
         self.lineage = forking.lineage(self.base) if self.base else None
         begun = forking.config(self.base, self.given) if self.base else None
-        self.sizes: dict[str, int] = {}  # that were chosen for the time, as options
+        self.sizes: dict[str, int | float] = {}  # that were chosen for the time, as options
         self.config: Callable[[int], ModelConfig] = lambda size: (
             begun
             or preset.config(
@@ -123,9 +123,9 @@ class Request:
         """Whether only a time says how large the model is to be."""
         return not SIZED_BY & self.given.keys()
 
-    def resize(self, sizes: dict[str, int]) -> None:
+    def resize(self, sizes: Mapping[str, int | float]) -> None:
         """Take sizes of the model and of its batch that were chosen for it."""
-        self.sizes = sizes
+        self.sizes = dict(sizes)
         if "batch_size" in sizes:
             self.by_type[TrainOptions] = replace(self[TrainOptions], batch_size=sizes["batch_size"])
 

@@ -46,6 +46,7 @@ TIMES = tuple(10 ** (0.7 + i / 12) for i in range(47))  # 5 s to 10 h
 BLOCKS = 64  # of a context, that a text must have for it
 ROOM = 0.8  # of the free memory, which the chosen size may take
 AGAIN = 15.0  # R*: what reading again can add at most, in passes
+OFTEN, DROPOUT = 6.0, 0.1  # passes over the text, from which on so much is dropped
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,8 @@ class Size:
 LADDER = (
     Size(2, 2, 64, 64, 16),
     Size(2, 2, 128, 64, 16),
-    Size(4, 2, 128, 128, 16),
-    Size(4, 3, 192, 128, 16),
+    Size(5, 2, 128, 256, 8),
+    Size(4, 3, 192, 256, 8),
     Size(6, 3, 192, 256, 16),
     Size(6, 4, 256, 256, 16),
     Size(6, 6, 384, 256, 32),
@@ -101,8 +102,14 @@ class Choice:
     size: Size
     step: float  # seconds, measured or reckoned
     tokens: float  # that it reads in the time
+    passes: float  # that this is over the text
     excess: float  # nats per token, by the rule
     measured: bool
+
+    @property
+    def dropout(self) -> float:
+        """A text that is read many times is learned by heart otherwise."""
+        return DROPOUT if self.passes >= OFTEN else 0.0
 
 
 def excess(size: Size, tokens: float, unique: float) -> float:
@@ -121,7 +128,7 @@ def reckon(seconds: float, unique: float, steps: dict[Size, float], ladder: Sequ
         near = min(steps, key=lambda timed: abs(ladder.index(timed) - place))
         step = steps[near] * size.flops / near.flops
         tokens = seconds / step * size.tokens
-        found.append(Choice(size, step, tokens, excess(size, tokens, unique), size in steps))
+        found.append(Choice(size, step, tokens, tokens / unique, excess(size, tokens, unique), size in steps))
     return found
 
 
@@ -161,14 +168,21 @@ def fit(request: Request, tokenizer: Tokenizer, data: Tokens, started: float) ->
             lambda size: _step_time(size, request, tokenizer, data),
             ladder,
         )
-    request.resize(best(found).size.options)
+    one = best(found)
+    request.resize(one.size.options)
+    if one.dropout and "dropout" not in request.given:
+        request.resize({**one.size.options, "dropout": one.dropout})
+        if not _room(request, tokenizer):
+            request.resize(one.size.options)
     return found
 
 
 def _fits(size: Size, request: Request, tokenizer: Tokenizer, data: Tokens) -> bool:
-    if len(data) < BLOCKS * size.max_seq_len:
-        return False
     request.resize(size.options)
+    return len(data) >= BLOCKS * size.max_seq_len and _room(request, tokenizer)
+
+
+def _room(request: Request, tokenizer: Tokenizer) -> bool:
     config = request.config(tokenizer.vocab_size)
     return memory.need(config, request[TrainOptions], request.objective(tokenizer)).fits(ROOM)
 
@@ -236,7 +250,8 @@ def said(found: list[Choice], seconds: float) -> str:
     """The choice in one line."""
     one = best(found)
     timed = sum(each.measured for each in found)
+    dropped = f", dropout {one.dropout:g} since it reads the text {one.passes:,.0f} times" if one.dropout else ""
     return (
-        f"sized for {seconds:g} s here: {one.size}; of {len(found)} sizes, {timed} of them timed, it has the least predicted error "
+        f"sized for {seconds:g} s here: {one.size}{dropped}; of {len(found)} sizes, {timed} of them timed, it has the least predicted error "
         f"({one.tokens / 1e6:,.2g} M tokens at {one.size.tokens / one.step:,.0f} a second). A size of yours, such as --n_layer 4, turns this off"
     )

@@ -149,6 +149,24 @@ def timed(monkeypatch, seconds):
     return seen
 
 
+def test_a_text_that_is_read_many_times_is_not_learned_by_heart(small, monkeypatch):
+    timed(monkeypatch, 1e-4)
+    lm = pretrain(seconds=1)
+    assert lm.model.config.dropout == 0.1
+    assert lm.run.read("plan")["sizes"]["dropout"] == 0.1
+    assert any("dropout 0.1 since it reads the text" in note for note in lm.report.notes)
+    assert "--dropout 0.1" in lm.report.repeat
+    assert pretrain("asked", seconds=1, dropout=0.0).model.config.dropout == 0.0
+    timed(monkeypatch, 10.0)
+    assert pretrain("once", seconds=1).model.config.dropout == 0.0
+
+
+def test_a_dropout_that_does_not_fit_the_memory_is_left(small, monkeypatch):
+    timed(monkeypatch, 1e-4)
+    monkeypatch.setattr(sizing, "_room", lambda request, tokenizer: "dropout" not in request.sizes)
+    assert pretrain(seconds=1).model.config.dropout == 0.0
+
+
 def test_a_short_text_leaves_long_contexts_out(monkeypatch):
     seen = timed(monkeypatch, 1e-5)  # a machine that would take the largest
     lm = lab.pretrain([TEXT[:6000]], name="short", display=False, seconds=1, sample_tokens=0)

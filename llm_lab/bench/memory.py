@@ -61,6 +61,27 @@ lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(
 most = 1024 * int(lines["VmHWM"].split()[0])
 print(json.dumps({"expected": lm.report.memory_need, "measured": most - before[0]}))
 """
+# What of the process no file stands for: pages of a mapped file go when others need the memory.
+_LARGE = """
+import random, re, threading, time
+from pathlib import Path
+import llm_lab as lab
+rng = random.Random(0)
+words = ["".join(rng.choices("etaoinshrdlu", k=rng.randint(2, 9))) for _ in range(20000)]
+with open("large.txt", "w") as file:
+    while file.tell() < SIZE:
+        file.write(" ".join(rng.choices(words, k=20000)) + "\\n")
+most = [0]
+def look():
+    while True:
+        most[0] = max(most[0], int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]))
+        time.sleep(0.02)
+threading.Thread(target=look, daemon=True).start()
+began = time.perf_counter()
+lm = lab.pretrain("large.txt", name="large", steps=50, display=False, device="cpu", sample_tokens=0, **json.loads(OPTIONS))
+print(json.dumps({"memory": most[0] / 1e3, "seconds": time.perf_counter() - began}))
+"""
+LARGE, LARGE_MEMORY = 300_000_000, 1000.0  # bytes of text, which are read as those of any larger one; MB
 
 
 def memory(options: BenchOptions) -> Iterator[BenchLine]:
@@ -68,6 +89,18 @@ def memory(options: BenchOptions) -> Iterator[BenchLine]:
     if not sys.platform.startswith("linux"):
         yield BenchLine(part=PART, what="a training against its estimate", value=None, note="measured on Linux alone")
         return
+    found = process(f"SIZE = {LARGE}; OPTIONS = {json.dumps({**SIZES, 'tokenizer': 'bpe'})!r}" + _LARGE)
+    yield judged(
+        BenchLine(
+            part=PART,
+            what=f"the process that learns merges from a text of {LARGE / 1e6:,.0f} MB, tokenises it and trains on it",
+            value=found["memory"],
+            unit="MB",
+            goal=LARGE_MEMORY,
+            least=False,
+            note=f"{found['seconds']:.0f} s; what no file stands for, at its largest",
+        )
+    )
     for name, shape in SHAPES.items():
         found = process(f"OPTIONS = {json.dumps(shape)!r}" + _ONE)
         yield judged(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -15,10 +17,13 @@ from llm_lab.bench.measuring import against, in_turns, judged, peer, ratio, spre
 from llm_lab.bench.options import BenchOptions
 from llm_lab.corpora.open import open_corpus
 from llm_lab.data.arrays import Tokens, tokenize
+from llm_lab.data.sampler import BlockSampler
+from llm_lab.lab import pretrain
 from llm_lab.models.options import SHAPES
 from llm_lab.models.presets import PRESETS
 from llm_lab.objectives.make import make
 from llm_lab.results import BenchLine
+from llm_lab.session import Session
 from llm_lab.tokenizers.tokenizer import Tokenizer, train
 from llm_lab.training.options import BudgetOptions, TrainOptions
 from llm_lab.training.plan import applied, resolve
@@ -34,12 +39,14 @@ FASTER = 1.6  # than a plain loop of transformers' model
 PRODUCTS = 0.6  # of a wide step, that its products alone would take
 OPTIMIZER = 0.1
 DATA = 0.03
+AROUND, RUN_SECONDS = 0.03, 20
 
 
 def training(options: BenchOptions) -> Iterator[BenchLine]:
     data, tokenizer = text()
     yield from _against_transformers(options, data, tokenizer)
     yield from _against_products(options, data, tokenizer)
+    yield _around(options)
 
 
 def text() -> tuple[Tokens, Tokenizer]:
@@ -211,22 +218,47 @@ def products(model: nn.Module, tokens: int, dtype: torch.dtype) -> Callable[[], 
 
 def optimizer_seconds(one: Trainer, call: Callable[[], Any]) -> float:
     """Seconds that the optimisers took of one step, while `call` made some."""
+    spent = spent_in([(optimizer, "step") for optimizer in one.optimizers], call)
+    return sum(spent) / max(1, len(spent) // len(one.optimizers))
+
+
+def spent_in(methods: Sequence[tuple[Any, str]], call: Callable[[], Any]) -> list[float]:
+    """Seconds of each call of some methods, of objects or of classes, while `call` runs."""
     spent: list[float] = []
 
     def around(real: Callable[..., Any]) -> Callable[..., Any]:
-        def step(*args: Any, **kwargs: Any) -> Any:
+        def timing(*args: Any, **kwargs: Any) -> Any:
             began = time.perf_counter()
             result = real(*args, **kwargs)
             spent.append(time.perf_counter() - began)
             return result
 
-        return step
+        return timing
 
-    try:
-        for optimizer in one.optimizers:
-            optimizer.step = around(optimizer.step)  # type: ignore[method-assign]
+    with contextlib.ExitStack() as patches:
+        for owner, name in methods:
+            patches.enter_context(patch.object(owner, name, around(getattr(owner, name))))
         call()
-    finally:
-        for optimizer in one.optimizers:
-            del optimizer.step  # the class's own again
-    return sum(spent) / max(1, len(spent) // len(one.optimizers))
+    return spent
+
+
+def _around(options: BenchOptions) -> BenchLine:
+    """What a run does besides its steps, by its own account: the clock is not fine enough for it."""
+    reports: list[Any] = []
+
+    def run() -> None:
+        made = pretrain("python-docs", name="around", seconds=RUN_SECONDS, n_layer=4, display=False, fresh=True)
+        reports.append(made.report)
+
+    methods = [(Session, "_update"), (Trainer, "_validate"), (BlockSampler, "examples")]
+    shares = [sum(spent_in(methods, run)) / reports[-1].seconds for _ in range(max(2, options.rounds // 2))]
+    return judged(
+        BenchLine(
+            part=PART,
+            what=f"of a run of {RUN_SECONDS} s: batches, validations, samples, events and states",
+            unit="%",
+            goal=AROUND,
+            least=False,
+            **spread(shares),
+        )
+    )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 HELD_OUT = 10_000_000  # characters at most, where no share was asked for: they are all read after a training
 
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Corpus:
     """Documents in an order, under a name. `source` says in words where they came from.
@@ -134,8 +135,8 @@ class Corpus:
         cut = self._cut(share)
         first, rest = f"the first {share:.4g}", f"all but the first {share:.4g}"
         if isinstance(self.documents, FileTexts):
-            head, tail = self.documents.cut(cut)
-            return self._part("train", first, head), self._part("val", rest, tail)
+            before, after = self.documents.cut(cut)
+            return self._part("train", first, before), self._part("val", rest, after)
         if self.targets is not None:
             return self._rows(share, slice(0, cut)), self._rows(share, slice(cut, None))
         train: list[str] = []

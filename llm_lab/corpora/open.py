@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from llm_lab.corpora.corpus import Corpus
-from llm_lab.corpora.large import LARGE, FileTexts
 from llm_lab.corpora.files import download, expand, read_text, reason
+from llm_lab.corpora.large import LARGE, FileTexts
 from llm_lab.corpora.options import CORPORA, corpus_options
 from llm_lab.errors import BadType, BadValue, listing, show, suggestion
 from llm_lab.options import distribute, specs

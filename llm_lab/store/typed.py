@@ -27,7 +27,9 @@ def _as(hint: Any, value: Any) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         return build(typing.cast(type, hint), value)
-    if origin in (types.UnionType, typing.Union):  # X | None
+    if origin in (types.UnionType, typing.Union):  # X | None, or int | float
+        if float in args and isinstance(value, float):
+            return _number(value)
         return None if value is None else _as(args[0], value)
     if origin is list and isinstance(value, list):
         return [_as(args[0], item) for item in value]

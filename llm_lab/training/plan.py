@@ -32,7 +32,7 @@ class Plan:
     eval_every: int | None  # steps; None: by time, at most twelve in a run
     checkpoints: tuple[int, ...] = ()  # steps after which the weights are kept; 0: before the first
     checkpoint_shares: tuple[float, ...] = ()  # of a time budget, whose steps are not known: after which shares of it
-    sizes: dict[str, int] = field(default_factory=dict)  # options that were chosen for the time, not asked for
+    sizes: dict[str, int | float] = field(default_factory=dict)  # options that were chosen for the time, not asked for
     # Of a replayed run: the factor of the peak learning rate of each step, and the steps it validated at.
     learning_rates: tuple[float, ...] = field(default=(), repr=False)
     eval_steps: frozenset[int] = field(default=frozenset(), repr=False)

@@ -38,7 +38,9 @@ def block_losses(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """For each part of the loss and each example the sum of its targets' losses in nats, and how many targets it has.
     Leaves the model's mode."""
-    found: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
+    # Where each batch's values go is there beforehand: small tensors kept from between a pass's large ones leave holes in the
+    # heap that the next pass's do not fit, and it grows by a hundred times what is kept.
+    found: dict[str, tuple[Tensor, Tensor]] = {}
     with torch.no_grad(), evaluating(trainee.model), evaluating(trainee.extras):
         for start in range(0, len(examples), batch_size):
             chosen = list(examples[start : start + batch_size])
@@ -46,12 +48,11 @@ def block_losses(
             with autocast(device, precision):
                 parts = objective.losses(trainee, batch)
             for name, pair in parts.items():
-                for kept, value in zip(found.setdefault(name, ([], [])), pair, strict=True):
-                    kept.append(value)
-    return {
-        name: (torch.cat(sums).cpu().double().numpy(), torch.cat(counts).cpu().numpy())
-        for name, (sums, counts) in found.items()
-    }
+                if name not in found:
+                    found[name] = tuple(value.new_zeros(len(examples)) for value in pair)
+                for kept, value in zip(found[name], pair, strict=True):
+                    kept[start : start + len(chosen)] = value
+    return {name: (sums.cpu().double().numpy(), counts.cpu().numpy()) for name, (sums, counts) in found.items()}
 
 
 def mean_losses(found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:

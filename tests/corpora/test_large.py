@@ -20,7 +20,23 @@ from llm_lab.errors import BadValue
 from llm_lab.tokenizers import tokenizer as tokenizers
 from llm_lab.tokenizers.tokenizer import train
 
-WORDS = ["the", "green", "bottles", "中文", "été", "🌍", "\r\n", "\n", "\n\n", "\r", "\r\r\n", " ", "  ", "on", "a wall."]
+WORDS = [
+    "the",
+    "green",
+    "bottles",
+    "中文",
+    "été",
+    "🌍",
+    "\r\n",
+    "\n",
+    "\n\n",
+    "\r",
+    "\r\r\n",
+    " ",
+    "  ",
+    "on",
+    "a wall.",
+]
 
 
 def written(path: Path, seed: int, words: int = 3000, bom: bool = False) -> Path:
@@ -146,9 +162,10 @@ def test_training_on_one(tmp_path, pieces, monkeypatch):
     monkeypatch.setattr(open, "LARGE", 1 << 40)
     held = lab.pretrain(str(path), name="held", **options)
     assert lm.report.final == held.report.final
+    monkeypatch.setattr(open, "LARGE", 1000)
+    read = lab.corpus(str(path))
     with pytest.raises(BadValue, match="too large to be copied"):
-        monkeypatch.setattr(open, "LARGE", 1000)
-        lab.pretrain(lab.corpus(str(path)), name="away", background=True, **options)
+        lab.pretrain(read, name="away", background=True, **options)
 
 
 def test_a_folder_is_still_no_text(tmp_path, pieces):
