@@ -46,7 +46,7 @@ TIMES = tuple(10 ** (0.7 + i / 12) for i in range(47))  # 5 s to 10 h
 BLOCKS = 64  # of a context, that a text must have for it
 ROOM = 0.8  # of the free memory, which the chosen size may take
 AGAIN = 15.0  # R*: what reading again can add at most, in passes
-OFTEN, DROPOUT = 6.0, 0.1  # passes over the text, from which on so much is dropped
+OFTEN, DROPOUT = 8.0, 0.1  # passes over the text, from which on so much is dropped
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from llm_lab.results import CorpusReport
 if TYPE_CHECKING:
     import pandas as pd
 
-HELD_OUT = 10_000_000  # characters at most, where no share was asked for: they are all read after a training
+HELD_OUT = 2_000_000  # characters at most, where no share was asked for: they are all read after a training
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -123,7 +123,7 @@ class Corpus:
 
     @property
     def _share(self) -> float:
-        """Of the characters, that train where nobody asks for another: nine tenths, or all but ten million."""
+        """Of the characters, that train where nobody asks for another: nine tenths, or all but two million."""
         return max(0.9, 1 - HELD_OUT / self.n_chars)
 
     def split(self, share: float | None = None) -> tuple[Corpus, Corpus]:

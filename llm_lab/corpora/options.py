@@ -64,7 +64,7 @@ class CorpusOptions(SourceOptions):
         "share of the characters, from the start, that train; the rest validates",
         gt=0,
         lt=1,
-        auto="0.9, or all but 10 M characters",
+        auto="0.9, or all but 2 M characters",
         example="0.95",
     )
 

@@ -10,7 +10,7 @@ from llm_lab.decoding.conditioned import FROM_SOURCE, conditioned, source_ids
 from llm_lab.decoding.statistics import given, log_probs
 from llm_lab.decoding.writer import Writer
 from llm_lab.errors import BadValue, show
-from llm_lab.models.cost import EVALUATION_TOKENS
+from llm_lab.models.cost import at_once
 from llm_lab.models.language_model import evaluating
 
 
@@ -55,7 +55,7 @@ def _after_prompts(lm: Writer, pairs: Sequence[tuple[str, str]]) -> list[list[fl
     while order:
         # Longest first; what stands behind a shorter row is read by nothing before it.
         longest = len(rows[order[-1]][0])
-        size = max(1, EVALUATION_TOKENS // longest)
+        size = at_once(lm.model.vocab_size, longest)
         batch, order = order[-size:], order[:-size]
         filled = [rows[i][0] + [0] * (longest - len(rows[i][0])) for i in batch]
         logits = lm.model(torch.tensor([row[:-1] for row in filled], device=lm.device)).logits

@@ -9,7 +9,7 @@ from llm_lab.data.arrays import Tokens
 from llm_lab.errors import BadValue
 from llm_lab.metrics.likelihood import Likelihood
 from llm_lab.metrics.options import METRICS
-from llm_lab.models.cost import EVALUATION_TOKENS
+from llm_lab.models.cost import at_once
 from llm_lab.objectives.objective import Objective, Trainee
 from llm_lab.results import Score
 from llm_lab.training.validation import block_losses, pieces
@@ -26,7 +26,7 @@ def likelihoods(name: str, trainee: Trainee, objective: Objective, tokens: Token
     if not examples:
         raise BadValue(f"data: {len(tokens.ids)} tokens are too short for the objective; give more text")
     found = block_losses(
-        objective, trainee, examples, max(objective.least_batch, EVALUATION_TOKENS // length), model.device
+        objective, trainee, examples, max(objective.least_batch, at_once(model.vocab_size, length)), model.device
     )
     made = []
     for part in (name for name in objective.parts if name in found):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from llm_lab.errors import BadValue
 from llm_lab.models.bare import bare
 from llm_lab.models.options import SHAPES, ModelConfig
-from llm_lab.models.reckoning import EVALUATION_TOKENS as EVALUATION_TOKENS
 from llm_lab.models.reckoning import Reckoning
+from llm_lab.models.reckoning import at_once as at_once
 from llm_lab.results import ModelPart
 
 

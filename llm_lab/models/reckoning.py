@@ -28,12 +28,17 @@ from llm_lab.models.options import MLPS, ModelConfig
 from llm_lab.results import ModelPart
 
 STATE_BYTES = 20  # weight, gradient, two optimiser values and the saved copy, in float32
-EVALUATION_TOKENS = 8192  # in one forward pass of an evaluation
+_EVALUATED, _LOGITS = 8192, 1 << 24  # tokens at most, and logits, of one forward pass of an evaluation
 _GIVEN_BACK = (
     1 << 25
 )  # bytes: what malloc takes in one piece, and gives back; smaller ones it keeps, in pieces of their size
 _MUON_COPIES = 5  # the stacked matrices, the iterate, its square and their successors
 _COMPUTED = ("rotary", "sinusoidal", "alibi")  # positions without parameters, whose tables need not be made
+
+
+def at_once(vocab_size: int, length: int) -> int:
+    """Rows of `length` tokens that one forward pass of an evaluation reads: more are no faster, and take more memory."""
+    return max(1, min(_EVALUATED, _LOGITS // vocab_size) // length)
 
 
 @dataclass(frozen=True)
@@ -262,7 +267,7 @@ class Reckoning:
         if self.model.head.vocabulary:
             widest["output"] = 3 * c.vocab_size
         part = max((part for part in self.found if part.kind in widest), key=lambda part: widest[part.kind])
-        more = 4 * max(EVALUATION_TOKENS, c.max_seq_len) * widest[part.kind]
+        more = 4 * at_once(c.vocab_size, c.max_seq_len) * c.max_seq_len * widest[part.kind]
         tensor = c.vocab_size if part.kind == "output" else self.streams * c.ff_width
         back = self.temporaries if self.cuda or self.temporaries >= _MUON_COPIES * _GIVEN_BACK else 0
         if self.cuda or 4 * self.tokens * tensor >= _GIVEN_BACK:

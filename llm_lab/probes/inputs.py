@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llm_lab.data.batch import Attend, Batch
 from llm_lab.errors import BadValue
-from llm_lab.models.cost import EVALUATION_TOKENS
+from llm_lab.models.cost import at_once
 from llm_lab.models.language_model import evaluating
 from llm_lab.models.transformer import Transformer
 from llm_lab.probes.answers import Asked, ask
@@ -106,7 +106,7 @@ class Inputs:
     @property
     def rows(self) -> int:
         """How many rows are computed at a time."""
-        return max(1, EVALUATION_TOKENS // max(self._lengths))
+        return at_once(self.model.vocab_size, max(self._lengths))
 
     @property
     def _lengths(self) -> list[int]:

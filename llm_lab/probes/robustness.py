@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llm_lab.data.batch import Attend
 from llm_lab.errors import DIVERGED, BadValue
-from llm_lab.models.cost import EVALUATION_TOKENS
+from llm_lab.models.cost import at_once
 from llm_lab.models.language_model import evaluating
 from llm_lab.probes.answers import sayable
 from llm_lab.probes.counterfactual import changed, swaps
@@ -150,7 +150,8 @@ def guesses(lm: LM, passages: Sequence[Passage], asked: Sequence[set[int] | None
     can = ~sayable(lm.model, lm.tokenizer)
     while order:
         longest = len(passages[order[-1]].ids)
-        some, order = order[-max(1, EVALUATION_TOKENS // longest) :], order[: -max(1, EVALUATION_TOKENS // longest)]
+        count = at_once(lm.model.vocab_size, longest)
+        some, order = order[-count:], order[:-count]
         rows = torch.zeros(len(some), longest, dtype=torch.long)
         for r, k in enumerate(some):
             rows[r, : len(passages[k].ids)] = torch.tensor(passages[k].ids)

@@ -49,7 +49,7 @@ def block_losses(
                 parts = objective.losses(trainee, batch)
             for name, pair in parts.items():
                 if name not in found:
-                    found[name] = tuple(value.new_zeros(len(examples)) for value in pair)
+                    found[name] = pair[0].new_zeros(len(examples)), pair[1].new_zeros(len(examples))
                 for kept, value in zip(found[name], pair, strict=True):
                     kept[start : start + len(chosen)] = value
     return {name: (sums.cpu().double().numpy(), counts.cpu().numpy()) for name, (sums, counts) in found.items()}

@@ -145,7 +145,7 @@ def test_a_file_that_changes_is_not_mixed_with_what_it_was(tmp_path, pieces):
         read.fingerprint  # noqa: B018
 
 
-def test_of_a_long_text_ten_million_characters_are_held_out(monkeypatch):
+def test_of_a_long_text_two_million_characters_are_held_out(monkeypatch):
     monkeypatch.setattr(corpora, "HELD_OUT", 50)
     held = Corpus("long", "a test", ["0123456789" * 100]).split()[1]
     assert held.n_chars == 50
