@@ -19,6 +19,7 @@ from llm_lab.models.attention import Attention, Cache
 from llm_lab.models.decoder import Decoder
 from llm_lab.models.language_model import LanguageModel, ModelOutput
 from llm_lab.models.layers import MLP, FusedLinear, IntoStream, LayerNorm, RMSNorm
+from llm_lab.models.products import prepared
 from llm_lab.models.sites import taped
 from llm_lab.models.stack import Block
 
@@ -42,6 +43,7 @@ class Stepwise:
         if (angles := model.position.angles(ids)) is not None:
             # x · (cos, cos) + (x₂, x₁) · (−sin, sin) turns each pair, in three operations.
             cos, sin = torch.cat([angles[0]] * 2, dim=-1), torch.cat([-angles[1], angles[1]], dim=-1)
+            cos, sin = cos.type_as(x), sin.type_as(x)
         for layer in self.layers:
             x = layer(x, cache, cos, sin)
         hidden = self.norm(x[:, None])
@@ -57,8 +59,9 @@ def stepwise(model: LanguageModel) -> Stepwise | None:
     known = c.norm_place == "pre" and c.attention == "full" and c.n_expert is None and not model.position.biased
     if not known or not all(_plain(module) for module in model.modules()):
         return None
-    exact = all(p.dtype == torch.float32 for p in model.parameters())
-    return Stepwise(model) if exact and all(map(_ours, model.blocks)) else None
+    kinds = {p.dtype for p in model.parameters()}
+    alike = len(kinds) == 1 and kinds < {torch.float32, torch.bfloat16}
+    return Stepwise(model) if alike and all(map(_ours, model.blocks)) else None
 
 
 def usable() -> bool:
@@ -107,7 +110,7 @@ def _rms(n: int, eps: float | None, weight: Tensor | None, device: torch.device)
 def _layer(block: Block, index: int) -> Layer:
     attention, mlp = block.attn, cast(MLP, block.mlp)
     n, m, d = attention.n_head, attention.n_kv_head, attention.d_head
-    into, out, up, down = ((one.weight, one.bias) for one in (attention.qkv, attention.out, mlp.up, mlp.down))
+    into, out, up, down = (prepared(one.weight, one.bias) for one in (attention.qkv, attention.out, mlp.up, mlp.down))
     before_attention, before_mlp = _norm(block.attn_norm), _norm(block.mlp_norm)
     q_norm, k_norm = attention.q_norm, attention.k_norm
     both = (
@@ -116,7 +119,7 @@ def _layer(block: Block, index: int) -> Layer:
     scale, bend, gated = attention.scale, mlp.bend, mlp.gated
 
     def run(x: Float[Tensor, "R D"], cache: Cache, cos: Tensor | None, sin: Tensor | None) -> Float[Tensor, "R D"]:
-        heads = F.linear(before_attention(x), *into).view(len(x), n + 2 * m, 1, d)
+        heads = into(before_attention(x)).view(len(x), n + 2 * m, 1, d)
         qk = heads[:, : n + m]
         if q_norm is not None and k_norm is not None:
             qk = both(qk) if both is not None else torch.cat([q_norm(qk[:, :n]), k_norm(qk[:, n:])], dim=1)
@@ -124,11 +127,11 @@ def _layer(block: Block, index: int) -> Layer:
             qk = torch.addcmul(qk * cos, qk.roll(d // 2, -1), sin)
         k, v = cache.extend(index, qk[:, n:], heads[:, n + m :])
         z = F.scaled_dot_product_attention(qk[:, :n], k, v, scale=scale, enable_gqa=n != m)
-        x = x + F.linear(z.reshape(len(x), n * d), *out)
-        inner = F.linear(before_mlp(x), *up)
+        x = x + out(z.reshape(len(x), n * d))
+        inner = up(before_mlp(x))
         if gated:
             gate, inner = inner.chunk(2, dim=-1)
-            return x + F.linear(bend(gate) * inner, *down)
-        return x + F.linear(bend(inner), *down)
+            return x + down(bend(gate) * inner)
+        return x + down(bend(inner))
 
     return run

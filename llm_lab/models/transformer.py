@@ -13,7 +13,7 @@ from llm_lab.models import cost
 from llm_lab.models.attention import Attention, CrossAttention
 from llm_lab.models.heads import Pooler
 from llm_lab.models.language_model import LanguageModel
-from llm_lab.models.layers import IntoStream, init_std, softcap
+from llm_lab.models.layers import IntoStream, Projection, init_std, softcap
 from llm_lab.models.options import NORMS, OUTPUTS, ModelConfig, abilities
 from llm_lab.models.positions import Position
 from llm_lab.models.sites import site
@@ -41,7 +41,7 @@ class Transformer(LanguageModel):
         if c.pooler:
             self.pooler = Pooler(c)
         if self.head.vocabulary:
-            self.unembed = nn.Linear(c.embed_width, c.vocab_size, bias=c.output_bias)
+            self.unembed = Projection(c.embed_width, c.vocab_size, bias=c.output_bias)
         self.supports = abilities(c)
 
     def finish(self) -> None:

@@ -57,6 +57,23 @@ def test_each_step_gives_what_the_whole_gives(name):
     assert cache.length == 20
 
 
+@pytest.mark.parametrize("name", ["modern", "gpt2", "llama", "qwen3"])
+@torch.no_grad()
+def test_in_bfloat16_it_is_off_by_no_more_than_rounding(name):
+    model = make(**LIKE[name]).bfloat16()
+    ids = torch.randint(0, 40, (3, 12), generator=torch.Generator().manual_seed(1))
+    wide = make(**LIKE[name])
+    wide.load_state_dict(model.state_dict())  # the same weights, rounded, in float32
+    true, whole = wide(ids).logits, model(ids).logits
+    step, cache = stepwise(model), KVCache(model.config, 3)
+    assert step is not None
+    model(ids[:, :5], cache=cache)
+    found = torch.cat([step(ids[:, i : i + 1], cache).logits for i in range(5, 12)], dim=1)
+    off, rounding = (found - true[:, 5:]).abs(), (whole - true)[:, 5:].abs()
+    assert off.mean() < 1.5 * rounding.mean() + 1e-3
+    assert off.max() < 2 * rounding.max() + 1e-2
+
+
 @pytest.mark.parametrize(
     "sizes",
     [
@@ -83,7 +100,9 @@ def test_nobody_who_listens_or_has_put_parts_in_is_passed_by():
         handle = getattr(nn.modules.module, listen)(lambda *_: None)
         assert not usable()
         handle.remove()
-    assert stepwise(model.bfloat16()) is None
+    model.blocks[0].mlp.bfloat16()
+    assert stepwise(model) is None
+    assert stepwise(make().double()) is None
     model = make()
     nn.utils.parametrizations.weight_norm(model.blocks[0].attn.out)
     assert stepwise(model) is None
