@@ -17,6 +17,7 @@ from llm_lab.decoding.writing import write
 from llm_lab.results import BenchLine
 from llm_lab.store.lm import LM
 from llm_lab.training.plan import applied
+from llm_lab.training.validation import block_losses, pieces
 
 PART = "memory"
 STEPS, SETTLED = 5000, 500
@@ -118,25 +119,35 @@ def memory(options: BenchOptions) -> Iterator[BenchLine]:
 def _growth() -> Iterator[BenchLine]:
     data, tokenizer = text()
     one = trainer("modern", SIZES, data, tokenizer, 8)
-    at: dict[int, float] = {}
+    before = 0.0
     with applied(one.plan):
         for event in one.events():
-            if event.kind == "step" and event.step in (SETTLED, STEPS):
-                gc.collect()
-                at[event.step] = machine.used() / 1e6
+            if event.kind == "step" and event.step == SETTLED:
+                before = _used()
             if event.step == STEPS:
                 break
-    yield _grown(f"what the process grows by from step {SETTLED:,} to {STEPS:,}", at[SETTLED], at[STEPS])
+        grown = _grown(f"what the process grows by from step {SETTLED:,} to {STEPS:,}", before)
+    yield grown
+    examples = pieces(one.objective, data, SIZES["max_seq_len"])
+    block_losses(one.objective, one.trainee, examples[:FIRST], FIRST, one.device)
+    before = _used()
+    block_losses(one.objective, one.trainee, examples, FIRST, one.device)
+    yield _grown(f"what it grows by over an evaluation of {len(data):,} tokens", before)
     lm = LM("small", one.trainee.model.eval(), tokenizer)
     for i in range(TEXTS):
         write(lm, "The quick", max_new_tokens=60, min_new_tokens=60, seed=i)
-        if i + 1 in (FIRST, TEXTS):
-            gc.collect()
-            at[-i - 1] = machine.used() / 1e6
-    yield _grown(f"what it grows by from text {FIRST} to {TEXTS}", at[-FIRST], at[-TEXTS])
+        if i + 1 == FIRST:
+            before = _used()
+    yield _grown(f"what it grows by from text {FIRST} to {TEXTS}", before)
 
 
-def _grown(what: str, before: float, after: float) -> BenchLine:
+def _used() -> float:
+    gc.collect()
+    return machine.used() / 1e6
+
+
+def _grown(what: str, before: float) -> BenchLine:
+    after = _used()
     note = f"{before:,.0f} MB, then {after:,.0f} MB"
     line = BenchLine(
         part=PART, what=what, value=max(0.0, after - before), unit="MB", goal=GROWTH, least=False, note=note

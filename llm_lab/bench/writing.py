@@ -150,7 +150,7 @@ def _large(options: BenchOptions, tokenizer: Tokenizer, dtype: torch.dtype) -> I
     rate = spread(found["ours"])["value"]
     what = f"{said}, Llama shape, greedy, against transformers' generate"
     line = against(PART, what, LARGE_FASTER, found["ours"], found.get("theirs"), missing)
-    yield judged(line, ways["ours"], "weights in the order that products of one row read them in")
+    yield judged(line, ways["ours"], "weights of fewer bits, which a product of one row reads as they are")
     held = sum(p.numel() * p.element_size() for p in lm.model.parameters())
     memory = torch.ones(100_000_000)
     bandwidth = memory.numel() * 4 / min(timed(memory.sum) for _ in range(5))
