@@ -44,7 +44,7 @@ from llm_lab.tokenizers.options import TokenizerOptions
 from llm_lab.tokenizers.tokenizer import Tokenizer, train
 from llm_lab.training.fitter import Fitter
 from llm_lab.training.options import BUDGETS, BudgetOptions, CheckpointOptions, SampleOptions, TrainOptions
-from llm_lab.training.plan import DEFAULT_SECONDS, Plan, applied, resolve
+from llm_lab.training.plan import Plan, applied, resolve
 from llm_lab.training.trainer import Trainer
 from llm_lab.verbs import RunOptions, SaveOptions
 
@@ -222,8 +222,7 @@ def _prepare(
     if begun is not None:
         request.resize(begun.sizes)
     elif request.unsized:
-        chosen = sizing.fit(request, tokenizer, data, started)
-        notes.append(sizing.said(chosen, request[BudgetOptions].seconds or DEFAULT_SECONDS))
+        notes.append(sizing.fit(request, tokenizer, data, started))
     options: TrainOptions = request[TrainOptions]
     config: ModelConfig = request.config(tokenizer.vocab_size)
     own = request[RunOptions].model

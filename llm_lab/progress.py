@@ -11,7 +11,7 @@ DELAY = 2.0  # seconds
 def progress(total: int, what: str, unit: str = "B") -> Any:
     """A bar over `total` units, gone when it is closed: in a notebook, or on a terminal. `update(n)` moves it on."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a notebook without ipywidgets has a bar of letters
+        warnings.simplefilter("ignore")  # that there is no ipywidgets, and so no bar in a notebook
         from tqdm.auto import tqdm
 
     # Where standard error is a file, as of a run in the background, None keeps it free of bars.

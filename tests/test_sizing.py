@@ -156,7 +156,9 @@ def test_a_text_that_is_read_many_times_is_not_learned_by_heart(small, monkeypat
     assert lm.run.read("plan")["sizes"]["dropout"] == 0.1
     assert any("dropout 0.1 since it reads the text" in note for note in lm.report.notes)
     assert "--dropout 0.1" in lm.report.repeat
-    assert pretrain("asked", seconds=1, dropout=0.0).model.config.dropout == 0.0
+    asked = pretrain("asked", seconds=1, dropout=0.0)
+    assert asked.model.config.dropout == 0.0
+    assert not any("dropout" in note for note in asked.report.notes)
     timed(monkeypatch, 10.0)
     assert pretrain("once", seconds=1).model.config.dropout == 0.0
 
@@ -164,7 +166,23 @@ def test_a_text_that_is_read_many_times_is_not_learned_by_heart(small, monkeypat
 def test_a_dropout_that_does_not_fit_the_memory_is_left(small, monkeypatch):
     timed(monkeypatch, 1e-4)
     monkeypatch.setattr(sizing, "_room", lambda request, tokenizer: "dropout" not in request.sizes)
-    assert pretrain(seconds=1).model.config.dropout == 0.0
+    lm = pretrain(seconds=1)
+    assert lm.model.config.dropout == 0.0
+    assert not any("dropout" in note for note in lm.report.notes)
+
+
+def test_a_size_is_timed_with_the_dropout_that_it_gets(small, monkeypatch):
+    seen = []
+
+    def timed(size, request, tokenizer, data, dropout=0.0):
+        seen.append((size, dropout))
+        return 2e-3 if dropout else 1e-3
+
+    monkeypatch.setattr(sizing, "_step_time", timed)
+    lm = pretrain(seconds=4)
+    assert seen[-1][1] == 0.1
+    said = next(note for note in lm.report.notes if note.startswith("sized"))
+    assert f"at {seen[-1][0].tokens / 2e-3:,.0f} a second" in said
 
 
 def test_a_short_text_leaves_long_contexts_out(monkeypatch):

@@ -80,7 +80,7 @@ def look():
 threading.Thread(target=look, daemon=True).start()
 began = time.perf_counter()
 lm = lab.pretrain("large.txt", name="large", steps=50, display=False, device="cpu", sample_tokens=0, **json.loads(OPTIONS))
-print(json.dumps({"memory": most[0] / 1e3, "seconds": time.perf_counter() - began}))
+print(json.dumps({"memory": most[0] * 1024 / 1e6, "seconds": time.perf_counter() - began}))
 """
 LARGE, LARGE_MEMORY = 300_000_000, 1000.0  # bytes of text, which are read as those of any larger one; MB
 

@@ -255,7 +255,7 @@ def _around(options: BenchOptions) -> BenchLine:
     return judged(
         BenchLine(
             part=PART,
-            what=f"of a run of {RUN_SECONDS} s: batches, validations, samples, events and states",
+            what=f"of a run of {RUN_SECONDS} s: reading the text, validations, samples, events and states",
             unit="%",
             goal=AROUND,
             least=False,

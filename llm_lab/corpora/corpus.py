@@ -67,11 +67,11 @@ class Corpus:
             if self.targets is not None:
                 yield self.targets[i]
 
-    def pieces(self, every: int = 1) -> Iterator[tuple[str, bool]]:
-        """All texts, or each `every`-th, with True; those of large files in pieces, with whether one ends its document."""
-        if isinstance(self.documents, FileTexts):
-            return self.documents.pieces(every)
-        return ((text, True) for text in itertools.islice(self.texts, 0, None, every))
+    def pieces(self) -> Iterator[tuple[str, bool]]:
+        """All texts with True; those of large files in pieces, with whether one ends its document."""
+        return (
+            self.documents.pieces() if isinstance(self.documents, FileTexts) else ((text, True) for text in self.texts)
+        )
 
     @cached_property
     def n_chars(self) -> int:
@@ -133,7 +133,7 @@ class Corpus:
         """
         share = self._share if share is None else share
         cut = self._cut(share)
-        first, rest = f"the first {share:.4g}", f"all but the first {share:.4g}"
+        first, rest = f"the first {share:.6g}", f"all but the first {share:.6g}"
         if isinstance(self.documents, FileTexts):
             before, after = self.documents.cut(cut)
             return self._part("train", first, before), self._part("val", rest, after)

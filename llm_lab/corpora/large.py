@@ -30,6 +30,7 @@ class Source:
 
     @classmethod
     def of(cls, path: Path) -> Source:
+        path = path.absolute()  # the folder may be another when it is read
         about = path.stat()
         return cls(path, about.st_size, about.st_mtime_ns)
 
@@ -86,10 +87,12 @@ class FileTexts(Sequence[str]):
     @classmethod
     def of(cls, paths: Sequence[Path]) -> FileTexts:
         """A document of each file; those without a visible character are left out."""
-        try:
-            found = [_pieces(Source.of(path)) for path in paths]
-        except OSError as error:
-            raise unreadable(str(error.filename), error) from None
+        found = []
+        for path in paths:
+            try:
+                found.append(_pieces(Source.of(path)))
+            except OSError as error:
+                raise unreadable(str(path), error) from None
         return cls([pieces for pieces in found if any(not piece.text.isspace() for piece in pieces if piece)])
 
     def __len__(self) -> int:
@@ -104,11 +107,11 @@ class FileTexts(Sequence[str]):
             return [self[j] for j in range(*i.indices(len(self)))]
         return "".join(piece.text for piece in self._documents[i])
 
-    def pieces(self, every: int = 1) -> Iterator[tuple[str, bool]]:
-        """The texts in pieces, every one or each `every`-th, with whether a piece ends its document."""
-        flat = [(piece, piece is pieces[-1]) for pieces in self._documents for piece in pieces]
-        for piece, last in flat[::every]:
-            yield piece.text, last
+    def pieces(self) -> Iterator[tuple[str, bool]]:
+        """The texts in pieces, with whether a piece ends its document."""
+        for pieces in self._documents:
+            for piece in pieces:
+                yield piece.text, piece is pieces[-1]
 
     @cached_property
     def _sizes(self) -> Sequence[Sequence[_Size]]:

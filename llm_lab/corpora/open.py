@@ -27,10 +27,10 @@ def open_corpus(
 
     A str is, in this order: text, where it holds a line break, is over 1000 characters long or begins with `text:`;
     a name of the table; `hf:user/name` or `hf:user/name:split`; a URL; a glob (one document a file, sorted); a file.
-    Files are UTF-8; a byte-order mark is dropped and line ends become `\\n`; where
-    together they are large, they are read from the disk as they are used. `column` chooses the text of a DataFrame
-    or data set; without it the only text column is taken, or the one called `text`. `target` chooses the column of what
-    is to be said of each text. `name` renames the result. `options` are a corpus's own, such as the size of stories.
+    Files are UTF-8; a byte-order mark is dropped and line ends become `\\n`; where together they are large, they are read
+    from the disk as they are used. `column` chooses the text of a DataFrame or data set; without it the only text column
+    is taken, or the one called `text`. `target` chooses the column of what is to be said of each text. `name` renames
+    the result. `options` are a corpus's own, such as the size of stories.
     """
     own = _own(spec, options)
     if isinstance(spec, Corpus):
@@ -102,8 +102,8 @@ def _without(source: str, empty: int) -> str:
 
 def _read(files: Sequence[Path]) -> FileTexts | None:
     """The texts of files that together are too large to be held, or None."""
-    size = sum(path.stat().st_size for path in files)
-    return FileTexts.of(files) if size >= LARGE and all(path.is_file() for path in files) else None
+    size = sum(path.stat().st_size for path in files if path.is_file())
+    return FileTexts.of(files) if size >= LARGE else None
 
 
 def _path(spec: str) -> Corpus:
@@ -133,9 +133,10 @@ def _path(spec: str) -> Corpus:
 def _url(url: str, scheme: str) -> Corpus:
     if scheme not in ("http", "https"):
         raise BadValue(f"corpus: {show(url)} is of a kind that cannot be fetched ({scheme}); use https, or a file")
-    text = read_text(download(url), url)
+    path = download(url)
     name = Path(url.split("?")[0].split("#")[0]).stem or url
-    return Corpus(name, f"{url} (kept in the cache; its content cannot be checked)", (text,))
+    texts = _read([path]) or (read_text(path, url),)
+    return Corpus(name, f"{url} (kept in the cache; its content cannot be checked)", texts)
 
 
 def _pandas(data: Any, column: str | None, target: str | None) -> Corpus:

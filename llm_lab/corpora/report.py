@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from llm_lab.results import CorpusReport
@@ -37,7 +38,9 @@ def report(corpus: Corpus, train_chars: int) -> CorpusReport:
         for line in text.splitlines():
             words.update(_words().findall(line.lower()))
     single = len(corpus.documents) == 1
-    units = _paragraphs(corpus) if single else corpus.documents
+    units: Iterable[Hashable] = (
+        _paragraphs(corpus) if single else (hash(text.strip()) for text in corpus.documents if text.strip())
+    )
     return CorpusReport(
         name=corpus.name,
         source=corpus.source,
@@ -60,20 +63,29 @@ def report(corpus: Corpus, train_chars: int) -> CorpusReport:
     )
 
 
-def _repeats(texts: Iterable[str]) -> int:
-    """How many repeat an earlier one; empty ones do not count."""
-    hashes = [hash(text) for text in map(str.strip, texts) if text]  # not the texts, which may not fit
-    return len(hashes) - len(set(hashes))
+def _repeats(hashes: Iterable[Hashable]) -> int:
+    """How many repeat an earlier one. Of hashes, since the texts may not fit the memory."""
+    seen = Counter(hashes)
+    return seen.total() - len(seen)
 
 
-def _paragraphs(corpus: Corpus) -> Iterator[str]:
-    """What empty lines part, of a corpus of one document."""
-    held = ""
+def _paragraphs(corpus: Corpus) -> Iterator[bytes]:
+    """The hash of what stands between two empty lines, of a corpus of one document."""
+    digest, space = hashlib.blake2b(digest_size=8), ""  # of the paragraph so far, but for white space at its end
+    empty = digest.digest()
     for text, last in corpus.pieces():
-        *whole, held = re.split(r"\n\s*\n", held + text)
-        yield from whole
-        if last:
-            yield held
+        parts = re.split(r"\n\s*\n", space + text)
+        for i, part in enumerate(parts):
+            if digest.digest() == empty:
+                part = part.lstrip()
+            ended = i < len(parts) - 1 or last
+            said = part.rstrip()
+            space = "" if ended else part[len(said) :]
+            digest.update(said.encode())
+            if ended:
+                if digest.digest() != empty:
+                    yield digest.digest()
+                digest = hashlib.blake2b(digest_size=8)
 
 
 def _sample(corpus: Corpus) -> str:

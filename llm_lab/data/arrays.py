@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 import uuid
 from array import array
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from llm_lab.tokenizers.tokenizer import Tokenizer
 
 _FORMAT = 1
 _PART = 1 << 18  # characters of one part of a long document
+STALE = 3600  # seconds without a word written, after which a file is nobody's
 _BATCH = 1 << 21  # characters encoded together: the library holds about 100 bytes a token meanwhile
 
 
@@ -166,6 +168,10 @@ def _header(file: BinaryIO, dtype: np.dtype[Any], total: int) -> None:
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     """A file that takes `path`'s place when it is whole."""
+    for left in path.parent.glob("*.part"):  # of a process that was killed
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > STALE:
+                left.unlink()
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         with part.open("wb") as file:

@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 # Of weights from a megabyte on up to four rows, and of those from four megabytes on, which no cache next to a core holds, as many
 # rows as stay in one while the weights are read. Measured: with more rows, or smaller weights, torch's own way is as fast.
@@ -17,14 +17,16 @@ _LARGE, _NEAR = 1 << 20, 6144  # numbers
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x Wᵀ + b, (…, K) and (N, K) to (…, N), as `F.linear`; without a gradient and of few rows as `prepared` makes it."""
-    if (
-        torch.is_grad_enabled()
-        or weight.numel() < _SMALL
-        or x.numel() > _NEAR
-        or torch.is_autocast_enabled(x.device.type)
-    ):
+    if torch.is_grad_enabled() or weight.numel() < _SMALL or x.numel() > _NEAR or not _plain(weight):
         return F.linear(x, weight, bias)
-    return prepared(weight, bias)(x)
+    return F.linear(x, weight, bias) if torch.is_autocast_enabled("cpu") else prepared(weight, bias)(x)
+
+
+def _plain(weight: Tensor) -> bool:
+    """Whether parts of it can be taken: others' tensors, as of quantisation, may only look like one; and what is compiled
+    would be held to the rows and the threads of one call."""
+    kind = type(weight) in (Tensor, nn.Parameter) and weight.dtype == torch.float32 and weight.is_contiguous()
+    return kind and weight.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def prepared(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:
@@ -33,14 +35,14 @@ def prepared(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], T
     side, all threads read. The weights are not copied."""
     n, k = weight.shape
     parts = min(n, max(2, torch.get_num_threads()))
-    plain = weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.is_contiguous()
-    if not plain or weight.numel() < _SMALL:
+    if not _plain(weight) or weight.numel() < _SMALL:
         return partial(F.linear, weight=weight, bias=bias)
-    w, b = weight.detach(), None if bias is None else bias.detach()[:, None]
     most = _NEAR if weight.numel() >= _LARGE else _FEW * k
     even = n - n % parts
-    split = w[:even].view(parts, -1, k)
-    added = None if b is None else b[:even].view(parts, -1, 1)
+    with torch.no_grad():
+        b = None if bias is None else bias[:, None]
+        split = weight[:even].view(parts, -1, k)
+        added = None if b is None else b[:even].view(parts, -1, 1)
 
     def run(x: Tensor) -> Tensor:
         if x.numel() > most or x.dtype != torch.float32:
@@ -50,7 +52,7 @@ def prepared(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], T
         each = columns.expand(parts, k, rows)
         made = (torch.bmm(split, each) if added is None else torch.baddbmm(added, split, each)).view(even, rows)
         if even != n:
-            last = w[even:] @ columns
+            last = weight[even:] @ columns
             made = torch.cat([made, last if b is None else last + b[even:]])
         return (made if rows == 1 else made.t().contiguous()).view(*x.shape[:-1], n)
 

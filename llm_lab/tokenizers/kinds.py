@@ -31,7 +31,7 @@ _LARGEST_DEFAULT = 8192
 def char(documents: Iterable[str], vocab_size: int | None = None) -> Tokenizer:
     """Every character (code point) of the documents, in the order of Unicode; any other is `<unk>`."""
     # BPE without merges: a word-level model decodes with spaces in between and takes four times as long
-    made = Tokenizer(models.BPE(vocab=_vocab(sorted(_characters(documents))), merges=[], unk_token=UNK, fuse_unk=False))
+    made = Tokenizer(models.BPE(vocab=_vocab(sorted(characters(documents))), merges=[], unk_token=UNK, fuse_unk=False))
     made.decoder = decoders.Fuse()
     return _reserve(made)
 
@@ -101,7 +101,7 @@ def unigram(documents: Iterable[str], vocab_size: int | None = None) -> Tokenize
 
     Characters that the documents lack are `<unk>`, one for several in a row; all else comes back exactly.
     """
-    alphabet = _characters(documents)
+    alphabet = characters(documents)
     vocab_size = _size(documents, vocab_size, alphabet=len(alphabet))
     made = _as_unigram(models.Unigram())
     trainer = trainers.UnigramTrainer(
@@ -152,18 +152,16 @@ def chunks(pieces: Iterable[tuple[str, bool]], size: int) -> Iterator[tuple[str,
     That is before a space or line break that follows a visible character: no kind has a piece across it, and none
     looks further. A document without such a place stays whole. They come, and go, with whether a piece ends its document.
     """
-    held = ""
+    held, looked = "", 0  # the part that grows, and how much of it has no place to cut
     for piece, last in pieces:
         held, start = held + piece, 0
-        while len(held) - start > size and (found := _SEAM.search(held, start + size)):
+        while len(held) - start > size and (found := _SEAM.search(held, max(start + size, looked))):
             yield held[start : found.end()], False
             start = found.end()
-        held = held[start:]
+        held, looked = held[start:], max(0, len(held) - start - 1)
         if last:
             yield held, True
-            held = ""
-    if held:  # of a document whose end is not among the pieces
-        yield held, True
+            held, looked = "", 0
 
 
 def _learned(documents: Iterable[str]) -> Iterator[str]:
@@ -171,7 +169,7 @@ def _learned(documents: Iterable[str]) -> Iterator[str]:
     return (part for part, _ in chunks(((document, True) for document in documents), TRAIN_CHUNK))
 
 
-def _characters(documents: Iterable[str]) -> set[str]:
+def characters(documents: Iterable[str]) -> set[str]:
     found: set[str] = set()
     for document in documents:
         found.update(document)

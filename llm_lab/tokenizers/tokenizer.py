@@ -6,6 +6,7 @@ import codecs
 import hashlib
 import json
 import os
+import random
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from tokenizers.decoders import DecodeStream
 from llm_lab.errors import BadType, BadValue, listing, show
 from llm_lab.results import Piece
 from llm_lab.tokenizers import foreign
-from llm_lab.tokenizers.kinds import SPECIAL_TOKENS, SPECIALS, TRAIN_CHUNK, chunks
+from llm_lab.tokenizers.kinds import SPECIAL_TOKENS, SPECIALS, TRAIN_CHUNK, characters, chunks
 from llm_lab.tokenizers.options import TOKENIZERS
 
 FILE = "tokenizer.json"
@@ -369,8 +370,8 @@ _NO_SPACE_AFTER = re.compile(rf"[(\[{{'’“«$#_/@—–{_CJK}-]")
 
 
 def train(source: Any, kind: str, vocab_size: int | None = None) -> Tokenizer:
-    """A tokenizer of that kind whose vocabulary is learned from `source`: a corpus, or documents. Of a large corpus
-    pieces are read that lie evenly over it, LEARNED bytes of them, where all it takes from the text is its statistics.
+    """A tokenizer of that kind whose vocabulary is learned from `source`: a corpus, or documents. Of a large corpus merges
+    and pieces are learned from parts that lie all over it, LEARNED bytes of them, and the alphabet from the whole.
 
     `vocab_size` counts the specials; without it, it goes by the size of the text. Raises BadValue for an unknown
     kind, a size that cannot hold the alphabet, or a size given to a kind that has its own.
@@ -385,26 +386,31 @@ def train(source: Any, kind: str, vocab_size: int | None = None) -> Tokenizer:
             )
         if isinstance(vocab_size, bool) or not isinstance(vocab_size, int):
             raise BadValue(f"vocab_size: {show(vocab_size)} is not a whole number; for example 4096")
-    documents = _Pieces(source, whole="vocab_size" not in entry.supports) if hasattr(source, "pieces") else source
-    if not isinstance(documents, str | Iterable):
+    if hasattr(source, "pieces") and hasattr(source, "n_bytes"):  # a corpus, which has text in it
+        found = _learned(source) if "vocab_size" in entry.supports else _alphabet(source)
+        return Tokenizer(entry.load()(found, vocab_size), kind)
+    if not isinstance(source, str | Iterable):
         raise BadType(
             f"corpus: {type(source).__name__} {show(source)} is not a text; it takes a corpus or a list of texts"
         )
-    if not isinstance(documents, _Pieces):
-        documents = [_utf8(text) for text in ([documents] if isinstance(documents, str) else documents)]
+    documents = [_utf8(text) for text in ([source] if isinstance(source, str) else source)]
     if not any(text and not text.isspace() for text in documents):
         raise BadValue("corpus: it is empty; a vocabulary is learned from text")
     return Tokenizer(entry.load()(documents, vocab_size), kind)
 
 
-class _Pieces:
-    """The texts of a corpus, read anew whenever they are iterated over."""
+def _alphabet(corpus: Any) -> Iterator[str]:
+    """The characters of a corpus, found when they are asked for."""
+    yield from sorted(characters(text for text, _ in corpus.pieces()))
 
-    def __init__(self, corpus: Any, whole: bool) -> None:
-        self.corpus, self.every = corpus, 1 if whole else max(1, round(corpus.n_bytes / LEARNED))
 
-    def __iter__(self) -> Iterator[str]:
-        return (part for part, _ in chunks(self.corpus.pieces(self.every), TRAIN_CHUNK))
+def _learned(corpus: Any) -> list[str]:
+    """Parts of a corpus, drawn evenly, that come to about LEARNED bytes; all of a smaller one."""
+    share, rng = LEARNED / corpus.n_bytes, random.Random(0)
+    found = [part for part, _ in chunks(corpus.pieces(), TRAIN_CHUNK) if share >= 1 or rng.random() < share]
+    if share < 1 and (rare := characters(_alphabet(corpus)) - characters(found)):
+        found.append(" ".join(2 * char for char in sorted(rare)))  # as a word's beginning, and within one
+    return found
 
 
 def _from_json(text: str, kind: str | None = None, specials: Mapping[str, int] | None = None) -> Tokenizer:

@@ -30,9 +30,9 @@ def bench(result: Bench) -> dict[str, str]:
         part = line.part
         said = mark.replace("<b>", "").replace("</b>", "").upper() if line.reached is False else mark
         plain.append(
-            f"  {line.part:<9} {line.what:<58} {_value(line):>14} {_spread(line):<16} {_goal(line):<9} {said}".rstrip()
+            f"  {line.part:<10} {line.what:<58} {_value(line):>14} {_spread(line):<16} {_goal(line):<9} {said}".rstrip()
         )
-        plain += [f"  {'':<9}   {line.note}"] if line.note else []
+        plain += [f"  {'':<10}   {line.note}"] if line.note else []
     caption = "<br>".join(map(esc, result.notes))
     page = card(
         "doctor",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -108,15 +109,26 @@ def test_the_same_tokens(tmp_path, pieces, monkeypatch, kind):
 
 
 def test_a_long_text_teaches_a_vocabulary_by_pieces_all_over_it(tmp_path, pieces, monkeypatch):
-    monkeypatch.setattr(tokenizers, "LEARNED", 2000)
+    monkeypatch.setattr(tokenizers, "LEARNED", 3000)
+    monkeypatch.setattr(tokenizers, "TRAIN_CHUNK", 200)
     path = tmp_path / "text.txt"
-    path.write_text("".join(f"{'early ' * 100 if i < 10 else 'later ' * 100}\n" for i in range(20)))
+    path.write_text("".join(f"{'early ' * 100 if i < 10 else 'later ' * 100}\n" for i in range(20)) + "жук дом\n")
     read = open_corpus(str(path))
     learned = train(read, "bpe", 300)
     assert len(learned.encode("early")) < 3
     assert len(learned.encode(" later")) < 3
-    path.write_text(path.read_text() + "ж" * 8)
-    assert train(open_corpus(str(path)), "char").decode([train(open_corpus(str(path)), "char").encode("ж")[0]]) == "ж"
+    assert sum(map(len, tokenizers._learned(read))) < 6000
+    for kind in ("char", "wordpiece", "unigram"):  # all characters, also those of parts that are not learned from
+        made = train(read, kind)
+        assert made.specials["unk"] not in made.encode("жук дом"), kind
+
+
+def test_of_a_long_text_of_pairs_both_sides_are_learned(monkeypatch):
+    monkeypatch.setattr(tokenizers, "LEARNED", 4000)
+    pairs = Corpus("pairs", "a test", ["question " * 3] * 300, targets=["answers " * 3] * 300)
+    learned = train(pairs, "bpe", 320)
+    assert len(learned.encode("question")) < 4
+    assert len(learned.encode("answers")) < 4
 
 
 def test_the_same_report(tmp_path, pieces, monkeypatch):
@@ -127,6 +139,17 @@ def test_the_same_report(tmp_path, pieces, monkeypatch):
     assert read.report().n_duplicates == 260
 
 
+@pytest.mark.parametrize("text", ["one line\n" * 400, "a\n \n\t\n" * 300, "a\r\n\r\nb\n\n\n" * 200, " \n\nab" * 300])
+def test_paragraphs_are_those_of_the_whole(tmp_path, pieces, monkeypatch, text):
+    path = tmp_path / "text.txt"
+    path.write_bytes(text.encode())
+    read, held = both(str(path), monkeypatch)
+    assert len(list(read.pieces())) > 4
+    assert read.report().n_duplicates == held.report().n_duplicates
+    parts = [part.strip() for part in re.split(r"\n\s*\n", held.text) if part.strip()]
+    assert held.report().n_duplicates == len(parts) - len(set(parts))
+
+
 def test_bytes_that_are_no_text_are_named(tmp_path, pieces):
     path = tmp_path / "latin.txt"
     path.write_bytes(b"plain text\n" * 200 + "été".encode("latin-1") + b"\n" + b"more of it\n" * 200)
@@ -134,9 +157,13 @@ def test_bytes_that_are_no_text_are_named(tmp_path, pieces):
         open_corpus(str(path))
 
 
-def test_a_file_that_changes_is_not_mixed_with_what_it_was(tmp_path, pieces):
+def test_a_file_that_changes_is_not_mixed_with_what_it_was(tmp_path, pieces, monkeypatch):
     path = written(tmp_path / "text.txt", 1)
-    read = open_corpus(str(path))
+    monkeypatch.chdir(tmp_path)
+    read = open_corpus("text.txt")
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir("folder")
+    assert read.text == open_corpus("../text.txt").text  # the folder has changed, and not the file
     path.write_text(path.read_text() + "more")
     with pytest.raises(BadValue, match="has changed since it was opened"):
         read.split()

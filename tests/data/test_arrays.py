@@ -89,6 +89,17 @@ def test_a_description_of_something_else_is_not_trusted(tmp_path: Path) -> None:
     assert tokenize(text, train(text, "char"), tmp_path).n_chars == 9
 
 
+def test_what_a_killed_process_left_is_taken_away(tmp_path: Path) -> None:
+    old, new = tmp_path / "a.npy.1.part", tmp_path / "b.npy.2.part"
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    text = corpus("some text")
+    tokenize(text, train(text, "char"), tmp_path)
+    assert not old.exists()
+    assert new.exists()  # another process writes it
+
+
 def test_nothing_is_left_of_a_broken_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = corpus("some text")
 

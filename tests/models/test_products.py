@@ -51,6 +51,35 @@ def test_only_where_it_is_faster(split):
     assert not split
 
 
+class Packed(torch.Tensor):
+    """What quantisation may put in a weight's place: it can be multiplied, and that is all."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is F.linear:
+            return F.linear(args[0], args[1].as_subclass(torch.Tensor))
+        if function.__name__ in ("__get__", "numel", "is_contiguous"):
+            return super().__torch_function__(function, types, args, kwargs or {})
+        raise NotImplementedError(function)
+
+
+def test_tensors_of_another_make_are_left_whole(split):
+    w = torch.randn(64, 48)
+    x = torch.randn(2, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(product(x, w.as_subclass(Packed)), F.linear(x, w))
+        assert not split
+        assert product(x.to("meta"), w.to("meta")).shape == (2, 64)
+
+
+def test_tangents_pass_through(split):
+    x, w = torch.randn(2, 48), torch.randn(64, 48)
+    with torch.no_grad():
+        _, tangent = torch.func.jvp(lambda w: product(x, w), (w,), (torch.ones_like(w),))
+    assert split
+    torch.testing.assert_close(tangent, F.linear(x, torch.ones_like(w)))
+
+
 def test_small_weights_and_more_rows_go_torchs_way(split, monkeypatch):
     monkeypatch.setattr(products, "_LARGE", 1 << 30)
     x, w = torch.randn(5, 48), torch.randn(64, 48)
