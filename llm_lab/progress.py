@@ -1,18 +1,39 @@
-"""A bar for what takes long before there is a card to show it on; nothing is drawn of what takes less than two seconds."""
+"""How far something is that takes long before there is a card to show it on; nothing is drawn of what takes no two seconds."""
 
 from __future__ import annotations
 
-import warnings
+import time
 from typing import Any
 
-DELAY = 2.0  # seconds
+from llm_lab.registry import load
+
+DELAY, INTERVAL = 2.0, 0.5  # seconds until it is first drawn, and between two times
 
 
-def progress(total: int, what: str, unit: str = "B") -> Any:
-    """A bar over `total` units, gone when it is closed: in a notebook, or on a terminal. `update(n)` moves it on."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that there is no ipywidgets, and so no bar in a notebook
-        from tqdm.auto import tqdm
+class Bar:
+    """Within the `with`, `update(n)` says that n more of `total` are done; at its end nothing is left of what was drawn."""
 
-    # Where standard error is a file, as of a run in the background, None keeps it free of bars.
-    return tqdm(total=total, desc=what, unit=unit, unit_scale=True, delay=DELAY, leave=False, disable=None)
+    def __init__(self, total: int, what: str, unit: str = "bytes") -> None:
+        self.total, self.what, self.unit, self.done = total, what, unit, 0
+        self._began = time.monotonic()
+        self._next = self._began + DELAY
+        self._line: Any = None
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def update(self, n: int) -> None:
+        self.done += n
+        now = time.monotonic()
+        if now < self._next:
+            return
+        if self._line is None:
+            self._line = load("llm_lab.views.progress:Line")()
+        share = min(1.0, self.done / max(1, self.total))
+        left = (now - self._began) * (1 / share - 1) if share else 0.0
+        self._line.draw(self.what, share, self.total, self.unit, left)
+        self._next = time.monotonic() + INTERVAL
+
+    def __exit__(self, *error: object) -> None:
+        if self._line is not None:
+            self._line.clear()

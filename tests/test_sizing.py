@@ -176,13 +176,13 @@ def test_a_size_is_timed_with_the_dropout_that_it_gets(small, monkeypatch):
 
     def timed(size, request, tokenizer, data, dropout=0.0):
         seen.append((size, dropout))
-        return 2e-3 if dropout else 1e-3
+        return 2e-4 if dropout else 1e-4
 
     monkeypatch.setattr(sizing, "_step_time", timed)
-    lm = pretrain(seconds=4)
+    lm = pretrain(seconds=1)
     assert seen[-1][1] == 0.1
     said = next(note for note in lm.report.notes if note.startswith("sized"))
-    assert f"at {seen[-1][0].tokens / 2e-3:,.0f} a second" in said
+    assert f"at {seen[-1][0].tokens / 2e-4:,.0f} a second" in said
 
 
 def test_a_short_text_leaves_long_contexts_out(monkeypatch):

@@ -12,7 +12,7 @@ from typing import overload
 
 from llm_lab.corpora.files import BOM, decoded, plain, unreadable
 from llm_lab.errors import BadValue
-from llm_lab.progress import progress
+from llm_lab.progress import Bar
 
 LARGE = 64_000_000  # bytes; less is held in memory
 PIECE = 1 << 20  # bytes that are read at a time
@@ -117,7 +117,7 @@ class FileTexts(Sequence[str]):
     def _sizes(self) -> Sequence[Sequence[_Size]]:
         """Of each piece, of each document."""
         found: list[list[_Size]] = []
-        with progress(sum(map(len, itertools.chain(*self._documents))), "reading") as bar:
+        with Bar(sum(map(len, itertools.chain(*self._documents))), "reading") as bar:
             for pieces in self._documents:
                 found.append([])
                 for piece in pieces:

@@ -16,7 +16,7 @@ import numpy as np
 
 from llm_lab.corpora.corpus import Corpus
 from llm_lab.errors import BadValue
-from llm_lab.progress import progress
+from llm_lab.progress import Bar
 from llm_lab.tokenizers.tokenizer import Tokenizer
 
 _FORMAT = 1
@@ -112,7 +112,7 @@ def _write(path: Path, facts: dict[str, Any], corpus: Corpus, tokenizer: Tokeniz
     ends = array("q", [0])
     total = 0
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _replacing(path) as file, progress(corpus.n_chars, f"tokenizing {corpus.name}", "char") as bar:
+    with _replacing(path) as file, Bar(corpus.n_chars, f"tokenizing {corpus.name}", "characters") as bar:
         _header(file, dtype, total)
         for ids, after, last, chars in _encode(corpus, tokenizer):
             file.write(np.array(ids + after, dtype).tobytes())

@@ -1,0 +1,39 @@
+"""One line that says how far something is: a small card in a notebook, a line on a terminal; gone in the end."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from llm_lab.results import in_notebook
+from llm_lab.views.card import card, clean, clock, si
+
+
+class Line:
+    """Drawn again and again in one place. A saved notebook holds nothing of it."""
+
+    def __init__(self) -> None:
+        self._notebook = in_notebook()
+        self._handle: Any = None
+
+    def draw(self, what: str, share: float, total: int, unit: str, left: float) -> None:
+        """`share` of `total` units is done, and `left` are the seconds that the rest will take."""
+        facts = [f"{share:.0%} of {si(total)} {unit}", f"{clock(left)} left"]
+        plain = " · ".join([what, *facts])
+        if not self._notebook:
+            if sys.stderr.isatty():
+                print(f"\r\x1b[K{clean(plain)[:200]}", end="", file=sys.stderr, flush=True)
+            return
+        drawn = {"text/plain": plain, "text/html": card(what, facts, "", progress=share, done=False)}
+        if self._handle is None:
+            from IPython.display import display
+
+            self._handle = display(drawn, raw=True, display_id=True)
+        else:
+            self._handle.update(drawn, raw=True)
+
+    def clear(self) -> None:
+        if self._handle is not None:
+            self._handle.update({"text/plain": "", "text/html": ""}, raw=True)
+        elif not self._notebook and sys.stderr.isatty():
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
