@@ -167,9 +167,10 @@ def fit(request: Request, tokenizer: Tokenizer, data: Tokens, started: float) ->
     """Give the request the best size for its time of those that text and memory allow; the choice in one line."""
     seconds = request[BudgetOptions].seconds or DEFAULT_SECONDS
     ladder = [size for size in LADDER if size is LADDER[0] or _fits(size, request, tokenizer, data)]
+    left = seconds - (time.perf_counter() - started)
     with torch.random.fork_rng():
         found = choose(
-            seconds - (time.perf_counter() - started),
+            left,
             len(data),
             lambda size: _step_time(size, request, tokenizer, data),
             ladder,
@@ -181,7 +182,7 @@ def fit(request: Request, tokenizer: Tokenizer, data: Tokens, started: float) ->
             if _room(request, tokenizer):  # on a CPU it takes more of it, and of time
                 options["dropout"] = one.dropout
                 step = _step_time(one.size, request, tokenizer, data, one.dropout)
-                one = _choice(one.size, step, one.step * one.tokens / one.size.tokens, len(data), measured=True)
+                one = _choice(one.size, step, left, len(data), measured=True)
         request.resize(options)
     return said(one, found, seconds, options.get("dropout"))
 

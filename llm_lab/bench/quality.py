@@ -86,29 +86,27 @@ def _against_fixed(part: str, seconds: float, options: BenchOptions) -> Iterator
     for corpus in _texts():
         seeds = range(1, min(options.rounds, 3))
         chosen = [_loss(corpus, seconds, 0)]
-        fixed = {_named(size): [_loss(corpus, seconds, 0, **size)] for size in FIXED}
-        least = min(found[0] for found in fixed.values())
-        close = [size for size in FIXED if fixed[_named(size)][0] <= max(least, CLOSE * chosen[0])]
+        fixed = [(size, [_loss(corpus, seconds, 0, **size)]) for size in FIXED]
+        most = max(CLOSE * chosen[0], min(losses[0] for _, losses in fixed))
+        close = [(size, losses) for size, losses in fixed if losses[0] <= most]
         for seed in seeds:
             chosen.append(_loss(corpus, seconds, seed))
-            for size in close:
-                fixed[_named(size)].append(_loss(corpus, seconds, seed, **size))
-        best = min(map(_named, close), key=lambda name: spread(fixed[name])["value"])
+            for size, losses in close:
+                losses.append(_loss(corpus, seconds, seed, **size))
+        ours = spread(chosen)["value"]
+        theirs, best = min(((spread(losses)["value"], size) for size, losses in close), key=lambda one: one[0])
+        named = f"{best['n_layer']} × {best['d_model']}, context {best['max_seq_len']}"
         yield judged(
             BenchLine(
                 part=part,
                 what=f"{corpus} after {seconds:g} s: the chosen size's loss against the best of {len(FIXED)} fixed ones",
-                value=spread(chosen)["value"] / spread(fixed[best])["value"],
+                value=ours / theirs,
                 goal=WORSE,
                 least=False,
-                note=f"{spread(chosen)['value']:.4f} nats, and {best}: {spread(fixed[best])['value']:.4f}; {1 + len(seeds)} seeds of the chosen one and of the {len(close)} that come near it",
+                note=f"{ours:.4f} nats, and {named}: {theirs:.4f}; {1 + len(seeds)} seeds of the chosen one and of the {len(close)} that come near it",
             ),
             idea="sizes between those of the ladder",
         )
-
-
-def _named(size: dict[str, int]) -> str:
-    return f"{size['n_layer']} × {size['d_model']}, context {size['max_seq_len']}"
 
 
 def _texts() -> list[str]:

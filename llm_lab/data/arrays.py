@@ -21,8 +21,8 @@ from llm_lab.tokenizers.tokenizer import Tokenizer
 
 _FORMAT = 1
 _PART = 1 << 18  # characters of one part of a long document
-STALE = 3600  # seconds without a word written, after which a file is nobody's
 _BATCH = 1 << 21  # characters encoded together: the library holds about 100 bytes a token meanwhile
+_STALE = 3600  # seconds without a word written, after which a file is nobody's
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +112,10 @@ def _write(path: Path, facts: dict[str, Any], corpus: Corpus, tokenizer: Tokeniz
     ends = array("q", [0])
     total = 0
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob("*.part"):  # of a process that was killed
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _STALE:
+                left.unlink()
     with _replacing(path) as file, Bar(corpus.n_chars, f"tokenizing {corpus.name}", "characters") as bar:
         _header(file, dtype, total)
         for ids, after, last, chars in _encode(corpus, tokenizer):
@@ -168,10 +172,6 @@ def _header(file: BinaryIO, dtype: np.dtype[Any], total: int) -> None:
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     """A file that takes `path`'s place when it is whole."""
-    for left in path.parent.glob("*.part"):  # of a process that was killed
-        with contextlib.suppress(OSError):
-            if time.time() - left.stat().st_mtime > STALE:
-                left.unlink()
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         with part.open("wb") as file:

@@ -19,14 +19,15 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x Wᵀ + b, (…, K) and (N, K) to (…, N), as `F.linear`; without a gradient and of few rows as `prepared` makes it."""
     if torch.is_grad_enabled() or weight.numel() < _SMALL or x.numel() > _NEAR or not _plain(weight):
         return F.linear(x, weight, bias)
-    return F.linear(x, weight, bias) if torch.is_autocast_enabled("cpu") else prepared(weight, bias)(x)
+    return prepared(weight, bias)(x)
 
 
 def _plain(weight: Tensor) -> bool:
     """Whether parts of it can be taken: others' tensors, as of quantisation, may only look like one; and what is compiled
     would be held to the rows and the threads of one call."""
     kind = type(weight) in (Tensor, nn.Parameter) and weight.dtype == torch.float32 and weight.is_contiguous()
-    return kind and weight.device.type == "cpu" and not torch.compiler.is_compiling()
+    elsewhere = weight.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
+    return kind and not elsewhere
 
 
 def prepared(weight: Tensor, bias: Tensor | None = None) -> Callable[[Tensor], Tensor]:

@@ -57,7 +57,7 @@ def bpe(documents: Iterable[str], vocab_size: int | None = None) -> Tokenizer:
         initial_alphabet=byte_letters(),
         show_progress=False,
     )
-    made.train_from_iterator(_learned(documents), trainer)
+    made.train_from_iterator(documents, trainer)
     return made
 
 
@@ -84,7 +84,7 @@ def _train_wordpiece(documents: Iterable[str], vocab_size: int, reserved: list[s
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size, min_frequency=2, special_tokens=reserved, show_progress=False
     )
-    made.train_from_iterator(_learned(documents), trainer)
+    made.train_from_iterator(documents, trainer)
     return made
 
 
@@ -107,7 +107,7 @@ def unigram(documents: Iterable[str], vocab_size: int | None = None) -> Tokenize
     trainer = trainers.UnigramTrainer(
         vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS), unk_token=UNK, show_progress=False
     )
-    made.train_from_iterator(_learned(documents), trainer)
+    made.train_from_iterator(documents, trainer)
     vocab = [
         *((token, 0.0) for token in SPECIAL_TOKENS),
         *_settled(json.loads(made.to_str())["model"]["vocab"], vocab_size - len(SPECIALS)),
@@ -162,11 +162,6 @@ def chunks(pieces: Iterable[tuple[str, bool]], size: int) -> Iterator[tuple[str,
         if last:
             yield held, True
             held, looked = "", 0
-
-
-def _learned(documents: Iterable[str]) -> Iterator[str]:
-    """The documents in parts for a trainer."""
-    return (part for part, _ in chunks(((document, True) for document in documents), TRAIN_CHUNK))
 
 
 def characters(documents: Iterable[str]) -> set[str]:

@@ -387,8 +387,8 @@ def train(source: Any, kind: str, vocab_size: int | None = None) -> Tokenizer:
         if isinstance(vocab_size, bool) or not isinstance(vocab_size, int):
             raise BadValue(f"vocab_size: {show(vocab_size)} is not a whole number; for example 4096")
     if hasattr(source, "pieces") and hasattr(source, "n_bytes"):  # a corpus, which has text in it
-        found = _learned(source) if "vocab_size" in entry.supports else _alphabet(source)
-        return Tokenizer(entry.load()(found, vocab_size), kind)
+        whole = (text for text, _ in source.pieces())
+        return Tokenizer(entry.load()(_drawn(source) if "vocab_size" in entry.supports else whole, vocab_size), kind)
     if not isinstance(source, str | Iterable):
         raise BadType(
             f"corpus: {type(source).__name__} {show(source)} is not a text; it takes a corpus or a list of texts"
@@ -396,19 +396,19 @@ def train(source: Any, kind: str, vocab_size: int | None = None) -> Tokenizer:
     documents = [_utf8(text) for text in ([source] if isinstance(source, str) else source)]
     if not any(text and not text.isspace() for text in documents):
         raise BadValue("corpus: it is empty; a vocabulary is learned from text")
-    return Tokenizer(entry.load()(documents, vocab_size), kind)
+    return Tokenizer(entry.load()(list(_cut((text, True) for text in documents)), vocab_size), kind)
 
 
-def _alphabet(corpus: Any) -> Iterator[str]:
-    """The characters of a corpus, found when they are asked for."""
-    yield from sorted(characters(text for text, _ in corpus.pieces()))
+def _cut(pieces: Iterable[tuple[str, bool]]) -> Iterator[str]:
+    """Texts in parts, so that all cores learn from a long one."""
+    return (part for part, _ in chunks(pieces, TRAIN_CHUNK))
 
 
-def _learned(corpus: Any) -> list[str]:
+def _drawn(corpus: Any) -> list[str]:
     """Parts of a corpus, drawn evenly, that come to about LEARNED bytes; all of a smaller one."""
     share, rng = LEARNED / corpus.n_bytes, random.Random(0)
-    found = [part for part, _ in chunks(corpus.pieces(), TRAIN_CHUNK) if share >= 1 or rng.random() < share]
-    if share < 1 and (rare := characters(_alphabet(corpus)) - characters(found)):
+    found = [part for part in _cut(corpus.pieces()) if share >= 1 or rng.random() < share]
+    if share < 1 and (rare := characters(text for text, _ in corpus.pieces()) - characters(found)):
         found.append(" ".join(2 * char for char in sorted(rare)))  # as a word's beginning, and within one
     return found
 

@@ -51,17 +51,22 @@ class Live:
         if self._notebook:
             self._handle.update(result._repr_mimebundle_(), raw=True)
             return
-        if sys.stderr.isatty():
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        overwrite()
         print(str(result), flush=True)
 
     def _line(self, result: Result) -> None:
         line = status(result)
-        if sys.stderr.isatty():
-            print(f"\r\x1b[K{line[:200]}", end="", file=sys.stderr, flush=True)
-        elif self._lines % 20 == 0:  # a log file wants a line each ten seconds, not two a second
+        if not overwrite(line) and self._lines % 20 == 0:  # a log file wants a line each ten seconds, not two a second
             print(line, file=sys.stderr, flush=True)
         self._lines += 1
+
+
+def overwrite(line: str = "") -> bool:
+    """Put a line in place of the last one on a terminal; whether standard error is one."""
+    there = sys.stderr.isatty()
+    if there:
+        print(f"\r\x1b[K{line[:200]}", end="", file=sys.stderr, flush=True)
+    return there
 
 
 def show(result: Result) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from llm_lab.results import in_notebook
 from llm_lab.views.card import card, clean, clock, si
+from llm_lab.views.live import overwrite
 
 
 class Line:
@@ -21,8 +21,7 @@ class Line:
         facts = [f"{share:.0%} of {si(total)} {unit}", f"{clock(left)} left"]
         plain = " · ".join([what, *facts])
         if not self._notebook:
-            if sys.stderr.isatty():
-                print(f"\r\x1b[K{clean(plain)[:200]}", end="", file=sys.stderr, flush=True)
+            overwrite(clean(plain))
             return
         drawn = {"text/plain": plain, "text/html": card(what, facts, "", progress=share, done=False)}
         if self._handle is None:
@@ -35,5 +34,5 @@ class Line:
     def clear(self) -> None:
         if self._handle is not None:
             self._handle.update({"text/plain": "", "text/html": ""}, raw=True)
-        elif not self._notebook and sys.stderr.isatty():
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        elif not self._notebook:
+            overwrite()

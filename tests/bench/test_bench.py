@@ -174,3 +174,24 @@ def test_a_random_model_writes():
         "gpt2", tokenizer.vocab_size, tokenizer, dict(n_layer=1, n_head=2, d_model=16, max_seq_len=32), torch.float32
     )
     assert len(lab.generate(lm, "The", max_new_tokens=5, min_new_tokens=5, seed=0).tokens[0]) == 5
+
+
+def test_other_seeds_only_for_sizes_that_come_near_the_chosen_one(monkeypatch):
+    from llm_lab.bench import quality
+
+    asked = []
+
+    def loss(corpus, seconds, seed, **size):
+        asked.append((seed, size.get("d_model")))
+        return {None: 1.0, 64: 2.0, 128: 0.99, 256: 0.9}[size.get("d_model")] + 0.01 * seed
+
+    sizes = [dict(n_layer=1, d_model=width, max_seq_len=8) for width in (64, 128, 256)]
+    monkeypatch.setattr(quality, "_texts", lambda: ["a text"])
+    monkeypatch.setattr(quality, "_loss", loss)
+    monkeypatch.setattr(quality, "FIXED", sizes)
+    (line,) = quality.sizes(BenchOptions(rounds=3))
+    assert [one for one in asked if one[1] == 64] == [(0, 64)]
+    assert [seed for seed, width in asked if width == 256] == [0, 1, 2]
+    assert line.value == pytest.approx(1.01 / 0.91)
+    assert line.reached is False
+    assert "1 × 256, context 8: 0.9100; 3 seeds of the chosen one and of the 2 that come near it" in line.note

@@ -79,6 +79,15 @@ def test_a_file_that_is_read_is_as_one_that_is_held(tmp_path, pieces, monkeypatc
             assert (one.n_chars, one.n_bytes, one.fingerprint) == (other.n_chars, other.n_bytes, other.fingerprint)
 
 
+@pytest.mark.parametrize("line", ["x" * 255 + "\r\n", "中" * 85 + "\r\n", "x" * 255 + "\r", "é" * 300])
+def test_nothing_is_cut_within_a_character_or_a_lines_end(tmp_path, pieces, monkeypatch, line):
+    path = tmp_path / "text.txt"
+    path.write_bytes((line * 9).encode())
+    read, held = both(str(path), monkeypatch)
+    assert read.text == held.text
+    assert read.fingerprint == held.fingerprint
+
+
 @pytest.mark.parametrize("share", [0.9, 0.33])
 def test_several_files_are_documents(tmp_path, pieces, monkeypatch, share):
     for i, words in enumerate((900, 3, 400, 1200)):
@@ -117,7 +126,7 @@ def test_a_long_text_teaches_a_vocabulary_by_pieces_all_over_it(tmp_path, pieces
     learned = train(read, "bpe", 300)
     assert len(learned.encode("early")) < 3
     assert len(learned.encode(" later")) < 3
-    assert sum(map(len, tokenizers._learned(read))) < 6000
+    assert sum(map(len, tokenizers._drawn(read))) < 6000
     for kind in ("char", "wordpiece", "unigram"):  # all characters, also those of parts that are not learned from
         made = train(read, kind)
         assert made.specials["unk"] not in made.encode("жук дом"), kind

@@ -45,6 +45,20 @@ def test_several_documents_end_with_eos(tmp_path: Path, monkeypatch: pytest.Monk
     assert found.n_documents == 5 and found.offsets[-1] == len(found)
 
 
+@pytest.mark.parametrize("batch", [1, 9, 1 << 21])
+def test_of_a_pair_the_target_follows_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
+    monkeypatch.setattr(arrays, "_BATCH", batch)
+    monkeypatch.setattr(arrays, "_PART", 5)
+    text = Corpus("test", "a test", ["one two three four", "", "six"], targets=["un deux trois quatre", "rien", "s"])
+    tokenizer = train(text, "bpe")
+    found = tokenize(text, tokenizer, tmp_path)
+    sep, eos = tokenizer.special("sep"), tokenizer.end
+    assert [found.document(i).tolist() for i in range(found.n_documents)] == [
+        [*tokenizer.encode(source), sep, *tokenizer.encode(target), eos]
+        for source, target in zip(text.documents, text.targets or (), strict=True)
+    ]
+
+
 def test_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = corpus("a b c")
     tokenizer = train(text, "char")
