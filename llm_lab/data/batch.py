@@ -16,6 +16,14 @@ from torch import Tensor
 IGNORE = -100  # a target that no loss counts
 
 
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device. To a GPU it goes through pinned memory: what is copied from elsewhere waits until the GPU has done
+    all that it was told before."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 @dataclass(frozen=True, eq=False)
 class Attend:
     """Which key positions each query position may read. Everything stated must hold at once.
@@ -36,10 +44,10 @@ class Attend:
     keep: Bool[Tensor, "B T"] | None = None
 
     def to(self, device: torch.device) -> Attend:
-        moved: dict[str, Any] = {
-            f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)
+        found: dict[str, Any] = {
+            f.name: moved(v, device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)
         }
-        return replace(self, **moved)
+        return replace(self, **found)
 
 
 def lower(
@@ -96,8 +104,12 @@ class Batch:
     negatives: Int[Tensor, "B U N"] | None = None  # wrong answers beside each target
 
     def to(self, device: torch.device) -> Batch:
-        moved: dict[str, Any] = {f.name: v.to(device) for f in fields(self) if (v := getattr(self, f.name)) is not None}
-        return replace(self, **moved)
+        found: dict[str, Any] = {
+            f.name: v.to(device) if isinstance(v, Attend) else moved(v, device)
+            for f in fields(self)
+            if (v := getattr(self, f.name)) is not None
+        }
+        return replace(self, **found)
 
     def inputs(self) -> dict[str, Any]:
         """The fields that a model's forward takes, those that are there."""

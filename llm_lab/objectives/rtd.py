@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from llm_lab.data.batch import IGNORE, Batch
+from llm_lab.data.batch import IGNORE, Batch, moved
 from llm_lab.models.encoder import Encoder
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.models.options import ModelConfig
@@ -94,7 +94,8 @@ class ReplacedTokens(MaskedLM):
         assert batch.draws is not None
         made = generator(**batch.inputs())
         with torch.no_grad():
-            sampled = drawn(made.logits, batch.draws, torch.from_numpy(self.tokenizer.text_ids).to(targets.device))
+            words = moved(torch.from_numpy(self.tokenizer.text_ids), targets.device)
+            sampled = drawn(made.logits, batch.draws, words)
         hidden = targets != IGNORE
         original = torch.where(hidden, targets, batch.input_ids)
         seen = torch.where(hidden, sampled, batch.input_ids)

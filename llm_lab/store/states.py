@@ -27,7 +27,7 @@ def write_state(run: Run, state: TrainState) -> None:
     """To disk, then the old ones away; so are those of later steps: the run went back before them, as they were damaged."""
     path = run.state_file(state.progress.step)
     make_folder(path.parent)
-    write_tensors(path, state.tensors, {"progress": json.dumps(state.numbers())})
+    write_tensors(path, state.brought(), {"progress": json.dumps(state.numbers())})
     now = state.progress.step
     kept = [step for step in run.states if step <= now][-KEPT:]
     for step in run.states:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llm_lab import machine
 from llm_lab.errors import BadValue
 from llm_lab.objectives.objective import Trainee
 
@@ -35,11 +36,21 @@ class Progress:
 
 @dataclass(frozen=True)
 class TrainState:
-    """`tensors` are copies on the CPU: model.…, extras.…, buffer.model.…, optimizer.<number>.<parameter>.<key>,
-    best.<number>.…"""
+    """`tensors` are copies: model.…, extras.…, buffer.model.…, optimizer.<number>.<parameter>.<key>, best.<number>.… Those of a
+    GPU are on it still where it has the room, so that the steps need not wait for them to come."""
 
     tensors: dict[str, Tensor]
     progress: Progress
+    made: torch.cuda.Event | None = None  # when a GPU has made the copies
+
+    def brought(self) -> dict[str, Tensor]:
+        """The tensors on the CPU, once the device has made them; steps issued since then are not waited for."""
+        if self.made is None:
+            return self.tensors
+        beside = torch.cuda.Stream()
+        beside.wait_event(self.made)
+        with torch.cuda.stream(beside):
+            return {name: tensor.cpu() for name, tensor in self.tensors.items()}
 
     def numbers(self) -> dict[str, Any]:
         return asdict(self.progress)
@@ -86,7 +97,14 @@ def gather(
                     )
     for i, state in enumerate(best):
         found |= {f"{BEST}{i}.{name}": tensor for name, tensor in state.items()}
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in found.items()}
+    size = sum(tensor.nbytes for tensor in found.values() if tensor.is_cuda)
+    device = next((tensor.device for tensor in found.values() if tensor.is_cuda), torch.device("cpu"))
+    # The next step must find as much memory as the last one did.
+    there = size and machine.device_memory(device).available > 2 * size
+    return {
+        name: tensor.detach().to(tensor.device if there else "cpu", copy=True).contiguous()
+        for name, tensor in found.items()
+    }
 
 
 def spread(tensors: Mapping[str, Tensor], trainee: Trainee, optimizers: Sequence[torch.optim.Optimizer]) -> None:

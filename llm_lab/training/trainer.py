@@ -80,7 +80,8 @@ class Trainer:
         )
         self._parameters = [parameter for _, parameter in trainee.parameters()]
         self.schedule = SCHEDULES.load(plan.options.schedule)
-        self._model: Any = torch.compile(trainee.model) if plan.options.compile else trainee.model
+        # With the loss in it: of a large vocabulary the logits and their gradient are most of a step's memory.
+        self._loss: Any = torch.compile(objective.loss) if plan.compiled else objective.loss
         self._stop = self._save = self._resumed = False
         self._best: list[dict[str, Tensor]] = []  # of the model and the extras, at the lowest validation loss
         self._measured: dict[str, Tensor] = {}
@@ -101,7 +102,7 @@ class Trainer:
     def state(self) -> TrainState:
         """A copy of all that the next steps rest on; exact at a `save` event."""
         at = replace(self.at, seconds=self.seconds, shares=list(self.at.shares))
-        return TrainState(gather(self.trainee, self.optimizers, self._best), at)
+        return TrainState(gather(self.trainee, self.optimizers, self._best), at, _here(self.device))
 
     def load_state(self, state: TrainState) -> None:
         """Go on from there: the next step is the one after it, the clock runs on from its seconds. ValueError where the
@@ -115,7 +116,7 @@ class Trainer:
         """One event a step, one a validation, and an end. A step's loss is read only after the next step has been
         issued, so that no step waits for the device. Where the best weights are kept, the last ones are validated too."""
         at = self.at
-        pending: tuple[TrainEvent, Tensor, dict[str, Tensor]] | None = None
+        pending: _Pending | None = None
         reason = "finished"
         if self._resumed:
             self.started = time.perf_counter() - at.seconds
@@ -123,7 +124,7 @@ class Trainer:
             yield self._event("checkpoint")
         while not self._done():
             if pending and (self._save or self._stop):
-                yield (event := _read(*pending))
+                yield (event := pending.read())
                 pending = None
                 if not np.isfinite(event.loss):
                     reason = "diverged"
@@ -141,27 +142,27 @@ class Trainer:
             loss, parts = self._step(at.step, factor, watched)
             at.step += 1
             if pending:
-                yield (event := _read(*pending))
+                yield (event := pending.read())
                 if not np.isfinite(event.loss):
                     pending, reason = None, "diverged"
                     break
-            pending = (TrainEvent("step", at.step, at.tokens, self.seconds, lr=factor), loss, parts)
+            pending = _Pending(TrainEvent("step", at.step, at.tokens, self.seconds, lr=factor), loss, parts)
             spent = time.perf_counter() - began
             at.step_time = spent if not at.step_time else 0.9 * at.step_time + 0.1 * spent
             if self._checkpoint_due(at.step):
-                yield _read(*pending)
+                yield pending.read()
                 pending = None
                 yield self._event("checkpoint")
             if self._eval_due(at.step, at.last_eval):
                 before = self.seconds
                 if pending:
-                    yield _read(*pending)
+                    yield pending.read()
                     pending = None
                 yield self._validate()
                 at.seen, at.last_eval = at.step, self.seconds
                 at.eval_time = at.last_eval - before  # with what the consumer makes of it, such as a sample
         if pending:
-            yield (event := _read(*pending))
+            yield (event := pending.read())
             if not np.isfinite(event.loss):
                 reason = "diverged"
         if at.shares and at.step and reason == "finished":  # a time budget ends by the clock, a little before all of it
@@ -222,7 +223,7 @@ class Trainer:
                 batch = self.objective.collate(examples, rng, step).to(self.device)
                 self.at.tokens += sum(map(len, examples)) - self._overlap * len(examples)
                 with autocast(self.device, self.plan.precision):
-                    loss, named = self.objective.loss(Trainee(self._model, self.trainee.extras), batch)
+                    loss, named = self._loss(self.trainee, batch)
                 (loss / options.accumulate).backward()
                 total = total + loss.detach() / options.accumulate
                 for name, value in named.items():
@@ -283,7 +284,27 @@ class Trainer:
                 module.load_state_dict(state)
 
 
-def _read(event: TrainEvent, loss: Tensor, parts: dict[str, Tensor]) -> TrainEvent:
-    """The event with its losses brought from the device."""
-    values: dict[str, Any] = {name: float(value) for name, value in parts.items()}
-    return TrainEvent(event.kind, event.step, event.tokens, event.seconds, float(loss), event.lr, values)
+def _here(device: torch.device) -> torch.cuda.Event | None:
+    """A place in what a GPU was told to do, which can be waited for; None on a CPU, which has done it."""
+    if device.type != "cuda":
+        return None
+    event = torch.cuda.Event()
+    event.record()
+    return event
+
+
+class _Pending:
+    """A step's event, and its losses on their way from the device. To read them is to wait for that step; a number that was read
+    from the device itself would wait for the steps issued since then too, and the device for the next one."""
+
+    def __init__(self, event: TrainEvent, loss: Tensor, parts: dict[str, Tensor]) -> None:
+        self.event, self.names = event, list(parts)
+        values = torch.stack([loss, *parts.values()])
+        self.values = values.to("cpu", non_blocking=values.is_cuda)
+        self.there = _here(values.device)
+
+    def read(self) -> TrainEvent:
+        if self.there is not None:
+            self.there.synchronize()
+        loss, *parts = self.values.tolist()
+        return replace(self.event, loss=loss, parts=dict(zip(self.names, parts, strict=True)))
