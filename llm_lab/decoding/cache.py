@@ -12,6 +12,8 @@ from llm_lab.models.ensemble import Ensemble
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.models.options import ModelConfig
 
+ALIGNED = 8  # positions: room in multiples of it, as a GPU's kernels want masks to be
+
 
 class KVCache:
     """Preallocated (layers, rows, kv heads, positions, d_head). Rows can be reordered and the end cut off.
@@ -22,9 +24,12 @@ class KVCache:
     def __init__(self, config: ModelConfig, rows: int, positions: int | None = None) -> None:
         """Room for so many `positions`, or for the whole context; of the kind of the first keys that come."""
         layers = config.decoder_layers if config.shape == "encoder_decoder" else config.n_layer
-        self._shape = (2, layers, rows, config.kv_heads, positions or config.max_seq_len, config.head_dim)
-        self._held: Tensor | None = None
-        self._layers: list[tuple[Tensor, Tensor]] = []  # views of it
+        room = -(-(positions or config.max_seq_len) // ALIGNED) * ALIGNED
+        self._shape = (2, layers, rows, config.kv_heads, room, config.head_dim)
+        self.held: Tensor | None = None
+        self.layers: list[
+            tuple[Tensor, Tensor]
+        ] = []  # views of it: keys and values, (rows, kv heads, positions, d_head)
         self._last = layers - 1
         self.length = 0
         self.crossed: dict[int, tuple[Tensor, Tensor]] = {}
@@ -32,11 +37,11 @@ class KVCache:
     def extend(
         self, layer: int, k: Float[Tensor, "B H T d"], v: Float[Tensor, "B H T d"]
     ) -> tuple[Float[Tensor, "B H S d"], Float[Tensor, "B H S d"]]:
-        if self._held is None:
+        if self.held is None:
             with torch.inference_mode(False):  # it is written to by steps within that mode, and by others
                 self._hold(k.new_zeros(self._shape))
         end = self.length + k.shape[2]
-        keys, values = self._layers[layer]
+        keys, values = self.layers[layer]
         keys[:, :, self.length : end] = k
         values[:, :, self.length : end] = v
         if layer == self._last:
@@ -44,13 +49,17 @@ class KVCache:
         return keys[:, :, :end], values[:, :, :end]
 
     def _hold(self, held: Tensor) -> None:
-        self._held = held
-        self._layers = list(zip(held[0].unbind(), held[1].unbind(), strict=True))
+        self.held = held
+        self.layers = list(zip(held[0].unbind(), held[1].unbind(), strict=True))
 
     def reorder(self, parents: Int[Tensor, " R"]) -> None:
         """Row i becomes what row `parents[i]` was; more rows than before are allowed."""
-        if self._held is not None:
-            self._hold(self._held.index_select(2, parents))  # three times as fast as indexing
+        if self.held is not None:
+            found = self.held.index_select(2, parents)  # three times as fast as indexing
+            if found.is_cuda and found.shape == self.held.shape:
+                self.held.copy_(found)  # a graph of the step knows this memory
+            else:
+                self._hold(found)
         self.crossed = {layer: (k[parents], v[parents]) for layer, (k, v) in self.crossed.items()}
 
     def truncate(self, length: int) -> None:

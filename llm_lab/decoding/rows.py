@@ -12,11 +12,14 @@ from torch import Tensor
 from llm_lab.data.batch import Attend
 from llm_lab.decoding.cache import Caches, KVCache, new_cache
 from llm_lab.decoding.filters import Past
+from llm_lab.decoding.graphed import Graphed
 from llm_lab.decoding.spelling import Spelling
 from llm_lab.decoding.step import Step, Text
 from llm_lab.errors import DIVERGED, BadValue
 from llm_lab.models.language_model import LanguageModel, ModelOutput
 from llm_lab.models.stepwise import stepwise, usable
+
+ASKED = 8  # tokens
 
 
 class Reader:
@@ -32,7 +35,8 @@ class Reader:
         self.room = min(self.context, begin + new)  # positions; published models have contexts of gigabytes
         self.cache: KVCache | Caches | None = None
         self.start = 0  # the first position in the cache
-        self.step = stepwise(model)
+        step = stepwise(model)
+        self.step = Graphed(step) if step is not None and model.device.type == "cuda" else step
 
     def read(self, ids: Int[Tensor, "R T"], n: int = 1) -> ModelOutput:
         """Logits, (R, n, V), after each of the last `n` of these positions, those before having been read or not."""
@@ -99,6 +103,8 @@ class Rows:
         self.reader = Reader(model, self.begin, new, keep)
         self.banned = torch.tensor(sorted(set(banned) - set(stop)), dtype=torch.long, device=device)
         self.stop = sorted(set(stop))
+        self._stop = torch.tensor(self.stop, dtype=torch.long, device=device)
+        self._ends = bool(stop)  # whether a row may end before all that may be written is
         self.spelling = spelling
         self.logprob = torch.zeros(len(prompt), 0, device=device)
         self.chosen_prob = torch.zeros(len(prompt), 0, device=device)
@@ -113,7 +119,7 @@ class Rows:
 
     def past_with(self, more: Int[Tensor, "R k"]) -> Past:
         """What would stand there with `more` tokens."""
-        ids = torch.cat([self.ids, more], dim=1)
+        ids = torch.cat([self.ids, more], dim=1) if more.shape[1] else self.ids
         return Past(ids, self.begin, self.reader.kept(ids.shape[1]), self.stop, self.spelling)
 
     @property
@@ -128,6 +134,14 @@ class Rows:
     @property
     def alive(self) -> Bool[Tensor, " R"]:
         return self.lengths >= self.new
+
+    @property
+    def over(self) -> bool:
+        """Whether every row has ended. A GPU is asked once in some tokens, since to ask is to wait for it; what is written past an
+        end is no part of a text."""
+        if not self._ends or (self.ids.is_cuda and self.written % ASKED):
+            return False
+        return not bool(self.alive.any())
 
     def logits(self) -> Float[Tensor, "R V"]:
         """Of the next token, float32; −inf for tokens that must not be written."""
@@ -168,15 +182,13 @@ class Rows:
             now, left = left[:k], left[k:]
             given = torch.tensor([now] * len(self.ids), device=self.ids.device)
             self.read(k, given[:, : k - 1])
-            parents = torch.arange(len(self.ids), device=self.ids.device)
-            self.append(Step(parents, given, torch.full(given.shape, torch.nan, device=self.ids.device)))
+            self.append(Step(None, given, torch.full(given.shape, torch.nan, device=self.ids.device)))
 
     def append(self, step: Step) -> None:
         """Go on as the step says. Its tokens' own probabilities are taken from what was read for it."""
         assert self.raw is not None, "a step is taken on logits"
         n = step.tokens.shape[1]
-        same = torch.equal(step.parents, torch.arange(len(self.ids), device=step.parents.device))
-        if same:
+        if step.parents is None or torch.equal(step.parents, torch.arange(len(self.ids), device=step.parents.device)):
             logs = self.raw[:, :n].log_softmax(dim=-1)
         else:
             logs = self.raw[step.parents, :n].log_softmax(dim=-1)
@@ -189,13 +201,14 @@ class Rows:
         self.ids = torch.cat([self.ids, step.tokens], dim=1)
         self.raw = self.hidden = None
         if self.stop:
-            ends = torch.isin(step.tokens, torch.tensor(self.stop, device=self.ids.device))
+            ends = torch.isin(step.tokens, self._stop)
             first = torch.where(ends.any(dim=1), before + ends.int().argmax(dim=1), self.new)
             self.lengths = torch.minimum(self.lengths, first)
 
     def end(self, row: int, length: int) -> None:
         """The row's text ends after so many tokens."""
         self.lengths[row] = min(int(self.lengths[row]), length)
+        self._ends = True
 
     def text(self, row: int, score: float | None = None) -> Text:
         """What a row has written, without the token that ended it."""

@@ -58,7 +58,7 @@ class Guesser(Strategy):
         self.guessed += k
         self.taken += n
         chosen = p[:, : n + 1].gather(2, tokens[..., None])[..., 0]
-        return Step(torch.arange(len(tokens), device=tokens.device), tokens, chosen)
+        return Step(None, tokens, chosen)
 
     @property
     def wanted(self) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from torch import Tensor
 class Step:
     """One step of decoding: R rows go on, each with the n tokens that the step settles."""
 
-    parents: Int[Tensor, " R"]  # the row that each row continues
+    parents: Int[Tensor, " R"] | None  # the row that each row continues; None: each its own
     tokens: Int[Tensor, "R n"]
     chosen_prob: Float[Tensor, "R n"]  # of each token, after filtering
     final: bool = False  # nothing better can come
@@ -21,7 +20,7 @@ class Step:
     @classmethod
     def one(cls, tokens: Int[Tensor, " R"], chosen_prob: Float[Tensor, " R"]) -> Step:
         """Every row goes on with one token."""
-        return cls(torch.arange(len(tokens), device=tokens.device), tokens[:, None], chosen_prob[:, None])
+        return cls(None, tokens[:, None], chosen_prob[:, None])
 
 
 @dataclass(frozen=True, eq=False)

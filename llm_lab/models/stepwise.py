@@ -23,7 +23,7 @@ from llm_lab.models.products import prepared
 from llm_lab.models.sites import taped
 from llm_lab.models.stack import Block
 
-Layer = Callable[[Tensor, Cache, Tensor | None, Tensor | None], Tensor]
+Layer = Callable[[Tensor, Cache, Tensor | None, Tensor | None, Tensor | None], Tensor]
 
 
 class Stepwise:
@@ -36,16 +36,27 @@ class Stepwise:
         self.norm = _norm(model.norm) if isinstance(model.norm, nn.RMSNorm | nn.LayerNorm) else model.norm
 
     def __call__(self, input_ids: Int[Tensor, "R 1"], cache: Cache) -> ModelOutput:
+        return self.at(input_ids, self.model.positions(1, cache.length, None, input_ids.device), cache)
+
+    def at(
+        self,
+        input_ids: Int[Tensor, "R 1"],
+        ids: Int[Tensor, "1 1"],
+        cache: Cache,
+        mask: Callable[[Tensor], Float[Tensor, "1 1 1 S"]] | None = None,
+    ) -> ModelOutput:
+        """The step at position `ids`; `mask`, of what is like its argument, is added to the scores where not all that the cache
+        gives may be read."""
         model = self.model
-        ids = model.positions(1, cache.length, None, input_ids.device)
         x = model.embedded(input_ids, model.position, ids)[:, 0]
+        masked = None if mask is None else mask(x)
         cos = sin = None
         if (angles := model.position.angles(ids)) is not None:
             # x · (cos, cos) + (x₂, x₁) · (−sin, sin) turns each pair, in three operations.
             cos, sin = torch.cat([angles[0]] * 2, dim=-1), torch.cat([-angles[1], angles[1]], dim=-1)
             cos, sin = cos.type_as(x), sin.type_as(x)
         for layer in self.layers:
-            x = layer(x, cache, cos, sin)
+            x = layer(x, cache, cos, sin, masked)
         hidden = self.norm(x[:, None])
         return ModelOutput(model.logits(hidden), hidden)
 
@@ -118,7 +129,9 @@ def _layer(block: Block, index: int) -> Layer:
     )
     scale, bend, gated = attention.scale, mlp.bend, mlp.gated
 
-    def run(x: Float[Tensor, "R D"], cache: Cache, cos: Tensor | None, sin: Tensor | None) -> Float[Tensor, "R D"]:
+    def run(
+        x: Float[Tensor, "R D"], cache: Cache, cos: Tensor | None, sin: Tensor | None, mask: Tensor | None
+    ) -> Float[Tensor, "R D"]:
         heads = into(before_attention(x)).view(len(x), n + 2 * m, 1, d)
         qk = heads[:, : n + m]
         if q_norm is not None and k_norm is not None:
@@ -126,7 +139,10 @@ def _layer(block: Block, index: int) -> Layer:
         if cos is not None and sin is not None:
             qk = torch.addcmul(qk * cos, qk.roll(d // 2, -1), sin)
         k, v = cache.extend(index, qk[:, n:], heads[:, n + m :])
-        z = F.scaled_dot_product_attention(qk[:, :n], k, v, scale=scale, enable_gqa=n != m)
+        if mask is None:
+            z = F.scaled_dot_product_attention(qk[:, :n], k, v, scale=scale, enable_gqa=n != m)
+        else:  # heads of a group are so many queries of one: no kernel has both a mask and groups
+            z = F.scaled_dot_product_attention(qk[:, :n].reshape(len(x), m, n // m, d), k, v, mask, scale=scale)
         x = x + out(z.reshape(len(x), n * d))
         inner = up(before_mlp(x))
         if gated:
