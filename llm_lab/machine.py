@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import math
 import os
 import platform
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -178,6 +180,12 @@ def bf16_gains(where: torch.device, d_model: int) -> bool:
     if where.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return where.type == "cpu" and d_model >= 64 and bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})
+
+
+def compiles(where: torch.device) -> bool:
+    """Whether torch.compile can be counted on for a device: on CUDA, with Triton and the C compiler that it needs there."""
+    found = importlib.util.find_spec("triton") and any(map(shutil.which, ("cc", "gcc", "clang")))
+    return where.type == "cuda" and bool(found)
 
 
 def environment() -> dict[str, Any]:

@@ -253,7 +253,8 @@ def _prepare(
     block = min(config.max_seq_len, model.max_seq_len)
     advance = len(data) / data.n_documents if objective.pairs else objective.take(block)[1]
     kept = request[CheckpointOptions]
-    plan = resolve(request[BudgetOptions], options, block, len(data), width, replay, replayed, advance, kept)
+    alike = objective.alike and model.config is not None
+    plan = resolve(request[BudgetOptions], options, block, len(data), width, replay, replayed, advance, kept, alike)
     plan = replace(plan, sizes=request.sizes)
     if begun is not None:  # what stands in the trace of a run that it replays comes from a new plan
         plan = replace(begun, learning_rates=plan.learning_rates, eval_steps=plan.eval_steps)

@@ -218,6 +218,8 @@ def repeat_line(request: Request, tokenizer: Tokenizer, plan: Plan, run: Run, as
     }
     if plan.device == "cpu":
         fixed["threads"] = plan.threads
+    if plan.compiled or plan.device != "cpu":
+        fixed["compile"] = plan.compiled
     # Learning rates that followed the clock or a hand, or an interrupted run, are repeated from the run's own trace.
     traced = plan.steps is None or plan.learning_rates or not as_planned
     budget = {"replay": run.id} if traced else {"steps": plan.steps}

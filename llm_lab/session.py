@@ -99,7 +99,7 @@ class Session:
                 f"{corpus.name}, {tokenizer.kind}",
                 f"{plan.device} {plan.threads} thread{'s' * (plan.threads != 1)}, {plan.precision}"
                 if plan.device == "cpu"
-                else f"{plan.device}, {plan.precision}",
+                else f"{plan.device}, {plan.precision}{', compiled' * plan.compiled}",
                 f"seed {plan.options.seed}",
             ],
             unit=f"nats/{trainer.objective.target or unit}",

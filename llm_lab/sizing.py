@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from llm_lab import memory
+from llm_lab import machine, memory
 from llm_lab.data.arrays import Tokens
 from llm_lab.models.options import SHAPES
 from llm_lab.registry import load
@@ -167,8 +167,10 @@ def fit(request: Request, tokenizer: Tokenizer, data: Tokens, started: float) ->
     """Give the request the best size for its time of those that text and memory allow; the choice in one line."""
     seconds = request[BudgetOptions].seconds or DEFAULT_SECONDS
     ladder = [size for size in LADDER if size is LADDER[0] or _fits(size, request, tokenizer, data)]
-    left = seconds - (time.perf_counter() - started)
     with torch.random.fork_rng():
+        if machine.device(request[TrainOptions].device).type == "cuda":
+            _step_time(ladder[0], request, tokenizer, data)  # a GPU takes a second or more to begin at all
+        left = seconds - (time.perf_counter() - started)
         found = choose(
             left,
             len(data),

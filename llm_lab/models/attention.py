@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from llm_lab.models.layers import FusedLinear, IntoStream
+from llm_lab.models.layers import FusedLinear, IntoStream, RMSNorm
 from llm_lab.models.look import Look
 from llm_lab.models.options import ModelConfig
 from llm_lab.models.positions import rotate
@@ -100,8 +100,7 @@ class Attention(Heads):
         self.qkv = FusedLinear(config.d_model, sizes, bias=config.bias)
         # Without gains: Henry et al. 2020; Dehghani et al. 2023.
         self.q_norm, self.k_norm = (
-            nn.RMSNorm(self.d_head, config.norm_eps, elementwise_affine=config.qk_gain) if config.qk_norm else None
-            for _ in range(2)
+            RMSNorm(config, self.d_head, gain=config.qk_gain) if config.qk_norm else None for _ in range(2)
         )
 
     def query_weight(self) -> Float[Tensor, "HD D"]:

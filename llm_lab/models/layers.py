@@ -17,8 +17,12 @@ from llm_lab.models.sites import site
 class RMSNorm(nn.RMSNorm):
     """Root mean square normalisation with a gain (Zhang & Sennrich 2019, eq. 4)."""
 
-    def __init__(self, config: ModelConfig, width: int | None = None) -> None:
-        super().__init__(width or config.d_model, eps=config.norm_eps)
+    def __init__(self, config: ModelConfig, width: int | None = None, gain: bool = True) -> None:
+        super().__init__(width or config.d_model, eps=config.norm_eps, elementwise_affine=gain)
+
+    def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
+        # Of mixed kinds there is no fused kernel on a GPU.
+        return super().forward(x if self.weight is None else x.to(self.weight.dtype))
 
 
 class LayerNorm(nn.LayerNorm):

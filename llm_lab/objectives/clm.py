@@ -12,7 +12,7 @@ class CausalLM(Objective):
     """L = − mean log p(x_t | x_<t), in nats per token (Radford et al. 2018, eq. 1)."""
 
     parts = ("clm",)
-    covers = True
+    covers = alike = True
 
     def take(self, block: int) -> tuple[int, int]:
         return block + 1, block

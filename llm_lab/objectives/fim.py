@@ -16,7 +16,7 @@ class FillInTheMiddle(CausalLM):
     three marks are the first sentinels."""
 
     parts = ("fim",)
-    covers = False
+    covers = alike = False
     options: opt.FillInTheMiddle
 
     def __init__(self, options: opt.FillInTheMiddle, tokenizer: Tokenizer) -> None:

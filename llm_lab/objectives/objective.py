@@ -56,6 +56,7 @@ class Objective:
     covers: ClassVar[bool] = False  # every token of the text is a target once: its loss is the text's likelihood
     choices: ClassVar[bool] = True  # its chief loss is that of one choice among all tokens, so its exp is a perplexity
     pairs: ClassVar[bool] = False  # it learns from documents that have a source and a target
+    alike: ClassVar[bool] = False  # all full batches have tensors of the same shapes
     least_batch: ClassVar[int] = 1
     shift: bool = True  # pieces are cut elsewhere in each epoch
 

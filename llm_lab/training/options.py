@@ -80,7 +80,12 @@ class TrainOptions(Options):
     beta2: float = option(0.95, "AdamW's decay of the squared gradient", ge=0, lt=1)
     grad_clip: float = option(1.0, "largest norm of the whole gradient; 0 turns clipping off", ge=0)
     precision: str = option("auto", "number format of the matrix products", choices=("auto", "fp32", "bf16"))
-    compile: bool = option(False, "compile the model first (20 s and more; needs a C++ compiler on CPUs)")
+    compile: bool | None = option(
+        None,
+        "compile a step first (20 s and more; needs a C++ compiler)",
+        auto="on a GPU, for clm, where the time given is two minutes or more",
+        example="true",
+    )
     device: str = option("auto", "where to train", choices=("auto", "cpu", "cuda", "mps"))
     threads: int | None = option(None, "CPU threads", ge=1, le=256, auto="the cores this process may use")
     deterministic: bool = option(False, "only deterministic kernels (CUDA; slower)")

@@ -14,6 +14,7 @@ from llm_lab.errors import BadValue
 from llm_lab.training.options import BudgetOptions, CheckpointOptions, TrainOptions
 
 DEFAULT_SECONDS = 60.0
+COMPILED = 120.0  # seconds from which on compiling pays: GPT-2 of 124 M takes 24 s longer to begin on an H100, then × 1.6 as many steps
 FIRST_SHARE = 1e-3  # of a time budget: where a logarithmic spacing begins
 
 
@@ -33,6 +34,7 @@ class Plan:
     checkpoints: tuple[int, ...] = ()  # steps after which the weights are kept; 0: before the first
     checkpoint_shares: tuple[float, ...] = ()  # of a time budget, whose steps are not known: after which shares of it
     sizes: dict[str, int | float] = field(default_factory=dict)  # options that were chosen for the time, not asked for
+    compiled: bool = False
     # Of a replayed run: the factor of the peak learning rate of each step, and the steps it validated at.
     learning_rates: tuple[float, ...] = field(default=(), repr=False)
     eval_steps: frozenset[int] = field(default=frozenset(), repr=False)
@@ -56,9 +58,10 @@ def resolve(
     replayed: tuple[tuple[float, ...], frozenset[int]] = ((), frozenset()),
     advance: float | None = None,
     kept: CheckpointOptions | None = None,
+    alike: bool = False,
 ) -> Plan:
     """The plan for a budget on this machine. `advance` are the tokens of the text that one row goes on by, a block
-    unless told.
+    unless told; `alike`: all steps have tensors of the same shapes.
 
     `replayed` is the trace of the run called `replay`: its learning-rate factors, and the steps it validated at.
     """
@@ -94,10 +97,14 @@ def resolve(
             raise BadValue(f"replay: run {replay} has {len(rates)} steps, and {steps} were asked for; give no budget")
         steps = steps or len(rates)
     seconds = None if steps else budget.seconds or DEFAULT_SECONDS
+    compiled = options.compile
+    if compiled is None:
+        compiled = alike and (seconds or 0) >= COMPILED and machine.compiles(device)
     return replace(
         plan,
         steps=steps,
         seconds=seconds,
+        compiled=compiled,
         eval_every=options.eval_every or (max(1, steps // 12) if steps else None),
         **_checkpoints(kept or CheckpointOptions(), steps),
     )
