@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import statistics
 import tempfile
 import time
@@ -97,26 +98,34 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> dict[str, Any]:
     return spread([a / b for a, b in zip(above, below, strict=True)])
 
 
-def limits(call: Callable[[], Any], most: int = 4) -> str:
-    """What a call spends its time on: the operations that take most of it, and Python's own share."""
+def limits(call: Callable[[], Any], most: int = 4, gpu: bool = False) -> str:
+    """What a call spends its time on: the operations, of a GPU the kernels, that take most of it, and what is left: on a CPU that
+    is Python's own, on a GPU it waits."""
     from torch.profiler import ProfilerActivity, profile
 
     timed(call)
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+    with profile(activities=[ProfilerActivity.CUDA if gpu else ProfilerActivity.CPU]) as profiler:
         slow = timed(call)
-    events = [(event.key, event.self_cpu_time_total / 1e6) for event in profiler.key_averages()]
+    spent = "self_device_time_total" if gpu else "self_cpu_time_total"
+    events = [(_short(event.key), getattr(event, spent) / 1e6) for event in profiler.key_averages()]
     total = sum(seconds for _, seconds in events)
     events = sorted(events, key=lambda event: -event[1])[:most]
-    shares = ", ".join(f"{name.removeprefix('aten::')} {seconds / total:.0%}" for name, seconds in events)
+    shares = ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in events)
     outside = max(0.0, 1 - total / slow)
     return f"of its operations' time {shares}; {outside:.0%} outside of them"
 
 
-def judged(line: BenchLine, call: Callable[[], Any] | None = None, idea: str = "") -> BenchLine:
+def _short(operation: str) -> str:
+    """The name of an operation or a kernel without what it was made of."""
+    name = operation.removeprefix("aten::").removeprefix("void ")
+    return re.split(r"[<(]", name)[0].split("::")[-1][:40] or name[:40]
+
+
+def judged(line: BenchLine, call: Callable[[], Any] | None = None, idea: str = "", gpu: bool = False) -> BenchLine:
     """The line; where its goal is missed, with what limits it and what would be next."""
     if line.reached is not False:
         return line
-    more = [line.note, limits(call) if call else "", f"next: {idea}" if idea else ""]
+    more = [line.note, limits(call, gpu=gpu) if call else "", f"next: {idea}" if idea else ""]
     return replace(line, note="; ".join(part for part in more if part))
 
 

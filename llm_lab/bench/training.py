@@ -57,11 +57,17 @@ def text() -> tuple[Tokens, Tokenizer]:
 
 
 def trainer(
-    preset: str, sizes: dict[str, int], data: Tokens, tokenizer: Tokenizer, batch_size: int, **more: Any
+    preset: str,
+    sizes: dict[str, int],
+    data: Tokens,
+    tokenizer: Tokenizer,
+    batch_size: int,
+    vocab_size: int | None = None,
+    **more: Any,
 ) -> Trainer:
     """One that goes on for as long as it is asked."""
     torch.manual_seed(0)
-    config = PRESETS.load(preset).config(tokenizer.vocab_size, **sizes, dropout=0.0)
+    config = PRESETS.load(preset).config(vocab_size or tokenizer.vocab_size, **sizes, dropout=0.0)
     objective = make(["clm"], {}, tokenizer)
     options = TrainOptions(batch_size=batch_size, **more)
     plan = resolve(BudgetOptions(seconds=1e9), options, config.max_seq_len, len(data), config.d_model)

@@ -47,7 +47,7 @@ def random_lm(preset: str, vocab_size: int, tokenizer: Tokenizer, sizes: dict[st
     return LM(preset, model.to(dtype).eval(), tokenizer)
 
 
-def _writes(lm: LM, count: int = TOKENS, texts: int = 1, **more: Any) -> Callable[[], float]:
+def writes(lm: LM, count: int = TOKENS, texts: int = 1, **more: Any) -> Callable[[], float]:
     """Tokens a second of writing that many after the prompt."""
     length = dict(max_new_tokens=count, min_new_tokens=count, seed=0)
     return lambda: texts * count / timed(lambda: write(lm, PROMPT, **length, **more))
@@ -56,27 +56,8 @@ def _writes(lm: LM, count: int = TOKENS, texts: int = 1, **more: Any) -> Callabl
 def _small(options: BenchOptions, tokenizer: Tokenizer) -> Iterator[BenchLine]:
     ours = {name: random_lm(name, tokenizer.vocab_size, tokenizer, SMALL, torch.float32) for name in ("gpt2", "modern")}
     ids = torch.tensor([tokenizer.encode(PROMPT)])
-    missing = peer()
-    if not missing:
-        from transformers import GPT2Config, GPT2LMHeadModel
-
-        config = GPT2Config(
-            vocab_size=tokenizer.vocab_size,
-            n_layer=SMALL["n_layer"],
-            n_head=SMALL["n_head"],
-            n_embd=SMALL["d_model"],
-            n_positions=SMALL["max_seq_len"],
-            bos_token_id=None,
-            eos_token_id=None,
-            pad_token_id=0,
-        )
-        reference: Any = GPT2LMHeadModel(config).eval()
-
-    def theirs(texts: int, **more: Any) -> float:
-        batch = ids.repeat(texts, 1)
-        length = dict(max_new_tokens=TOKENS, min_new_tokens=TOKENS, attention_mask=torch.ones_like(batch))
-        return texts * TOKENS / timed(lambda: reference.generate(batch, **length, **more))
-
+    if not (missing := peer()):
+        theirs = gpt2_writes(SMALL, tokenizer.vocab_size)
     cases: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
         "greedy": (1, dict(strategy="greedy"), dict(do_sample=False)),
         "sampling": (1, dict(strategy="temperature"), dict(do_sample=True, top_k=0)),
@@ -84,9 +65,9 @@ def _small(options: BenchOptions, tokenizer: Tokenizer) -> Iterator[BenchLine]:
         "beam, 4 beams": (1, dict(strategy="beam", num_beams=4), dict(do_sample=False, num_beams=4)),
     }
     for case, (texts, own, other) in cases.items():
-        ways = {name: _writes(lm, texts=texts, **own) for name, lm in ours.items()}
+        ways = {name: writes(lm, texts=texts, **own) for name, lm in ours.items()}
         if not missing:
-            ways["theirs"] = functools.partial(theirs, texts, **other)
+            ways["theirs"] = functools.partial(theirs, ids.repeat(texts, 1), TOKENS, **other)
         found = in_turns(ways, options.rounds)
         for name in ours:
             what = f"0.8 M, {name}, {case}, against transformers' generate"
@@ -95,6 +76,32 @@ def _small(options: BenchOptions, tokenizer: Tokenizer) -> Iterator[BenchLine]:
             yield judged(line, ways[name], "a step of fewer operations: Python and torch's dispatch are what is left")
     yield _flat(options, ours["modern"], "0.8 M")
     yield _first(options, ours["modern"], "0.8 M")
+
+
+def gpt2_writes(
+    sizes: dict[str, int], vocab_size: int, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> Callable[..., float]:
+    """What gives the tokens a second of transformers' GPT-2 of these sizes: of (ids, tokens, and what its `generate` takes)."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=vocab_size,
+        n_layer=sizes["n_layer"],
+        n_head=sizes["n_head"],
+        n_embd=sizes["d_model"],
+        n_positions=sizes["max_seq_len"],
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    made: Any = GPT2LMHeadModel(config)
+    reference = made.to(device, dtype).eval()
+
+    def measure(ids: torch.Tensor, count: int, **more: Any) -> float:
+        length = dict(max_new_tokens=count, min_new_tokens=count, attention_mask=torch.ones_like(ids))
+        return len(ids) * count / timed(lambda: reference.generate(ids, **length, **more))
+
+    return measure
 
 
 def _flat(options: BenchOptions, lm: LM, called: str) -> BenchLine:
@@ -143,7 +150,7 @@ def _large(options: BenchOptions, tokenizer: Tokenizer, dtype: torch.dtype) -> I
     said = f"135 M, {str(dtype).removeprefix('torch.')}"
     lm = random_lm("llama", LARGE_VOCABULARY, tokenizer, LARGE, dtype)
     ids = torch.tensor([tokenizer.encode(PROMPT)])
-    ways = {"ours": _writes(lm, LARGE_TOKENS, strategy="greedy")}
+    ways = {"ours": writes(lm, LARGE_TOKENS, strategy="greedy")}
     if not (missing := peer()):
         ways["theirs"] = _llama(ids, dtype)
     found = in_turns(ways, max(2, options.rounds // 2))
