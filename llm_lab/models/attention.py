@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from llm_lab.models.layers import FusedLinear, IntoStream, RMSNorm
+from llm_lab.models.layers import FusedLinear, IntoStream, RMSNorm, mixed
 from llm_lab.models.look import Look
 from llm_lab.models.options import ModelConfig
 from llm_lab.models.positions import rotate
@@ -60,7 +60,7 @@ class Heads(nn.Module):
         mask = look.mask
         if mask is not None and mask.dtype != torch.bool:
             mask = mask.to(q.dtype)
-        with torch.autocast("cpu", enabled=False) if _mixed(q) else contextlib.nullcontext():
+        with torch.autocast("cpu", enabled=False) if mixed(q) else contextlib.nullcontext():
             return F.scaled_dot_product_attention(
                 q, k, v, mask, dropout, look.is_causal, scale=self.scale, enable_gqa=self.n_kv_head != self.n_head
             )
@@ -80,15 +80,10 @@ class Heads(nn.Module):
         return F.dropout(pattern, dropout) @ v if dropout else pattern @ v
 
 
-def _mixed(x: Tensor) -> bool:
-    """Whether the products around it are to be made in bfloat16, on a CPU."""
-    return x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
-
-
 def _full(x: Tensor) -> Tensor:
     """In mixed precision on a CPU, what attention works on is float32 again: there the backward pass of the fused kernel
     takes three times as long in bfloat16 (measured with AVX-512), which is more than the products gain."""
-    return x.float() if _mixed(x) else x
+    return x.float() if mixed(x) else x
 
 
 class Attention(Heads):

@@ -7,8 +7,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from llm_lab.models.layers import mixed
 from llm_lab.models.options import MLPS, ModelConfig
 from llm_lab.models.sites import site
+
+# In multiples of which an expert reads tokens in bfloat16 on a CPU: the library that multiplies there keeps a kernel for every
+# number of rows that it has met, and how many an expert gets changes with each step.
+ROWS = 64
 
 
 class Experts(nn.Module):
@@ -45,7 +50,7 @@ class Experts(nn.Module):
         counts = chosen.flatten().bincount(minlength=self.n_expert).tolist()
         said = torch.cat(
             [
-                expert(own[None], f"{path}.experts.{i}")[0]
+                _reads(expert, own, f"{path}.experts.{i}")
                 for i, (expert, own) in enumerate(zip(self.experts, flat[token].split(counts), strict=True))
                 if len(own)
             ]
@@ -60,6 +65,14 @@ class Experts(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             wide = torch.promote_types(x.dtype, torch.float32)
             return F.linear(x.to(wide), self.router.weight.to(wide)).softmax(dim=-1)
+
+
+def _reads(expert: nn.Module, own: Float[Tensor, "n D"], path: str) -> Float[Tensor, "n D"]:
+    """What an expert says of its tokens."""
+    if not mixed(own):
+        return expert(own[None], path)[0]
+    filled = F.pad(own, (0, 0, 0, -len(own) % ROWS))
+    return expert(filled[None], path)[0][: len(own)]
 
 
 def balance(probs: Float[Tensor, "N E"], chosen: Int[Tensor, "N k"]) -> Float[Tensor, ""]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -122,6 +123,11 @@ class SwiGLU(MLP):
 
     def bend(self, pre: Tensor) -> Tensor:
         return F.silu(pre)
+
+
+def mixed(x: Tensor) -> bool:
+    """Whether the products around it are to be made in bfloat16, on a CPU."""
+    return x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
 
 
 def softcap(logits: Tensor, cap: float) -> Tensor:

@@ -11,7 +11,7 @@ from torch import nn
 
 import llm_lab as lab
 from llm_lab.data.batch import Batch
-from llm_lab.models.experts import Experts, balance
+from llm_lab.models.experts import ROWS, Experts, balance
 from llm_lab.models.options import MLPS, ModelConfig
 from llm_lab.probes.recording import record
 from tests.small import TEXT
@@ -108,6 +108,27 @@ def test_the_router_keeps_full_precision():
     assert out.dtype == torch.bfloat16
     torch.testing.assert_close(out.float(), module(x, "mlp"), atol=0.5, rtol=0.1)
     assert balances[0].dtype == torch.float32
+
+
+def test_in_mixed_precision_few_numbers_of_rows_are_met_and_what_fills_them_up_says_nothing():
+    module, x = experts().train(), torch.randn(3, 50, 16, generator=torch.Generator().manual_seed(2))
+    met: list[int] = []
+    found = []
+    for expert in module.experts:
+        expert.up.register_forward_pre_hook(lambda _, args: met.append(args[0].shape[1]))
+    for dtype in (torch.float32, torch.bfloat16):
+        module.zero_grad()
+        ids = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            out = module(ids, "x")
+        out.float().square().sum().backward()
+        found.append([out.detach(), ids.grad, *(p.grad for p in module.parameters())])
+        if dtype == torch.float32:
+            assert sum(met) == 300
+            met.clear()
+    assert set(met) <= {ROWS, 2 * ROWS, 3 * ROWS}
+    for wide, narrow in zip(*found, strict=True):
+        assert (narrow - wide).norm() < 0.02 * wide.norm()
 
 
 SIZES = dict(vocab_size=9, n_layer=3, n_head=2, d_model=16, max_seq_len=8, n_expert=3, zero_init=False)
