@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib.util
 import math
 import os
 import platform
 import shutil
 import signal
+import sysconfig
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -183,9 +185,23 @@ def bf16_gains(where: torch.device, d_model: int) -> bool:
 
 
 def compiles(where: torch.device) -> bool:
-    """Whether torch.compile can be counted on for a device: on CUDA, with Triton and the C compiler that it needs there."""
-    found = importlib.util.find_spec("triton") and any(map(shutil.which, ("cc", "gcc", "clang")))
-    return where.type == "cuda" and bool(found)
+    """Whether torch.compile can be counted on for a device: on CUDA, with Triton and what that needs there."""
+    import torch
+
+    if where.type != "cuda" or torch.cuda.get_device_capability(where) < (7, 0):
+        return False
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    return (
+        bool(importlib.util.find_spec("triton") and any(map(shutil.which, ("cc", "gcc", "clang")))) and headers.exists()
+    )
+
+
+@functools.cache
+def side_stream(where: torch.device) -> torch.cuda.Stream:
+    """A stream beside the one that a GPU works on: one for all, since torch has few of them, which it gives out in turns."""
+    import torch
+
+    return torch.cuda.Stream(where)
 
 
 def environment() -> dict[str, Any]:

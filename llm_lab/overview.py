@@ -69,7 +69,7 @@ def doctor() -> Listing:
         ["memory", free, "as the container allows"],
         ["device", str(device), gpu],
         ["bf16", "from width 64" if machine.bf16_gains(device, 64) else "not used", "where the hardware gains"],
-        ["compiler", "there" if _has_compiler() else "none found", "--compile needs one on CPUs"],
+        ["compiler", "there" if _has_compiler() else "none found", "for --compile"],
         ["python", platform.python_version(), platform.platform()],
         *[[name, _version(name) or "not installed", ""] for name in _PACKAGES],
         ["shell", shell, "live cards need a notebook's kernel" if shell != "ZMQInteractiveShell" else ""],

@@ -253,9 +253,13 @@ def _prepare(
     block = min(config.max_seq_len, model.max_seq_len)
     advance = len(data) / data.n_documents if objective.pairs else objective.take(block)[1]
     kept = request[CheckpointOptions]
-    alike = objective.alike and model.config is not None
+    own_config = model.config  # what stays the same from step to step is compiled by itself
+    plain = own_config is not None and own_config.n_expert is None and own_config.attention == "full"
+    alike = objective.alike and plain
     plan = resolve(request[BudgetOptions], options, block, len(data), width, replay, replayed, advance, kept, alike)
     plan = replace(plan, sizes=request.sizes)
+    if plan.compiled and request.sizes:
+        notes.append("its steps are compiled, and faster than those that its size was chosen by")
     if begun is not None:  # what stands in the trace of a run that it replays comes from a new plan
         plan = replace(begun, learning_rates=plan.learning_rates, eval_steps=plan.eval_steps)
     model.to(plan.device)
@@ -298,8 +302,9 @@ def planned(run: runs.Run) -> Plan:
         found = build(Plan, run.read("plan"), skip=frozenset({"learning_rates", "eval_steps"}))
     except ValueError as error:
         raise BadValue(f"{run.path / 'plan.json'} is damaged: {error}; --fresh trains anew") from None
-    machine.device(found.device)
-    return found
+    device = machine.device(found.device)
+    asked = found.options.compile
+    return replace(found, compiled=found.compiled and machine.compiles(device) if asked is None else asked)
 
 
 def _model(own: Any, config: ModelConfig, given: Collection[str]) -> LanguageModel:

@@ -97,9 +97,8 @@ class Session:
                 *_learned(request),
                 f"{size:.3g} M parameters" if size else "counts, no parameters",
                 f"{corpus.name}, {tokenizer.kind}",
-                f"{plan.device} {plan.threads} thread{'s' * (plan.threads != 1)}, {plan.precision}"
-                if plan.device == "cpu"
-                else f"{plan.device}, {plan.precision}{', compiled' * plan.compiled}",
+                (f"cpu {plan.threads} thread{'s' * (plan.threads != 1)}" if plan.device == "cpu" else plan.device)
+                + f", {plan.precision}{', compiled' * plan.compiled}",
                 f"seed {plan.options.seed}",
             ],
             unit=f"nats/{trainer.objective.target or unit}",
@@ -116,6 +115,9 @@ class Session:
             memory_total=machine.device_memory(torch.device(plan.device)).total,
             notes=notes,
         )
+
+        if isinstance(trainer, Trainer):
+            trainer.notes = self.card.notes
 
     def begin(self) -> None:
         """What is watched, looked at before the first step, and before there is a run."""

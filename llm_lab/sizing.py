@@ -200,7 +200,7 @@ def _room(request: Request, tokenizer: Tokenizer) -> bool:
 
 
 def _step_time(size: Size, request: Request, tokenizer: Tokenizer, data: Tokens, dropout: float = 0.0) -> float:
-    """Seconds of one step of that size, the least of STEPS, by the trainer that will train it."""
+    """Seconds of one step of that size, the least of STEPS, by the trainer that will train it, not compiled."""
     request.resize({**size.options, "dropout": dropout} if dropout else size.options)
     config, objective = request.config(tokenizer.vocab_size), request.objective(tokenizer)
     options = replace(request[TrainOptions], compile=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -138,7 +139,7 @@ def test_a_state_is_of_its_step_though_it_comes_later():
         if f"model.{name}" in found:
             assert found[f"model.{name}"].device.type == "cpu"
             torch.testing.assert_close(found[f"model.{name}"], value.cpu(), atol=0, rtol=0)
-    other.load_state(state)
+    other.load_state(replace(state, tensors=found))
     assert steps(other, 3) == pytest.approx(_losses_after(one, steps_before, 3), rel=1e-3)
 
 
@@ -173,7 +174,7 @@ def test_a_graph_gives_what_the_step_gives(name):
                     one.reorder(parents)
                     one.truncate(13)
                     model(ids[:, 13:15], cache=one)
-    assert made == 21 - STEADY
+    assert made == 21 - (STEADY - 1)
     assert cache.length == plain.length == 24
 
 
@@ -185,13 +186,13 @@ def test_a_graph_gives_what_the_step_gives(name):
         dict(strategy="contrastive_search"),
         dict(strategy="prompt_lookup", temperature=0.01),
         dict(strategy="greedy", repetition_penalty=1.3, no_repeat_ngram_size=3),
-        dict(strategy="greedy", max_new_tokens=60),  # past the context
+        dict(strategy="greedy", max_new_tokens=90),  # past the context
     ],
     ids=lambda options: "-".join(map(str, options.values())),
 )
 def test_a_gpu_writes_what_a_cpu_writes(options):
-    lm = train(steps=60, device="cpu", precision="fp32")
-    options = {"max_new_tokens": 24, "seed": 0, **options}
+    lm = train(steps=60, max_seq_len=64, device="cpu", precision="fp32")
+    options = {"max_new_tokens": 40, "seed": 0, **options}
     wanted = lab.generate(lm, "5 green", **options)
     lm.model.to("cuda")
     found = lab.generate(lm, "5 green", **options)

@@ -27,9 +27,7 @@ class KVCache:
         room = -(-(positions or config.max_seq_len) // ALIGNED) * ALIGNED
         self._shape = (2, layers, rows, config.kv_heads, room, config.head_dim)
         self.held: Tensor | None = None
-        self.layers: list[
-            tuple[Tensor, Tensor]
-        ] = []  # views of it: keys and values, (rows, kv heads, positions, d_head)
+        self.layers: list[tuple[Tensor, Tensor]] = []  # views of it, keys and values, by layer
         self._last = layers - 1
         self.length = 0
         self.crossed: dict[int, tuple[Tensor, Tensor]] = {}

@@ -11,11 +11,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from llm_lab import machine
 from llm_lab.decoding.cache import KVCache
 from llm_lab.models.language_model import ModelOutput
 from llm_lab.models.stepwise import Stepwise
 
-STEADY = 4  # steps with one cache before a graph is made of it, which takes as long as some more
+WORTH = 32  # tokens to write, from which on a graph gains more than it takes to make
+STEADY = 4  # steps with one cache before one is made: some strategies put another in its place at each step
 
 
 class Placed:
@@ -43,35 +45,40 @@ class Graphed:
 
     def __init__(self, step: Stepwise) -> None:
         self.step = step
-        self._held: Tensor | None = None
-        self._steps = 0  # with what is held
+        self._known: tuple[int, int] = 0, 0  # where the cache and the weights are that a graph would read
+        self._steps = 0  # with those
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, input_ids: Int[Tensor, "R 1"], cache: KVCache) -> ModelOutput:
-        if cache.held is not self._held:  # other rows, or elsewhere
-            self._held, self._steps, self._graph = cache.held, 0, None
+        assert cache.held is not None, "a prompt was read into it"
+        now = cache.held.data_ptr(), self.step.model.embed.weight.data_ptr()
+        if now != self._known:  # other rows, or moved to elsewhere
+            self._known, self._steps, self._graph = now, 0, None
         self._steps += 1
-        if self._steps <= STEADY:
-            return self.step(input_ids, cache)
-        if self._graph is None:
-            self._ids, self._place = input_ids.clone(), torch.full((1,), cache.length, device=input_ids.device)
-            self._capture(cache)
-        assert self._graph is not None
-        self._ids.copy_(input_ids)
-        self._place.fill_(cache.length)
-        self._graph.replay()
+        with torch.cuda.device(input_ids.device):
+            if self._steps == STEADY:
+                self._capture(input_ids, cache)
+            if self._graph is None:
+                return self.step(input_ids, cache)
+            self._ids.copy_(input_ids)
+            self._place.fill_(cache.length)
+            self._graph.replay()
         cache.length += 1
         assert self._out.hidden is not None
         return ModelOutput(self._out.logits.clone(), self._out.hidden.clone())
 
-    def _capture(self, cache: KVCache) -> None:
+    def _capture(self, input_ids: Int[Tensor, "R 1"], cache: KVCache) -> None:
+        self._ids, self._place = input_ids.clone(), torch.full((1,), cache.length, device=input_ids.device)
         placed = Placed(cache, self._place)
-        beside, now = torch.cuda.Stream(), torch.cuda.current_stream()
-        beside.wait_stream(now)
-        with torch.cuda.stream(beside):  # libraries make what they need at the first call, which no graph may hold
-            self.step.at(self._ids, self._place[None], placed, placed.mask)
-        now.wait_stream(beside)
+        beside, now = machine.side_stream(input_ids.device), torch.cuda.current_stream()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may go on to use the GPU
-            self._out = self.step.at(self._ids, self._place[None], placed, placed.mask)
+        try:
+            beside.wait_stream(now)
+            with torch.cuda.stream(beside):  # libraries make what they need at the first call, which no graph may hold
+                self.step.at(self._ids, self._place[None], placed, placed.mask)
+            now.wait_stream(beside)
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may go on to use the GPU
+                self._out = self.step.at(self._ids, self._place[None], placed, placed.mask)
+        except torch.OutOfMemoryError:  # it goes on without, since it has gone so far without
+            return
         self._graph = graph

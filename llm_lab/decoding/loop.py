@@ -51,7 +51,7 @@ def decode(
                 if ended is not None:
                     _end_texts(rows, len(begin), ended)
                 yield rows
-            while rows.left > 0 and not rows.over:
+            while rows.left > 0 and not rows.over(rarely=strategy.by_row and ended is None):
                 if model.training:  # somebody else has set it while we gave way, and is to find it so
                     trains = True
                     model.eval()

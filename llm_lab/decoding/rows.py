@@ -12,14 +12,14 @@ from torch import Tensor
 from llm_lab.data.batch import Attend
 from llm_lab.decoding.cache import Caches, KVCache, new_cache
 from llm_lab.decoding.filters import Past
-from llm_lab.decoding.graphed import Graphed
+from llm_lab.decoding.graphed import WORTH, Graphed
 from llm_lab.decoding.spelling import Spelling
 from llm_lab.decoding.step import Step, Text
 from llm_lab.errors import DIVERGED, BadValue
 from llm_lab.models.language_model import LanguageModel, ModelOutput
 from llm_lab.models.stepwise import stepwise, usable
 
-ASKED = 8  # tokens
+ASKED = 8  # tokens written between two questions to a GPU
 
 
 class Reader:
@@ -36,7 +36,8 @@ class Reader:
         self.cache: KVCache | Caches | None = None
         self.start = 0  # the first position in the cache
         step = stepwise(model)
-        self.step = Graphed(step) if step is not None and model.device.type == "cuda" else step
+        graphed = step is not None and model.device.type == "cuda" and new >= WORTH
+        self.step = Graphed(step) if step is not None and graphed else step
 
     def read(self, ids: Int[Tensor, "R T"], n: int = 1) -> ModelOutput:
         """Logits, (R, n, V), after each of the last `n` of these positions, those before having been read or not."""
@@ -105,10 +106,12 @@ class Rows:
         self.stop = sorted(set(stop))
         self._stop = torch.tensor(self.stop, dtype=torch.long, device=device)
         self._ends = bool(stop)  # whether a row may end before all that may be written is
+        self._asked = 0  # how much was written when it was last asked whether all have ended
         self.spelling = spelling
         self.logprob = torch.zeros(len(prompt), 0, device=device)
         self.chosen_prob = torch.zeros(len(prompt), 0, device=device)
         self.lengths = torch.full((len(prompt),), new, device=device)  # tokens after which a row ended, if it did
+        self._stopped = torch.zeros(len(prompt), dtype=torch.bool, device=device)  # whether a token ended it
         self._read = False
         self.raw: Float[Tensor, "R n V"] | None = None  # what was read for the step that comes
         self.hidden: Float[Tensor, "R n D"] | None = None
@@ -135,12 +138,12 @@ class Rows:
     def alive(self) -> Bool[Tensor, " R"]:
         return self.lengths >= self.new
 
-    @property
-    def over(self) -> bool:
-        """Whether every row has ended. A GPU is asked once in some tokens, since to ask is to wait for it; what is written past an
-        end is no part of a text."""
-        if not self._ends or (self.ids.is_cuda and self.written % ASKED):
+    def over(self, rarely: bool = False) -> bool:
+        """Whether every row has ended. With `rarely` a GPU is asked once in ASKED tokens, since to ask is to wait for it: what a
+        row is given past its end is no part of its text."""
+        if not self._ends or (rarely and self.ids.is_cuda and self.written < self._asked + ASKED):
             return False
+        self._asked = self.written
         return not bool(self.alive.any())
 
     def logits(self) -> Float[Tensor, "R V"]:
@@ -193,6 +196,7 @@ class Rows:
         else:
             logs = self.raw[step.parents, :n].log_softmax(dim=-1)
             self.ids, self.lengths = self.ids[step.parents], self.lengths[step.parents]
+            self._stopped = self._stopped[step.parents]
             self.logprob, self.chosen_prob = self.logprob[step.parents], self.chosen_prob[step.parents]
             self.reader.reorder(step.parents)
         before = self.written
@@ -202,7 +206,9 @@ class Rows:
         self.raw = self.hidden = None
         if self.stop:
             ends = torch.isin(step.tokens, self._stop)
-            first = torch.where(ends.any(dim=1), before + ends.int().argmax(dim=1), self.new)
+            any_ends = ends.any(dim=1)
+            self._stopped = self._stopped | (self.alive & any_ends)
+            first = torch.where(any_ends, before + ends.int().argmax(dim=1), self.new)
             self.lengths = torch.minimum(self.lengths, first)
 
     def end(self, row: int, length: int) -> None:
@@ -214,7 +220,7 @@ class Rows:
         """What a row has written, without the token that ended it."""
         length = min(int(self.lengths[row]), self.written)
         ids: Sequence[Any] = self.ids[row, self.begin : self.begin + length].tolist()
-        ended = length < self.written and int(self.ids[row, self.begin + length]) in self.stop
+        ended = length < self.written and bool(self._stopped[row])
         return Text(
             list(ids),
             self.logprob[row, :length].tolist(),

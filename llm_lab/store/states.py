@@ -59,7 +59,7 @@ def newest_state(run: Run) -> tuple[TrainState | None, list[str]]:
 
 
 class Saver:
-    """Writes states while the steps go on: they wait for the copy, and not for the disk.
+    """Writes states while the steps go on: on a CPU they wait for the copy, and nowhere for the disk.
 
     A state is due `every` so many seconds, or so rarely that copying and writing take at most a hundredth of the time;
     with 0 never by itself. `at_once`: others wait for the first ones, which are due now and after 1, 3, 7, … seconds. What

@@ -82,9 +82,8 @@ class TrainOptions(Options):
     precision: str = option("auto", "number format of the matrix products", choices=("auto", "fp32", "bf16"))
     compile: bool | None = option(
         None,
-        "compile a step first (20 s and more; needs a C++ compiler)",
-        auto="on a GPU, for clm, where the time given is two minutes or more",
-        example="true",
+        "compile a step first (20 s and more; needs a compiler, on a GPU also Triton)",
+        auto="on a GPU, for clm without experts or sparse patterns, where the time given is two minutes or more",
     )
     device: str = option("auto", "where to train", choices=("auto", "cpu", "cuda", "mps"))
     threads: int | None = option(None, "CPU threads", ge=1, le=256, auto="the cores this process may use")

@@ -30,6 +30,7 @@ class Progress:
     eval_time: float = 0.0  # what a validation costs, in seconds
     step_time: float = 0.0
     lr_scale: float = 1.0  # what a person made of the schedule
+    late: float = 0.0  # seconds that had gone when the steps began, of a run that compiles them first
     shares: list[float] = field(default_factory=list)  # of a time budget: the checkpoints still to come
     best_loss: float | None = None
 
@@ -44,13 +45,15 @@ class TrainState:
     made: torch.cuda.Event | None = None  # when a GPU has made the copies
 
     def brought(self) -> dict[str, Tensor]:
-        """The tensors on the CPU, once the device has made them; steps issued since then are not waited for."""
-        if self.made is None:
+        """The tensors on the CPU, once the device has made them; steps issued since then are not waited for. A GPU's copies are
+        given up."""
+        device = next((tensor.device for tensor in self.tensors.values() if tensor.is_cuda), None)
+        if self.made is None or device is None:
             return self.tensors
-        beside = torch.cuda.Stream()
+        beside = machine.side_stream(device)
         beside.wait_event(self.made)
         with torch.cuda.stream(beside):
-            return {name: tensor.cpu() for name, tensor in self.tensors.items()}
+            return {name: self.tensors.pop(name).cpu() for name in list(self.tensors)}
 
     def numbers(self) -> dict[str, Any]:
         return asdict(self.progress)

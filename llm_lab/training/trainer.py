@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llm_lab import machine
 from llm_lab.data.arrays import Tokens
 from llm_lab.data.sampler import BlockSampler, DocumentSampler
+from llm_lab.errors import BadValue
 from llm_lab.objectives.objective import Objective, Trainee
 from llm_lab.training.options import OPTIMIZERS, SCHEDULES
 from llm_lab.training.plan import Plan
@@ -80,8 +82,12 @@ class Trainer:
         )
         self._parameters = [parameter for _, parameter in trainee.parameters()]
         self.schedule = SCHEDULES.load(plan.options.schedule)
-        # With the loss in it: of a large vocabulary the logits and their gradient are most of a step's memory.
-        self._loss: Any = torch.compile(objective.loss) if plan.compiled else objective.loss
+        self._loss: Any = objective.loss
+        if plan.compiled:
+            torch.compiler.reset()  # it would remember the sizes of the runs before, and make kernels for any size
+            # With the loss in it: of a large vocabulary the logits and their gradient are most of a step's memory.
+            self._loss = torch.compile(objective.loss, dynamic=False if objective.alike else None)
+        self.notes: list[str] = []  # what came otherwise than it was planned
         self._stop = self._save = self._resumed = False
         self._best: list[dict[str, Tensor]] = []  # of the model and the extras, at the lowest validation loss
         self._measured: dict[str, Tensor] = {}
@@ -118,6 +124,7 @@ class Trainer:
         at = self.at
         pending: _Pending | None = None
         reason = "finished"
+        self._compile()
         if self._resumed:
             self.started = time.perf_counter() - at.seconds
         elif 0 in self.plan.checkpoints:
@@ -201,16 +208,37 @@ class Trainer:
         if self.plan.steps is not None:
             done = (step + 0.5) / self.plan.steps
         else:
-            done = min(1.0, self.seconds / (self.plan.seconds or 1.0))
+            left = (self.plan.seconds or 1.0) - self.at.late
+            done = min(1.0, (self.seconds - self.at.late) / left) if left > 0 else 0.5
         return self.schedule(done, self.plan.options.warmup)
 
-    def _step(self, step: int, factor: float, watched: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+    def _compile(self) -> None:
+        """Compile before the first step: its learning rate goes by the clock, and so do those of the next ones. Where that fails,
+        and it was not asked for, the steps go on without."""
+        if not self.plan.compiled or self.trainee.model.config is None:  # a user's model may keep what it was shown
+            return
+        tokens = self.at.tokens
+        try:
+            self._gradients(self.at.step)
+        except Exception as error:
+            if machine.out_of_memory(error):
+                raise
+            why = f"a step could not be compiled here ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+            if self.plan.options.compile:
+                raise BadValue(f"compile: {why}; --compile false trains without") from error
+            self.notes.append(f"{why}, and is not")
+            self._loss = self.objective.loss
+        for parameter in self._parameters:
+            parameter.grad = None
+        self.at.tokens = tokens
+        if not self._resumed:
+            self.at.late = self.seconds
+
+    def _gradients(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The losses of a step's batches, whose gradients are added to those that are there."""
         options = self.plan.options
         if not self.trainee.model.training:  # whoever looked at the model since the last step may have left it so
             self.trainee.train()
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * factor
         total: Tensor = torch.zeros((), device=self.device)
         parts: dict[str, Tensor] = {}
         # Dropout draws from torch's global generators: they are set for this step alone, and put back after it.
@@ -228,6 +256,14 @@ class Trainer:
                 total = total + loss.detach() / options.accumulate
                 for name, value in named.items():
                     parts[name] = parts.get(name, torch.zeros((), device=self.device)) + value / options.accumulate
+        return total, parts
+
+    def _step(self, step: int, factor: float, watched: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * factor
+        total, parts = self._gradients(step)
+        options = self.plan.options
         if options.grad_clip:
             norm = torch.nn.utils.clip_grad_norm_(self._parameters, options.grad_clip)
         elif watched:
@@ -289,7 +325,7 @@ def _here(device: torch.device) -> torch.cuda.Event | None:
     if device.type != "cuda":
         return None
     event = torch.cuda.Event()
-    event.record()
+    event.record(torch.cuda.current_stream(device))
     return event
 
 

@@ -130,6 +130,27 @@ def test_the_mode_of_the_model_is_put_back(model):
     model.eval()
 
 
+@torch.no_grad()
+def test_a_text_ends_by_a_token_only_where_the_token_came_first(model):
+    """What a row is given past its end, while others go on, is no part of it."""
+    rows = Rows(model, torch.tensor([[1], [2], [3]]), 6, stop=[7])
+    for step, tokens in enumerate(([4, 7, 4], [7, 4, 4], [4, 7, 4])):
+        rows.logits()
+        rows.append(Step.one(torch.tensor(tokens), torch.ones(3)))
+        assert not rows.over()
+        if step == 0:
+            rows.end(0, 1)
+    first, second, third = (rows.text(row) for row in range(3))
+    assert (first.ids, first.end) == ([4], None)
+    assert second.ids == []
+    assert second.end == pytest.approx(float(rows.logprob[1, 0]))
+    assert (third.ids, third.end) == ([4, 4, 4], None)
+    rows.logits()
+    rows.append(Step(torch.tensor([1, 0, 2]), torch.tensor([[4], [4], [7]]), torch.ones(3, 1)))
+    assert [rows.text(row).end is None for row in range(3)] == [False, True, False]
+    assert rows.over()
+
+
 @pytest.fixture(scope="module")
 def lm(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
