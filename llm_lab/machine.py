@@ -190,10 +190,10 @@ def compiles(where: torch.device) -> bool:
 
     if where.type != "cuda" or torch.cuda.get_device_capability(where) < (7, 0):
         return False
-    headers = Path(sysconfig.get_path("include")) / "Python.h"
-    return (
-        bool(importlib.util.find_spec("triton") and any(map(shutil.which, ("cc", "gcc", "clang")))) and headers.exists()
+    compiler = (
+        any(map(shutil.which, ("cc", "gcc", "clang"))) and (Path(sysconfig.get_path("include")) / "Python.h").exists()
     )
+    return compiler and importlib.util.find_spec("triton") is not None
 
 
 @functools.cache

@@ -81,9 +81,8 @@ def _beside(parameters: int, matrices: int, options: TrainOptions, device: torch
     second = 4 * matrices if options.optimizer == "muon" else 0
     best = 4 * parameters if options.keep == "best" else 0
     if device.type != "cpu":
-        return (
-            best - second - 4 * parameters
-        )  # the copy that is saved is made in main memory where there is no room for it
+        # The copy that is saved is made in main memory where there is no room for it.
+        return best - second - 4 * parameters
     state = 12 * parameters - second + best
     return best - second + STATE_COPIES * state - 4 * parameters + PROCESS
 

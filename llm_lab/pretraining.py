@@ -253,9 +253,8 @@ def _prepare(
     block = min(config.max_seq_len, model.max_seq_len)
     advance = len(data) / data.n_documents if objective.pairs else objective.take(block)[1]
     kept = request[CheckpointOptions]
-    own_config = model.config  # what stays the same from step to step is compiled by itself
-    plain = own_config is not None and own_config.n_expert is None and own_config.attention == "full"
-    alike = objective.alike and plain
+    c = model.config
+    alike = objective.alike and c is not None and c.n_expert is None and c.attention == "full"
     plan = resolve(request[BudgetOptions], options, block, len(data), width, replay, replayed, advance, kept, alike)
     plan = replace(plan, sizes=request.sizes)
     if plan.compiled and request.sizes:

@@ -32,11 +32,6 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA G
 SIZES = dict(n_layer=2, n_head=2, d_model=64, max_seq_len=32)
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.fixture(scope="module")
 def on_gpu(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
@@ -140,10 +135,10 @@ def test_a_state_is_of_its_step_though_it_comes_later():
             assert found[f"model.{name}"].device.type == "cpu"
             torch.testing.assert_close(found[f"model.{name}"], value.cpu(), atol=0, rtol=0)
     other.load_state(replace(state, tensors=found))
-    assert steps(other, 3) == pytest.approx(_losses_after(one, steps_before, 3), rel=1e-3)
+    assert steps(other, 3) == pytest.approx(_losses_after(steps_before, 3), rel=1e-3)
 
 
-def _losses_after(one, step: int, n: int) -> list[float]:
+def _losses_after(step: int, n: int) -> list[float]:
     """The same run from its beginning, its losses after a step."""
     data, tokenizer = text()
     again = trainer("gpt2", SIZES, data, tokenizer, 4, device="cuda", optimizer="adamw")

@@ -13,6 +13,7 @@ from llm_lab.bench.options import BenchOptions
 from llm_lab.bench.training import SECONDS, rate, text, trainer
 from llm_lab.bench.writing import PROMPT, gpt2_writes, random_lm, writes
 from llm_lab.data.arrays import Tokens
+from llm_lab.models.language_model import LanguageModel
 from llm_lab.results import BenchLine
 from llm_lab.tokenizers.tokenizer import Tokenizer
 from llm_lab.training.trainer import Trainer
@@ -65,10 +66,8 @@ def _training(options: BenchOptions, tokenizer: Tokenizer, device: str, peak: fl
         compiling = timed(ways[name]) - SECONDS
         taken[name] = (torch.cuda.max_memory_allocated() - before) / 1e9
     found = in_turns(ways, options.rounds)
-    model = one.trainee.model
-    # 6 operations a parameter that is multiplied with, and what causal attention takes (Kaplan et al. 2020, §2.1)
-    weights = sum(p.numel() for p in model.parameters()) - SIZES["max_seq_len"] * SIZES["d_model"]
-    work = 6.0 * (weights + SIZES["n_layer"] * SIZES["d_model"] * SIZES["max_seq_len"])
+    # 6 operations a weight, and what causal attention takes (Kaplan et al. 2020, §2.1)
+    work = 6.0 * (_weights(one.trainee.model) + SIZES["n_layer"] * SIZES["d_model"] * SIZES["max_seq_len"])
     tokens = spread(found["compiled"])["value"]
     note = f"{tokens:,.0f} tokens/s on {device}, batch {BATCH}; {taken['compiled']:.1f} GB"
     line = _share(TRAINING, [work * tokens for tokens in found["compiled"]], peak, TRAINS, note)
@@ -99,7 +98,7 @@ def _writing(options: BenchOptions, tokenizer: Tokenizer, device: str, peak: flo
         reference = gpt2_writes(SIZES, VOCABULARY, torch.bfloat16, "cuda")
         ways["theirs"] = lambda: reference(ids, TOKENS // 4, do_sample=False)
     found = in_turns(ways, max(2, options.rounds // 2))
-    weights = sum(p.numel() for p in lm.model.parameters()) - SIZES["max_seq_len"] * SIZES["d_model"]
+    weights = _weights(lm.model)
     note = f"{spread(found['one'])['value']:,.0f} tokens/s on {device}, {2 * weights / 1e6:,.0f} MB of weights for each"
     line = _share(WRITING, [2.0 * weights * tokens for tokens in found["one"]], peak, WRITES, note)
     yield judged(
@@ -115,6 +114,11 @@ def _writing(options: BenchOptions, tokenizer: Tokenizer, device: str, peak: flo
         note=f"{spread(found['many'])['value']:,.0f} tokens/s",
         **ratio(found["many"], found["one"]),
     )
+
+
+def _weights(model: LanguageModel) -> int:
+    """The parameters that each token is multiplied with: all but the positions'."""
+    return sum(p.numel() for p in model.parameters()) - SIZES["max_seq_len"] * SIZES["d_model"]
 
 
 def _share(what: str, found: list[float], peak: float | None, goal: float, note: str) -> BenchLine:

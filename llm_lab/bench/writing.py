@@ -26,6 +26,9 @@ LARGE = dict(n_layer=30, n_head=9, n_kv_head=3, d_model=576, d_ff=1536, max_seq_
 LARGE_VOCABULARY = 49_152
 PROMPT = "The quick brown fox"
 TOKENS, LARGE_TOKENS, READ = 256, 32, 512
+ENDLESS: dict[str, Any] = dict(
+    bos_token_id=None, eos_token_id=None, pad_token_id=0
+)  # no token ends what transformers writes
 SMALL_FASTER, LARGE_FASTER, PREFILL, FLAT, FIRST = 5.0, 2.0, 0.5, 1.25, 50.0
 
 
@@ -81,7 +84,7 @@ def _small(options: BenchOptions, tokenizer: Tokenizer) -> Iterator[BenchLine]:
 def gpt2_writes(
     sizes: dict[str, int], vocab_size: int, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> Callable[..., float]:
-    """What gives the tokens a second of transformers' GPT-2 of these sizes: of (ids, tokens, and what its `generate` takes)."""
+    """transformers' GPT-2 of these sizes, as `_generates` measures it."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
@@ -90,12 +93,14 @@ def gpt2_writes(
         n_head=sizes["n_head"],
         n_embd=sizes["d_model"],
         n_positions=sizes["max_seq_len"],
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=0,
+        **ENDLESS,
     )
-    made: Any = GPT2LMHeadModel(config)
-    reference = made.to(device, dtype).eval()
+    return _generates(GPT2LMHeadModel(config).to(device, dtype))  # type: ignore[arg-type]  # its stub knows no dtype
+
+
+def _generates(reference: Any) -> Callable[..., float]:
+    """The tokens a second of a model of transformers': of (ids, tokens, and what its `generate` takes)."""
+    reference.eval()
 
     def measure(ids: torch.Tensor, count: int, **more: Any) -> float:
         length = dict(max_new_tokens=count, min_new_tokens=count, attention_mask=torch.ones_like(ids))
@@ -152,7 +157,7 @@ def _large(options: BenchOptions, tokenizer: Tokenizer, dtype: torch.dtype) -> I
     ids = torch.tensor([tokenizer.encode(PROMPT)])
     ways = {"ours": writes(lm, LARGE_TOKENS, strategy="greedy")}
     if not (missing := peer()):
-        ways["theirs"] = _llama(ids, dtype)
+        ways["theirs"] = functools.partial(_llama(dtype), ids, LARGE_TOKENS, do_sample=False)
     found = in_turns(ways, max(2, options.rounds // 2))
     rate = spread(found["ours"])["value"]
     what = f"{said}, Llama shape, greedy, against transformers' generate"
@@ -173,7 +178,7 @@ def _large(options: BenchOptions, tokenizer: Tokenizer, dtype: torch.dtype) -> I
     yield _first(options, lm, said)
 
 
-def _llama(ids: torch.Tensor, dtype: torch.dtype) -> Callable[[], float]:
+def _llama(dtype: torch.dtype) -> Callable[..., float]:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -185,14 +190,9 @@ def _llama(ids: torch.Tensor, dtype: torch.dtype) -> Callable[[], float]:
         num_key_value_heads=LARGE["n_kv_head"],
         max_position_embeddings=LARGE["max_seq_len"],
         tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=0,
+        **ENDLESS,
     )
-    reference: Any = LlamaForCausalLM(config)
-    reference = reference.to(dtype).eval()
-    length = dict(max_new_tokens=LARGE_TOKENS, min_new_tokens=LARGE_TOKENS, do_sample=False)
-    return lambda: LARGE_TOKENS / timed(lambda: reference.generate(ids, attention_mask=torch.ones_like(ids), **length))
+    return _generates(LlamaForCausalLM(config).to(dtype))  # type: ignore[arg-type]
 
 
 def _prefill(options: BenchOptions, lm: LM, said: str, dtype: torch.dtype) -> BenchLine:

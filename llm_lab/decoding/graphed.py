@@ -7,6 +7,8 @@ all the room of the cache is read, with what is not written yet masked.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -70,15 +72,16 @@ class Graphed:
     def _capture(self, input_ids: Int[Tensor, "R 1"], cache: KVCache) -> None:
         self._ids, self._place = input_ids.clone(), torch.full((1,), cache.length, device=input_ids.device)
         placed = Placed(cache, self._place)
+        step = partial(self.step.at, self._ids, self._place[None], placed, placed.mask)
         beside, now = machine.side_stream(input_ids.device), torch.cuda.current_stream()
         graph = torch.cuda.CUDAGraph()
         try:
             beside.wait_stream(now)
             with torch.cuda.stream(beside):  # libraries make what they need at the first call, which no graph may hold
-                self.step.at(self._ids, self._place[None], placed, placed.mask)
+                step()
             now.wait_stream(beside)
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may go on to use the GPU
-                self._out = self.step.at(self._ids, self._place[None], placed, placed.mask)
+                self._out = step()
         except torch.OutOfMemoryError:  # it goes on without, since it has gone so far without
             return
         self._graph = graph

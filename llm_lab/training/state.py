@@ -100,10 +100,10 @@ def gather(
                     )
     for i, state in enumerate(best):
         found |= {f"{BEST}{i}.{name}": tensor for name, tensor in state.items()}
-    size = sum(tensor.nbytes for tensor in found.values() if tensor.is_cuda)
-    device = next((tensor.device for tensor in found.values() if tensor.is_cuda), torch.device("cpu"))
+    on_gpu = [tensor for tensor in found.values() if tensor.is_cuda]
     # The next step must find as much memory as the last one did.
-    there = size and machine.device_memory(device).available > 2 * size
+    room = machine.device_memory(on_gpu[0].device).available if on_gpu else 0
+    there = room > 2 * sum(tensor.nbytes for tensor in on_gpu)
     return {
         name: tensor.detach().to(tensor.device if there else "cpu", copy=True).contiguous()
         for name, tensor in found.items()
