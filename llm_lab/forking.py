@@ -19,7 +19,7 @@ from llm_lab.options import specs
 from llm_lab.registry import load
 from llm_lab.store.lm import LM
 
-FREE = ("dropout",)  # of the model's options, those that no weight depends on
+FREE = ("dropout", "attention_dropout")  # of the model's options, those that no weight depends on
 
 
 def check(base: LM, given: Mapping[str, Any]) -> None:

@@ -153,9 +153,11 @@ def test_a_text_that_is_read_many_times_is_not_learned_by_heart(small, monkeypat
     timed(monkeypatch, 1e-4)
     lm = pretrain(seconds=1)
     assert lm.model.config.dropout == 0.1
+    assert lm.model.config.weights_dropout == 0.0  # what a fused kernel on a CPU takes
     assert lm.run.read("plan")["sizes"]["dropout"] == 0.1
     assert any("dropout 0.1 since it reads the text" in note for note in lm.report.notes)
-    assert "--dropout 0.1" in lm.report.repeat
+    assert "--dropout 0.1 --attention_dropout 0" in lm.report.repeat
+    assert pretrain("both", seconds=1, attention_dropout=0.2).model.config.weights_dropout == 0.2
     asked = pretrain("asked", seconds=1, dropout=0.0)
     assert asked.model.config.dropout == 0.0
     assert not any("dropout" in note for note in asked.report.notes)
@@ -174,13 +176,13 @@ def test_a_dropout_that_does_not_fit_the_memory_is_left(small, monkeypatch):
 def test_a_size_is_timed_with_the_dropout_that_it_gets(small, monkeypatch):
     seen = []
 
-    def timed(size, request, tokenizer, data, dropout=0.0):
-        seen.append((size, dropout))
-        return 2e-4 if dropout else 1e-4
+    def timed(size, request, tokenizer, data, dropped=None):
+        seen.append((size, dropped))
+        return 2e-4 if dropped else 1e-4
 
     monkeypatch.setattr(sizing, "_step_time", timed)
     lm = pretrain(seconds=1)
-    assert seen[-1][1] == 0.1
+    assert seen[-1][1] == {"dropout": 0.1, "attention_dropout": 0.0}
     said = next(note for note in lm.report.notes if note.startswith("sized"))
     assert f"at {seen[-1][0].tokens / 2e-4:,.0f} a second" in said
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -13,6 +12,7 @@ from llm_lab.data.batch import Attend
 from llm_lab.errors import BadValue
 from llm_lab.models import flops
 from llm_lab.models.attention import Cache
+from llm_lab.models.dropout import dropout
 from llm_lab.models.language_model import LanguageModel, ModelOutput
 from llm_lab.models.layers import init_std, softcap
 from llm_lab.models.options import NORMS, OUTPUTS, ModelConfig, abilities
@@ -94,7 +94,7 @@ class Neural(Baseline):
         return ModelOutput(softcap(self.unembed(self.head(x)).float(), self.config.logit_softcap), x)
 
     def dropped(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.config.dropout) if self.training and self.config.dropout else x
+        return dropout(x, self.config.dropout) if self.training else x
 
     def embedding_table(self) -> Float[Tensor, "V E"]:
         return self.embed.weight

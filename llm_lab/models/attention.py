@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from llm_lab.models.dropout import dropout
 from llm_lab.models.layers import FusedLinear, IntoStream, RMSNorm, mixed
 from llm_lab.models.look import Look
 from llm_lab.models.options import ModelConfig
@@ -35,7 +36,7 @@ class Heads(nn.Module):
         super().__init__()
         self.n_head, self.n_kv_head, self.d_head = config.n_head, config.kv_heads, config.head_dim
         self.scale = config.score_scale
-        self.dropout = config.dropout
+        self.dropout, self.weights_dropout = config.dropout, config.weights_dropout
         self.out = IntoStream(self.n_head * self.d_head, config.d_model, bias=config.bias)
 
     def split(self, x: Float[Tensor, "B T HD"]) -> Float[Tensor, "B H T d"]:
@@ -43,30 +44,28 @@ class Heads(nn.Module):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, look: Look, path: str) -> Float[Tensor, "B T D"]:
         """From queries, keys and values to what is added to the stream."""
-        dropout = self.dropout if self.training else 0.0
+        lost = self.weights_dropout if self.training else 0.0
         if look.layout is not None:
-            z = look.layout.attend(q, k, v, self.scale, look.keep, look.bias, dropout)
+            z = look.layout.attend(q, k, v, self.scale, look.keep, look.bias, lost)
         else:
-            z = (self._explicit if watched() else self._fused)(q, k, v, look, dropout, path)
+            z = (self._explicit if watched() else self._fused)(q, k, v, look, lost, path)
         z = site(z, f"{path}.z")
         out = self.out(z.transpose(1, 2).flatten(2))
-        if dropout:
-            out = F.dropout(out, dropout)
+        if self.training:
+            out = dropout(out, self.dropout)
         return site(out, f"{path}.out")
 
-    def _fused(
-        self, q: Tensor, k: Tensor, v: Tensor, look: Look, dropout: float, path: str
-    ) -> Float[Tensor, "B H T d"]:
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor, look: Look, lost: float, path: str) -> Float[Tensor, "B H T d"]:
         mask = look.mask
         if mask is not None and mask.dtype != torch.bool:
             mask = mask.to(q.dtype)
         with torch.autocast("cpu", enabled=False) if mixed(q) else contextlib.nullcontext():
             return F.scaled_dot_product_attention(
-                q, k, v, mask, dropout, look.is_causal, scale=self.scale, enable_gqa=self.n_kv_head != self.n_head
+                q, k, v, mask, lost, look.is_causal, scale=self.scale, enable_gqa=self.n_kv_head != self.n_head
             )
 
     def _explicit(
-        self, q: Tensor, k: Tensor, v: Tensor, look: Look, dropout: float, path: str
+        self, q: Tensor, k: Tensor, v: Tensor, look: Look, lost: float, path: str
     ) -> Float[Tensor, "B H T d"]:
         repeat = self.n_head // self.n_kv_head
         k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
@@ -77,7 +76,7 @@ class Heads(nn.Module):
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
         pattern = site(site(scores, f"{path}.scores").softmax(dim=-1), f"{path}.pattern")
-        return F.dropout(pattern, dropout) @ v if dropout else pattern @ v
+        return dropout(pattern, lost) @ v
 
 
 def _full(x: Tensor) -> Tensor:

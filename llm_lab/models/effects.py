@@ -35,7 +35,8 @@ EFFECTS: dict[str, Effect] = {
     ),
     **dict.fromkeys(
         ("n_head", "n_kv_head", "d_head", "d_ff", "norm_place", "embed_norm", "position", "attention", "mlp")
-        + ("n_expert", "qk_norm", "scale_scores", "scale_embeddings", "scale_logits", "share_layers", "n_token_type"),
+        + ("n_expert", "qk_norm", "scale_scores", "scale_embeddings", "scale_logits", "share_layers", "n_token_type")
+        + ("attention_dropout",),
         Effect("shape", _STACKS),
     ),
     "n_decoder_layer": Effect("shape", ("encoder_decoder",)),

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from llm_lab.models.dropout import dropout
 from llm_lab.models.options import ModelConfig
 from llm_lab.models.products import product
 from llm_lab.models.sites import site
@@ -74,8 +75,8 @@ class MLP(nn.Module):
         else:
             post = self.bend(site(self.up(x), f"{path}.pre"))
         out = self.down(site(post, f"{path}.post"))
-        if self.training and self.dropout:
-            out = F.dropout(out, self.dropout)
+        if self.training:
+            out = dropout(out, self.dropout)
         return site(out, f"{path}.out")
 
 

@@ -201,6 +201,15 @@ class ModelOptions(Options):
     kernel: int = option(3, "positions that one convolution sees, itself included (shape conv)", ge=1)
     zero_init: bool = option(True, "projections into the residual stream start at zero")
     dropout: float = option(0.0, "share of activations dropped while training", ge=0, lt=1)
+    attention_dropout: float | None = option(
+        None,
+        "share of attention's weights dropped while training; only at 0 has a CPU a fused kernel",
+        ge=0,
+        lt=1,
+        auto="dropout",
+        example="0",
+        also=("attn_dropout", "attn_pdrop", "attention_probs_dropout_prob"),
+    )
 
 
 @dataclass(frozen=True)
@@ -229,6 +238,11 @@ class ModelConfig(ModelOptions):
     @property
     def embed_width(self) -> int:
         return self.d_embed or self.d_model
+
+    @property
+    def weights_dropout(self) -> float:
+        """Of attention's weights."""
+        return self.dropout if self.attention_dropout is None else self.attention_dropout
 
     @property
     def decoder_layers(self) -> int:

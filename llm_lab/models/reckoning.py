@@ -7,8 +7,8 @@ float32, as measured on CPUs, where it is within about half of the process's gro
 - each weight: itself, its gradient, two optimiser values, and its bytes when the model is saved;
 - Muon's temporaries: five copies of the matrices of one shape, of which the largest are counted;
 - the activations that the backward pass keeps, and its own gradients of one block;
-- attention's weights where fused attention does not do: off CUDA with dropout or with learned biases among the scores,
-  T × T of them are kept;
+- attention's weights where fused attention does not do: off CUDA where some of them are dropped, or with learned biases
+  among the scores, T × T of them are kept;
 - one batch of the evaluation at the end, which reads more tokens at once than a small step does: what it takes more than a
   step, or all of it on a CPU where the step's tensors are small, since malloc keeps those.
 """
@@ -64,7 +64,7 @@ class Reckoning:
         self.gated = int(getattr(MLPS.load(c.mlp), "gated", False))
         self.dropped = int(c.dropout > 0)
         self.cuda = machine.device(device).type == "cuda"
-        fused = self.cuda or not (c.dropout or c.position == "t5")
+        fused = self.cuda or not (c.weights_dropout or c.position == "t5")
         self.explicit = 0 if fused else c.n_head  # scores of a query for a key that are kept
         self.muon = _stacked(self.model, c) if optimizer == "muon" else {}
         self.temporaries = 4 * sum(self.muon.values())
@@ -179,7 +179,7 @@ class Reckoning:
         acts = {"rotary": "rotary", "alibi": "ALiBi", "t5": "position bias"}.get(c.position, "")
         detail = ", ".join(filter(None, [_heads(c), acts, "QK norm" if c.qk_norm else ""]))
         keys_kept = c.max_seq_len * self.streams if c.attention == "full" else reads.keys
-        scores, gathered = (3 if c.dropout else 2) * self.explicit * keys_kept, 0.0
+        scores, gathered = (3 if c.weights_dropout else 2) * self.explicit * keys_kept, 0.0
         if c.attention != "full":
             detail += f"; {c.attention}: {reads.told(c)}"
             gathered = reads.keys * (1 + keys / c.sparse_block)  # the mask, and each tile's own keys and values
@@ -206,7 +206,7 @@ class Reckoning:
     def _cross(self, side: _Side, module: nn.Module, reads: flops.Reading) -> None:
         c = self.config
         inner, keys = c.n_head * c.head_dim, 2 * c.kv_heads * c.head_dim
-        scores = 3 * self.explicit * reads.keys if c.dropout else 0
+        scores = 3 * self.explicit * reads.keys if c.weights_dropout else 0
         self._add(
             "cross",
             "cross attention",

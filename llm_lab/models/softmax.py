@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from llm_lab.models.dropout import dropout
 from llm_lab.models.tiles import Group
 
 
@@ -18,15 +18,15 @@ def joined(
     groups: Sequence[Group],
     masks: Sequence[Sequence[Tensor]],
     scale: float,
-    dropout: float,
+    lost: float,
 ) -> Float[Tensor, "BH T d"]:
     """Attention over the keys of all groups, from q, k and v; each group has tiles of its own, each tile a mask."""
-    fits = flat[0].device.type == "cpu" and not dropout and not any(m.requires_grad for part in masks for m in part)
+    fits = flat[0].device.type == "cpu" and not lost and not any(m.requires_grad for part in masks for m in part)
     if fits and not torch.compiler.is_compiling():
         return _Joined.apply(groups, masks, scale, *flat)
     found = []
     for group, own in zip(groups, masks, strict=True):
-        rows = [_part(tiles, flat, mask, scale, dropout) for tiles, mask in zip(group.tiles, own, strict=True)]
+        rows = [_part(tiles, flat, mask, scale, lost) for tiles, mask in zip(group.tiles, own, strict=True)]
         found.append([group.ordered(same) for same in zip(*rows, strict=True)])
     weights = _weights([largest for *_, largest in found])
     above = sum(part[0] * weight for part, weight in zip(found, weights, strict=True))
@@ -45,9 +45,7 @@ def _wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _part(
-    tiles: Any, flat: Sequence[Tensor], mask: Tensor, scale: float, dropout: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _part(tiles: Any, flat: Sequence[Tensor], mask: Tensor, scale: float, lost: float) -> tuple[Tensor, Tensor, Tensor]:
     """Of each query Σ eˢ⁻ᵐ v, Σ eˢ⁻ᵐ and m, its largest score in this part."""
     q, k, v = tiles.query_rows(flat[0]), tiles.key_rows(flat[1]), tiles.key_rows(flat[2])
     n, heads, size, width = q.shape
@@ -59,7 +57,7 @@ def _part(
     largest = scores.detach().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).min)
     weight = (scores - largest).exp()
     total = weight.sum(dim=-1, keepdim=True)
-    weight = F.dropout(weight, dropout).to(v.dtype).view(n, heads // shared, shared * size, -1)
+    weight = dropout(weight, lost).to(v.dtype).view(n, heads // shared, shared * size, -1)
     return _wide((weight @ v).view(n, heads, size, -1)), total, largest
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -11,6 +10,7 @@ from llm_lab import machine
 from llm_lab.errors import BadValue
 from llm_lab.models import cost
 from llm_lab.models.attention import Attention, CrossAttention
+from llm_lab.models.dropout import dropout
 from llm_lab.models.heads import Pooler
 from llm_lab.models.language_model import LanguageModel
 from llm_lab.models.layers import IntoStream, Projection, init_std, softcap
@@ -98,8 +98,8 @@ class Transformer(LanguageModel):
     def entered(self, x: Float[Tensor, "B T E"]) -> Float[Tensor, "B T D"]:
         """Normalised, dropped out and widened, as the shape has it."""
         x = self.embed_norm(x)
-        if self.training and self.config.dropout:
-            x = F.dropout(x, self.config.dropout)
+        if self.training:
+            x = dropout(x, self.config.dropout)
         return self.embed_up(x)
 
     def logits(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:

@@ -87,6 +87,7 @@ def configs(draw) -> ModelConfig:
         output=draw(st.sampled_from(list(OUTPUTS))),
         output_bias=draw(flag),
         dropout=draw(st.sampled_from([0.0, 0.1])),
+        attention_dropout=draw(st.sampled_from([None, 0.0, 0.1])),
     )
 
 
@@ -180,11 +181,13 @@ def test_long_contexts_are_estimated_from_a_sample(attention, monkeypatch):
         ("t5", {}),
         ("bert", {}),
         ("transformer", dict(dropout=0.0)),
+        ("modern", dict(dropout=0.1, attention_dropout=0.0)),
+        ("modern", dict(attention_dropout=0.1)),
         ("xlnet", {}),
         ("qwen3", {}),
         ("modern", dict(max_seq_len=256, attention="window", window=16, sparse_block=8)),
     ],
-    ids=["decoder", "t5", "bert", "transformer", "xlnet", "qwen3", "window"],
+    ids=["decoder", "t5", "bert", "transformer", "dropout", "attention_dropout", "xlnet", "qwen3", "window"],
 )
 def test_kept_activations_are_estimated_within_reason(name, more):
     """Against what autograd keeps; the estimate also has the gradients of one block, so it is the larger."""

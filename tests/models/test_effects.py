@@ -22,7 +22,7 @@ OTHER = dict(
     norm_place="post", embed_norm=True, position="none", attention="dilated", mlp="swiglu", n_expert=3, qk_norm=False,
     scale_scores=False, scale_embeddings=True, scale_logits=True, share_layers=True, n_token_type=2, n_decoder_layer=1,
     pooler=True, order=3, kernel=2, rope_theta=3.0, rel_buckets=16, rel_distance=5, window=3, stride=3, n_global=3,
-    n_random=2, sparse_block=8, n_active=1, qk_gain=True,
+    n_random=2, sparse_block=8, n_active=1, qk_gain=True, attention_dropout=0.5,
 )  # fmt: skip
 VALUES = {"shape": list(SHAPES), "position": list(POSITIONS), "attention": list(PATTERNS)}
 VALUES |= {"n_expert": [None, 4], "qk_norm": [False, True]}

@@ -285,11 +285,31 @@ IDLE = set(transformers.PreTrainedConfig().to_dict()) | {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("name", "keys", "shares"),
+    [
+        ("gpt2", dict(resid_pdrop=0.2, embd_pdrop=0.2, attn_pdrop=0.0), (0.2, 0.0)),
+        ("gpt2", dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.3), (0.0, 0.3)),
+        ("llama", dict(attention_dropout=0.3), (0.0, 0.3)),
+        ("bert", dict(hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.1), (0.2, 0.1)),
+        ("distilbert", dict(dropout=0.2, attention_dropout=0.1), (0.2, 0.1)),
+        ("t5", dict(dropout_rate=0.2), (0.2, 0.2)),
+    ],
+)  # fmt: skip
+def test_what_is_dropped_of_the_stream_and_of_attention_comes_in_and_goes_back(name, keys, shares, tmp_path) -> None:
+    published(name, tmp_path)
+    change(tmp_path, **keys)
+    lm = lab.load(tmp_path)
+    assert (lm.model.config.dropout, lm.model.config.weights_dropout) == shares
+    about = json.loads((lm.save(tmp_path / "back", format="hf") / "config.json").read_text())
+    assert {key: about[key] for key in keys} == keys
+
+
 def test_every_option_of_ours_is_held_against_a_family() -> None:
     """An option that changes what a model computes must be fixed by each family, mapped, or told by the tensors."""
     idle = {"shape", "norm", "norm_eps", "position", "bias", "mlp", "output", "tie_embeddings", "output_bias", "pooler"}
     idle |= {"stride", "n_global", "n_random", "sparse_block", "window", "rope_theta", "rel_buckets", "rel_distance"}
-    idle |= {"n_active", "router_loss", "order", "kernel", "dropout", "n_decoder_layer", "d_embed"}
+    idle |= {"n_active", "router_loss", "order", "kernel", "dropout", "attention_dropout", "n_decoder_layer", "d_embed"}
     for name in FAMILIES:
         family = FAMILIES.load(name)
         known = set(family.fixed) | {option for part in family.parts for option in part.options}

@@ -36,7 +36,7 @@ def _llama(
             Field("max_position_embeddings", "max_seq_len", context),
             Field("rms_norm_eps", "norm_eps", 1e-6),
             Field("hidden_act", "mlp", "silu", {"silu": "swiglu", "swish": "swiglu", "gelu_pytorch_tanh": "geglu"}),
-            Field("attention_dropout", "dropout", 0.0),
+            Field("attention_dropout", "attention_dropout", 0.0),
             Field("tie_word_embeddings", "tie_embeddings", False),
             Rope(),
             Must("partial_rotary_factor", (None, 1.0)),

@@ -18,6 +18,7 @@ _WORKED_OUT = {
     "d_ff": "ff_width",
     "d_embed": "embed_width",
     "n_decoder_layer": "decoder_layers",
+    "attention_dropout": "weights_dropout",
 }
 
 
