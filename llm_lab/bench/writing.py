@@ -26,9 +26,8 @@ LARGE = dict(n_layer=30, n_head=9, n_kv_head=3, d_model=576, d_ff=1536, max_seq_
 LARGE_VOCABULARY = 49_152
 PROMPT = "The quick brown fox"
 TOKENS, LARGE_TOKENS, READ = 256, 32, 512
-ENDLESS: dict[str, Any] = dict(
-    bos_token_id=None, eos_token_id=None, pad_token_id=0
-)  # no token ends what transformers writes
+# No token ends what transformers writes.
+ENDLESS: dict[str, Any] = dict(bos_token_id=None, eos_token_id=None, pad_token_id=0)
 SMALL_FASTER, LARGE_FASTER, PREFILL, FLAT, FIRST = 5.0, 2.0, 0.5, 1.25, 50.0
 
 
